@@ -1,0 +1,31 @@
+"""The data types of llmpq: what is given, what is decided, what happens."""
+
+from llmpq_sim.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.errors import CertificateError, InfeasibleError, InputError, LlmpqError
+from llmpq_sim.formats import FORMATS, WeightFormat
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.result import SimulationResult, Summary
+from llmpq_sim.scenario import BatchWorkload, Scenario
+
+__all__ = [
+    "FORMATS",
+    "BatchWorkload",
+    "CertificateError",
+    "Cluster",
+    "ClusterDevice",
+    "Device",
+    "InfeasibleError",
+    "InputError",
+    "Link",
+    "LlmpqError",
+    "MicroBatching",
+    "ModelSpec",
+    "Plan",
+    "Scenario",
+    "SimulationResult",
+    "Stage",
+    "Summary",
+    "WeightFormat",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,23 @@
+"""What can go wrong, and what is said then.
+
+LlmpqError
+├── InputError          a file, an option or a field says something that cannot be
+├── InfeasibleError     nothing meets the constraints: memory or quality is short
+└── CertificateError    a plan's certificate does not prove what it states
+"""
+
+
+class LlmpqError(Exception):
+    """An expected failure: one message that says where, what was expected and what was found."""
+
+
+class InputError(LlmpqError):
+    """A file, an option or a field says something that cannot be."""
+
+
+class InfeasibleError(LlmpqError):
+    """Nothing meets the constraints: memory or quality is short, by what the message says."""
+
+
+class CertificateError(LlmpqError):
+    """A plan's certificate does not prove what it states."""

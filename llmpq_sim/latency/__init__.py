@@ -1,0 +1,1 @@
+"""How long kernels, layers and steps take on a device."""
