@@ -21,6 +21,8 @@ class Device:
         formats: weight formats it may be given.
         kernels: kernel sets it has a profile for, the preferred one first.
         source: where the figures are from.
+        price_usd_per_hour: what an hour costs, or None where it is not known.
+        price_source: where and when that price was asked, empty where it is not known.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Device:
     formats: tuple[str, ...]
     kernels: tuple[str, ...]
     source: str
+    price_usd_per_hour: float | None = None
+    price_source: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""How long a layer, the embedding and the LM head take for a micro-batch of a scenario."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.cluster import Device
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.scenario import BatchWorkload, Scenario
+
+FloatArray = NDArray[np.float64]
+
+HEAD_FORMAT = "fp16"
+"""Embedding and LM head stay at 16 bits, as in LLM-PQ."""
+
+CONTEXT_KNOTS = 33
+"""Contexts at which decode attention is evaluated; between them it is interpolated linearly."""
+
+
+def elementwise_bytes_per_token(model: ModelSpec) -> int:
+    """Return the bytes a layer moves per token outside its matrix products and attention.
+
+    Each of two fused residual additions with normalisation reads and writes two hidden vectors,
+    rotary embedding or bias reads and writes the projections, and the activation reads the up
+    projection and writes its output; 2 bytes an element.
+    """
+    linears = {linear.name: linear for linear in model.linears}
+    elements = (
+        8 * model.hidden_size
+        + 2 * linears["qkv"].out_features
+        + linears["up"].out_features
+        + linears["down"].in_features
+    )
+    return 2 * elements
+
+
+class LayerCosts:
+    """Seconds of the building blocks of a scenario on each kind of device, computed once each.
+
+    Attributes:
+        scenario: what is served.
+        profiles: latency profile of each kind of device, by the kind's name.
+    """
+
+    def __init__(self, scenario: Scenario, profiles: Mapping[str, DeviceProfile]) -> None:
+        self.scenario = scenario
+        self.profiles = dict(profiles)
+        self._prefill: dict[tuple[str, str, int], float] = {}
+        self._products: dict[tuple[str, str, int], float] = {}
+        self._attention: dict[tuple[str, int], FloatArray] = {}
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """The kinds of device in the cluster, by name."""
+        return {member.device.name: member.device for member in self.scenario.cluster.devices}
+
+    @property
+    def rounds(self) -> int:
+        """Decode rounds of the longest request: its first token comes from prefill."""
+        return self.scenario.workload.longest_output_tokens - 1
+
+    def prefill_layer_s(self, kind: str, format_name: str, rows: int) -> float:
+        """Return the time of one layer for ``rows`` whole prompts."""
+        key = (kind, format_name, rows)
+        if key not in self._prefill:
+            model, prompt = self.scenario.model, self.scenario.workload.prompt_tokens
+            attention = self.profiles[kind].prefill_attention_s(
+                _array(rows), _array(prompt), model.heads, model.kv_heads, model.head_dim
+            )
+            products_s = self._products_s(kind, format_name, rows * prompt)
+            self._prefill[key] = products_s + float(attention[0])
+        return self._prefill[key]
+
+    def decode_layer_s(self, kind: str, format_name: str, rows: int) -> FloatArray:
+        """Return the time of one layer in each decode round, round 1 first. Shape: (rounds,)."""
+        return self._products_s(kind, format_name, rows) + self._decode_attention_s(kind, rows)
+
+    def embedding_s(self, kind: str, tokens: int) -> float:
+        """Return the time to look up and write the embeddings of so many tokens."""
+        moved = 2.0 * 2 * self.scenario.model.hidden_size * tokens
+        return float(self.profiles[kind].elementwise_s(_array(moved))[0])
+
+    def head_s(self, kind: str, rows: int) -> float:
+        """Return the time of the LM head and of sampling one token for each row."""
+        model, profile = self.scenario.model, self.profiles[kind]
+        product = profile.gemm_s(HEAD_FORMAT, _array(rows), model.vocab_size, model.hidden_size)
+        sampling = profile.elementwise_s(_array(8.0 * rows * model.vocab_size))
+        return float(product[0] + sampling[0])
+
+    def _products_s(self, kind: str, format_name: str, tokens: int) -> float:
+        key = (kind, format_name, tokens)
+        if key not in self._products:
+            model, profile = self.scenario.model, self.profiles[kind]
+            moved = float(elementwise_bytes_per_token(model)) * tokens
+            total = profile.layer_overhead_s + float(profile.elementwise_s(_array(moved))[0])
+            for linear in model.linears:
+                total += float(
+                    profile.gemm_s(
+                        format_name, _array(tokens), linear.out_features, linear.in_features
+                    )[0]
+                )
+            self._products[key] = total
+        return self._products[key]
+
+    def _decode_attention_s(self, kind: str, rows: int) -> FloatArray:
+        key = (kind, rows)
+        if key not in self._attention:
+            model, workload = self.scenario.model, self.scenario.workload
+            contexts = decode_contexts(workload)
+            knots = np.unique(np.linspace(contexts[0], contexts[-1], CONTEXT_KNOTS).round())
+            at_knots = self.profiles[kind].decode_attention_s(
+                np.full_like(knots, rows), knots, model.heads, model.kv_heads, model.head_dim
+            )
+            self._attention[key] = np.interp(contexts, knots, at_knots)
+        return self._attention[key]
+
+
+def decode_contexts(workload: BatchWorkload) -> FloatArray:
+    """Return the tokens a request attends to in each decode round; one round at least."""
+    rounds = max(workload.longest_output_tokens - 1, 1)
+    return workload.prompt_tokens + np.arange(1, rounds + 1, dtype=float)
+
+
+def _array(value: float) -> FloatArray:
+    return np.array([value], dtype=float)

@@ -1,0 +1,130 @@
+"""How long one kernel takes: a roofline or linear base, and what trees learned about its error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.latency.trees import Trees
+from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
+
+BoolArray = NDArray[np.bool_]
+
+LARGEST_CORRECTION = 5.0
+"""Bound of a correction's logarithm (a factor of 148): a damaged file cannot give infinity."""
+
+SHORTEST_S = 1e-9
+"""No kernel takes less: keeps times above zero where every constant of a fit is zero."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """``fixed + max(flops / flops_per_s, bytes / bytes_per_s)`` at sustained rates.
+
+    Source: Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009, with a launch cost.
+    """
+
+    fixed_s: float
+    flops_per_s: float
+    bytes_per_s: float
+
+    def time_s(self, flops: FloatArray, moved_bytes: FloatArray) -> FloatArray:
+        """Return the time of kernels with this arithmetic and traffic."""
+        work_s = np.maximum(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
+        return np.maximum(self.fixed_s + work_s, SHORTEST_S)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What trees learned about the logarithm of measured over base time, and where.
+
+    Attributes:
+        trees: the ensemble.
+        least, most: the box of sizes that was profiled; beyond it the base is corrected as at
+            the nearest point of the box, so that times follow the base there.
+    """
+
+    trees: Trees
+    least: tuple[float, ...]
+    most: tuple[float, ...]
+
+    def clamp(self, sizes: tuple[FloatArray, ...]) -> list[FloatArray]:
+        """Return the sizes moved into the box."""
+        bounds = zip(sizes, self.least, self.most, strict=True)
+        return [np.clip(size, least, most) for size, least, most in bounds]
+
+    def beyond(self, sizes: tuple[FloatArray, ...]) -> BoolArray:
+        """Return where the sizes lie outside the box."""
+        moved = zip(sizes, self.clamp(sizes), strict=True)
+        outside: BoolArray = np.any([size != clamped for size, clamped in moved], axis=0)
+        return outside
+
+    def factor(self, features: FloatArray) -> FloatArray:
+        """Return the factor by which the base time is off; ``features`` is (..., features)."""
+        rows = features.reshape(-1, features.shape[-1])
+        log_factor = self.trees.predict(rows).reshape(features.shape[:-1])
+        return np.exp(np.clip(log_factor, -LARGEST_CORRECTION, LARGEST_CORRECTION))
+
+
+@dataclass(frozen=True)
+class GemmModel:
+    """Time of ``y[tokens, out] = x[tokens, in] W[out, in]^T`` in one weight format.
+
+    Attributes:
+        weight_bits: bits that a weight occupies in memory, as the kernel reads it.
+        base: the fitted roofline.
+        correction: what trees learned, or None where there were too few measurements.
+        multiprocessors: of the device: how many tiles run at once.
+    """
+
+    weight_bits: float
+    base: Roofline
+    correction: Correction | None
+    multiprocessors: int
+
+    def time_s(self, sizes: GemmSizes) -> FloatArray:
+        """Return the times of products of these sizes."""
+        base_s = self.base.time_s(sizes.flops, sizes.moved_bytes(self.weight_bits))
+        if self.correction is None:
+            return base_s
+        clamped = GemmSizes(*self.correction.clamp(sizes))
+        features = clamped.features(self.weight_bits, self.multiprocessors)
+        return base_s * self.correction.factor(features)
+
+    def beyond(self, sizes: GemmSizes) -> BoolArray:
+        """Return where the sizes lie outside what was profiled; nowhere if nothing was."""
+        if self.correction is None:
+            return np.zeros(sizes.tokens.shape, np.bool_)
+        return self.correction.beyond(sizes)
+
+
+@dataclass(frozen=True)
+class AttentionModel:
+    """Time of the attention kernel of one phase, 16-bit keys and values.
+
+    Attributes:
+        phase: ``prefill`` (causal over the prompt) or ``decode`` (one token over the cache).
+        seconds: of each term of ``ATTENTION_TERMS``; none is negative.
+        correction: what trees learned, over (streams, group, tokens, head_dim).
+        multiprocessors: of the device.
+    """
+
+    phase: str
+    seconds: tuple[float, ...]
+    correction: Correction | None
+    multiprocessors: int
+
+    def time_s(self, sizes: AttentionSizes) -> FloatArray:
+        """Return the times of kernels of these sizes."""
+        base_s = self.base_s(sizes)
+        if self.correction is None:
+            return base_s
+        clamped = AttentionSizes(*self.correction.clamp(sizes))
+        features = clamped.features(self.phase, self.multiprocessors)
+        return base_s * self.correction.factor(features)
+
+    def base_s(self, sizes: AttentionSizes) -> FloatArray:
+        """Return the times by the linear base alone."""
+        terms = sizes.terms(self.phase, self.multiprocessors)
+        base_s: FloatArray = np.maximum(terms @ np.asarray(self.seconds), SHORTEST_S)
+        return base_s

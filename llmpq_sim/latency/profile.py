@@ -1,0 +1,189 @@
+"""How long each kernel takes on one device with one set of kernels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.fields import Fields, check_header
+from llmpq_sim.formats import format_named
+from llmpq_sim.latency.content import (
+    attention_from_fields,
+    attention_to_content,
+    gemm_from_fields,
+    gemm_to_content,
+)
+from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel
+from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
+
+SCHEMA = "llmpq/profile"
+VERSION = 1
+STATUSES = ("measured", "calibrated", "spec")
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Kernel times of a device, with how far they can be trusted.
+
+    All times are positive and finite for positive sizes.
+
+    Attributes:
+        device: such as ``a100-sxm``.
+        kernels: the kernel set, such as ``trtllm-1.0``: speed belongs to it as much as to the
+            device.
+        status: ``measured`` (kernels timed on this device), ``calibrated`` (few rows, or whole
+            layers) or ``spec`` (data sheet only).
+        calibration_rows: measurements the fit used; 0 for ``spec``.
+        error_fraction: half width of the interval that a plan states for a layer's time.
+        notes: what is assumed, in sentences.
+        source: where the measurements or figures are from.
+        gemms: model of a matrix product by weight format.
+        aliases: formats that are priced as another one.
+        prefill_attention, decode_attention: models of the attention kernels.
+        elementwise_bytes_per_s: sustained rate of kernels that only move activations, or None
+            where the other rows contain their time.
+        layer_overhead_s: constant cost of each visit of a layer.
+    """
+
+    device: str
+    kernels: str
+    status: str
+    calibration_rows: int
+    error_fraction: float
+    notes: tuple[str, ...]
+    source: str
+    gemms: dict[str, GemmModel]
+    aliases: dict[str, str]
+    prefill_attention: AttentionModel
+    decode_attention: AttentionModel
+    elementwise_bytes_per_s: float | None
+    layer_overhead_s: float
+
+    @property
+    def name(self) -> str:
+        """Device and kernel set, as messages call the profile."""
+        return f"{self.device}/{self.kernels}"
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The weight formats it has times for, aliases last."""
+        return (*self.gemms, *self.aliases)
+
+    def gemm_s(
+        self, format_name: str, tokens: Any, out_features: Any, in_features: Any
+    ) -> FloatArray:
+        """Return the time of ``y[tokens, out] = x[tokens, in] W[out, in]^T``.
+
+        Raises:
+            InputError: the profile has no measurements of the format.
+        """
+        return self._gemm(format_name).time_s(gemm_sizes(tokens, out_features, in_features))
+
+    def beyond_range(
+        self, format_name: str, tokens: Any, out_features: Any, in_features: Any
+    ) -> BoolArray:
+        """Return where a matrix product lies outside the profiled sizes.
+
+        A ``spec`` or ``calibrated`` profile has no such box, so nothing is outside it: its
+        status says how far to trust it.
+
+        Raises:
+            InputError: the profile has no measurements of the format.
+        """
+        return self._gemm(format_name).beyond(gemm_sizes(tokens, out_features, in_features))
+
+    def prefill_attention_s(
+        self, batch: Any, prompt_tokens: Any, heads: Any, kv_heads: Any, head_dim: Any
+    ) -> FloatArray:
+        """Return the time of causal attention over ``batch`` prompts."""
+        sizes = attention_sizes(batch, prompt_tokens, heads, kv_heads, head_dim)
+        return self.prefill_attention.time_s(sizes)
+
+    def decode_attention_s(
+        self, batch: Any, context_tokens: Any, heads: Any, kv_heads: Any, head_dim: Any
+    ) -> FloatArray:
+        """Return the time of one new token for each of ``batch`` sequences of this context."""
+        sizes = attention_sizes(batch, context_tokens, heads, kv_heads, head_dim)
+        return self.decode_attention.time_s(sizes)
+
+    def elementwise_s(self, elements_bytes: Any) -> FloatArray:
+        """Return the time to move these bytes through norms, rotary, residuals, activations."""
+        moved = np.asarray(elements_bytes, np.float64)
+        if self.elementwise_bytes_per_s is None:
+            return np.zeros_like(moved)
+        return moved / self.elementwise_bytes_per_s
+
+    def _gemm(self, format_name: str) -> GemmModel:
+        model = self.gemms.get(self.aliases.get(format_name, format_name))
+        if model is None:
+            raise InputError(
+                f"profile {self.name} has no measurements of {format_name}; "
+                f"it has {', '.join(self.formats)}"
+            )
+        return model
+
+
+def profile_to_content(profile: DeviceProfile) -> dict[str, Any]:
+    """Return the profile as JSON content that ``profile_from_fields`` reads back exactly."""
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "device": profile.device,
+        "kernels": profile.kernels,
+        "status": profile.status,
+        "calibration_rows": profile.calibration_rows,
+        "error_fraction": profile.error_fraction,
+        "notes": list(profile.notes),
+        "source": profile.source,
+        "elementwise_bytes_per_s": profile.elementwise_bytes_per_s,
+        "layer_overhead_s": profile.layer_overhead_s,
+        "aliases": dict(profile.aliases),
+        "prefill_attention": attention_to_content(profile.prefill_attention),
+        "decode_attention": attention_to_content(profile.decode_attention),
+        "gemms": {name: gemm_to_content(model) for name, model in profile.gemms.items()},
+    }
+
+
+def profile_from_fields(fields: Fields) -> DeviceProfile:
+    """Return the profile that a mapping describes.
+
+    Raises:
+        InputError: a field is missing, unknown or says something that cannot be.
+    """
+    with fields:
+        check_header(fields, SCHEMA, VERSION)
+        gemms = _gemms(fields.fields("gemms"))
+        moves = fields.has("elementwise_bytes_per_s")
+        return DeviceProfile(
+            device=fields.text("device"),
+            kernels=fields.text("kernels"),
+            status=fields.choice("status", STATUSES),
+            calibration_rows=fields.integer("calibration_rows", least=0),
+            error_fraction=fields.number("error_fraction", positive=False),
+            notes=fields.texts("notes"),
+            source=fields.text("source"),
+            gemms=gemms,
+            aliases=_aliases(fields.fields("aliases"), gemms),
+            prefill_attention=attention_from_fields(fields.fields("prefill_attention"), "prefill"),
+            decode_attention=attention_from_fields(fields.fields("decode_attention"), "decode"),
+            elementwise_bytes_per_s=fields.number("elementwise_bytes_per_s") if moves else None,
+            layer_overhead_s=fields.number("layer_overhead_s", positive=False),
+        )
+
+
+def _gemms(fields: Fields) -> dict[str, GemmModel]:
+    names = fields.names()
+    if not names:
+        raise InputError(f"{fields.where}: expected at least one weight format, got none")
+    return {
+        format_named(name, fields.where).name: gemm_from_fields(fields.fields(name))
+        for name in names
+    }
+
+
+def _aliases(fields: Fields, gemms: dict[str, GemmModel]) -> dict[str, str]:
+    for name in fields.names():
+        if format_named(name, fields.where).name in gemms:
+            raise InputError(f"{fields.where}.{name}: it has a model of its own in gemms")
+    return {name: fields.choice(name, tuple(gemms)) for name in fields.names()}

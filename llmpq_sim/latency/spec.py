@@ -1,0 +1,79 @@
+"""How fast is a device of which only the data sheet is known?"""
+
+from llmpq_sim.cluster import Device
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
+from llmpq_sim.latency.profile import DeviceProfile
+
+KERNEL_FIXED_S = 4e-6
+"""Fixed cost of a kernel: the median of the rooflines fitted to six measured devices is 4.1 us."""
+
+SPEC_ERROR_FRACTION = 0.30
+"""The 90th percentile of errors of data-sheet rooflines for 16-bit kernels on measured devices."""
+
+DEQUANTISED_FRACTION = 0.95
+"""Share of the 16-bit rate that weight-only kernels keep where arithmetic limits them: measured
+between 0.9 and 1.0 on four devices, never a gain."""
+
+SPEC_KERNELS = "spec"
+
+
+def spec_profile(device: Device) -> DeviceProfile:
+    """Return a roofline profile from data-sheet figures and sustained shares of them."""
+    return DeviceProfile(
+        device=device.name,
+        kernels=SPEC_KERNELS,
+        status="spec",
+        calibration_rows=0,
+        error_fraction=SPEC_ERROR_FRACTION,
+        notes=_notes(device),
+        source=device.source,
+        gemms={name: _gemm(device, name) for name in device.formats},
+        aliases={},
+        prefill_attention=spec_attention(device, "prefill"),
+        decode_attention=spec_attention(device, "decode"),
+        elementwise_bytes_per_s=_sustained_bytes_per_s(device),
+        layer_overhead_s=0.0,
+    )
+
+
+def spec_attention(device: Device, phase: str) -> AttentionModel:
+    """Return the sum of arithmetic, traffic and launch at the sustained rates."""
+    flop_s = 1 / _sustained_flops_per_s(device)
+    byte_s = 1 / _sustained_bytes_per_s(device)
+    seconds = (flop_s, byte_s, 0.0, 0.0, 0.0, KERNEL_FIXED_S)
+    return AttentionModel(phase, seconds, None, device.multiprocessors)
+
+
+def _gemm(device: Device, format_name: str) -> GemmModel:
+    weight_format = FORMATS[format_name]
+    kept = DEQUANTISED_FRACTION if weight_format.is_quantized else 1.0
+    base = Roofline(
+        fixed_s=KERNEL_FIXED_S,
+        flops_per_s=kept * _sustained_flops_per_s(device),
+        bytes_per_s=_sustained_bytes_per_s(device),
+    )
+    return GemmModel(weight_format.bits_per_weight(), base, None, device.multiprocessors)
+
+
+def _sustained_flops_per_s(device: Device) -> float:
+    return device.flops_per_s * device.compute_fraction
+
+
+def _sustained_bytes_per_s(device: Device) -> float:
+    return device.memory_bytes_per_s * device.memory_fraction
+
+
+def _notes(device: Device) -> tuple[str, ...]:
+    quantized = [name for name in device.formats if FORMATS[name].is_quantized]
+    notes = [
+        f"No kernel was timed on {device.name}: times follow its data sheet at "
+        f"{device.compute_fraction:.2f} of the arithmetic peak and "
+        f"{device.memory_fraction:.2f} of the memory bandwidth."
+    ]
+    if quantized:
+        notes.append(
+            f"{', '.join(quantized)}: assumed to read their packed bytes at the same rate as "
+            "16-bit weights; kernel libraries differ from that by 10-50 %."
+        )
+    return tuple(notes)

@@ -1,0 +1,145 @@
+"""How numbers of layers per device become a plan: the order of devices, and formats per layer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, permutations
+
+import numpy as np
+
+from llmpq_sim.cluster import Cluster
+from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.problem import (
+    EMBEDDING,
+    LAYER,
+    BlockItem,
+    FloatArray,
+    Place,
+    PlanningTask,
+    Problem,
+    build_problem,
+)
+from llmpq_sim.search.relaxation import solve_integrally
+
+FORMAT_GAP = 1e-4
+FORMAT_NODES = 2_000
+"""Where HiGHS stops when it chooses the formats of a given partition."""
+
+LINK_PROBE_BYTES = 1e6
+MOST_PERMUTED = 6
+
+
+def order_devices(cluster: Cluster, used: Sequence[int], first: int, last: int) -> list[int]:
+    """Return the used devices from first to last so that the links between them are fast.
+
+    Up to six devices in between are tried in every order; more are taken nearest first.
+    """
+
+    def length_s(order: Sequence[int]) -> float:
+        return sum(
+            cluster.link(a, b).transfer_s(LINK_PROBE_BYTES)
+            for a, b in zip(order, order[1:], strict=False)
+        )
+
+    if first == last:
+        return [first]
+    between = [device for device in used if device not in (first, last)]
+    if len(between) <= MOST_PERMUTED:
+        orders = ([first, *middle, last] for middle in permutations(between))
+        return min(orders, key=length_s)
+    order = [first]
+    while between:
+        nearest = min(between, key=lambda device: (length_s([order[-1], device]), device))
+        between.remove(nearest)
+        order.append(nearest)
+    return [*order, last]
+
+
+def stage_problem(
+    task: PlanningTask, micro_batching: MicroBatching, order: Sequence[int], layers: Sequence[int]
+) -> Problem:
+    """Return the problem of choosing formats for a given pipeline.
+
+    Args:
+        task: what is planned.
+        micro_batching: how the batch is cut.
+        order: devices of the stages.
+        layers: layers of each stage.
+    """
+    members = [task.costs.scenario.cluster.devices[device] for device in order]
+    places = tuple(Place(member.name, member.device.name, 1) for member in members)
+    free = build_problem(task, micro_batching, places)
+    items: list[BlockItem] = []
+    for number, (end, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
+        items += _stage_items(task, free, number, range(end - count, end))
+    for end in free.items:
+        if end.block != LAYER:
+            number = 0 if end.block == EMBEDDING else len(order) - 1
+            items.append(replace(end, allowed=_only(end, number)))
+    return replace(free, items=tuple(items))
+
+
+def plan_of_formats(
+    task: PlanningTask, problem: Problem, order: Sequence[int], blocks: FloatArray
+) -> Plan:
+    """Return the plan whose stages hold these blocks: whole numbers per item, place and format.
+
+    Items are those of `stage_problem`. Within a stage the layers that lose most at few bits get
+    the formats that lose least.
+    """
+    cluster = task.costs.scenario.cluster
+    stages, layer = [], 0
+    for number, device in enumerate(order):
+        counts = sum(
+            blocks[index, number] for index, item in enumerate(problem.items) if item.block == LAYER
+        )
+        per_format = np.asarray(counts).astype(int)
+        chosen = arrange_formats(task, per_format, layer)
+        stages.append(Stage(cluster.devices[device].name, chosen))
+        layer += len(chosen)
+    return Plan(tuple(stages), problem.micro_batching)
+
+
+def arrange_formats(task: PlanningTask, counts: Sequence[int], first_layer: int) -> tuple[str, ...]:
+    """Return formats for consecutive layers, so many of each, with the least loss.
+
+    The formats that lose least go to the layers that would lose most; equal layers keep the most
+    precise formats in front.
+    """
+    losses = {name: sum(task.quality.losses[name]) for name in task.formats}
+    names = sorted(task.formats, key=lambda name: losses[name])
+    by_name = dict(zip(task.formats, counts, strict=True))
+    ranked = [name for name in names for _ in range(int(by_name[name]))]
+    worst = task.quality.losses[names[-1]]
+    layers = sorted(
+        range(first_layer, first_layer + len(ranked)), key=lambda layer: (-worst[layer], layer)
+    )
+    chosen = dict(zip(layers, ranked, strict=True))
+    return tuple(chosen[layer] for layer in sorted(chosen))
+
+
+def best_formats(
+    task: PlanningTask, micro_batching: MicroBatching, order: Sequence[int], layers: Sequence[int]
+) -> Plan | None:
+    """Return the plan with the best formats for a given partition, or None if none fits."""
+    problem = stage_problem(task, micro_batching, order, layers)
+    blocks = solve_integrally(problem, FORMAT_GAP, FORMAT_NODES)
+    return None if blocks is None else plan_of_formats(task, problem, order, blocks)
+
+
+def _stage_items(task: PlanningTask, free: Problem, number: int, layers: range) -> list[BlockItem]:
+    """Return the layers of one stage, grouped by their losses and bound to it."""
+    grouped: dict[tuple[float, ...], int] = {}
+    for layer in layers:
+        loss = tuple(task.quality.losses[name][layer] for name in task.formats)
+        grouped[loss] = grouped.get(loss, 0) + 1
+    sample = next(item for item in free.items if item.block == LAYER)
+    return [
+        BlockItem(LAYER, count, np.array(loss), _only(sample, number))
+        for loss, count in grouped.items()
+    ]
+
+
+def _only(item: BlockItem, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    allowed = np.zeros_like(item.allowed)
+    allowed[place] = item.allowed[place]
+    return allowed

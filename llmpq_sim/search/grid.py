@@ -1,0 +1,41 @@
+"""Which micro-batchings a search considers: a finite grid, so that a bound can cover it."""
+
+from math import ceil
+
+from llmpq_sim.plan import MicroBatching
+
+MOST_SIZES = 16
+"""Micro-batch sizes considered per phase, at most."""
+
+
+def micro_batch_sizes(requests: int, devices: int) -> list[int]:
+    """Return micro-batch sizes: equal parts for up to two rounds of devices, and powers of 2.
+
+    LLM-PQ fixes the decode micro-batch at ``ceil(B / N)`` and tries the divisors of that for
+    prefill (arXiv:2403.01136, sec. 5); both are among these. Of too many, the largest are kept.
+    """
+    parts = {ceil(requests / part) for part in range(1, 2 * devices + 1)}
+    powers = {2**power for power in range(requests.bit_length()) if 2**power <= requests}
+    return sorted(parts | powers)[-MOST_SIZES:]
+
+
+def micro_batching_grid(requests: int, devices: int) -> list[MicroBatching]:
+    """Return every micro-batching of the grid.
+
+    Groups in flight are all, or a half, a quarter, ... of them, which needs less KV cache at a
+    time; a prefill micro-batch larger than a wave would be cut, so it is left out.
+    """
+    sizes = micro_batch_sizes(requests, devices)
+    grid = []
+    for decode in sizes:
+        for groups in _halves(ceil(requests / decode)):
+            rows = min(decode * groups, requests)
+            grid += [MicroBatching(size, decode, groups) for size in sizes if size <= rows]
+    return grid
+
+
+def _halves(groups: int) -> list[int]:
+    halves = [groups]
+    while halves[-1] > 1:
+        halves.append(ceil(halves[-1] / 2))
+    return halves

@@ -1,0 +1,75 @@
+"""How good a plan is: whether it fits, what it loses, and how long it takes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from llmpq_sim.memory import StageMemory, plan_memory
+from llmpq_sim.plan import Plan
+from llmpq_sim.result import SimulationResult
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.units import gib
+
+BUDGET_TOLERANCE = 1e-9
+"""Relative excess of a quality budget that counts as rounding."""
+
+
+@dataclass(frozen=True)
+class PlanScore:
+    """What a plan needs, loses and does.
+
+    Attributes:
+        plan: what was scored.
+        memory: per stage.
+        loss: quality loss.
+        budget: largest allowed loss.
+        result: its simulation, or None where it does not fit.
+    """
+
+    plan: Plan
+    memory: tuple[StageMemory, ...]
+    loss: float
+    budget: float
+    result: SimulationResult | None
+
+    @cached_property
+    def fits(self) -> bool:
+        """Whether every stage has the memory it needs."""
+        return all(stage.fits for stage in self.memory)
+
+    @cached_property
+    def is_feasible(self) -> bool:
+        """Whether the plan fits and keeps the quality budget."""
+        return self.fits and self.loss <= self.budget * (1 + BUDGET_TOLERANCE)
+
+    @property
+    def makespan_s(self) -> float:
+        """Simulated time of the batch; infinite where the plan does not fit."""
+        return self.result.makespan_s if self.result else float("inf")
+
+    def why_not(self) -> str | None:
+        """Return the first reason why the plan is not feasible, or None."""
+        for number, stage in enumerate(self.memory):
+            if not stage.fits:
+                return (
+                    f"does not fit: stage {number} on {self.plan.stages[number].device} needs "
+                    f"{gib(stage.total_bytes)} GiB, has {gib(stage.limit_bytes)}"
+                )
+        if not self.is_feasible:
+            return f"loses {self.loss:.4g}, more than the budget of {self.budget:.4g}"
+        return None
+
+
+def score_plan(plan: Plan, task: PlanningTask) -> PlanScore:
+    """Return the score of a plan, simulated if it is feasible."""
+    memory = tuple(plan_memory(plan, task.costs.scenario))
+    loss = task.quality.plan_loss(plan.layer_formats)
+    score = PlanScore(plan, memory, loss, task.budget, None)
+    if not score.is_feasible:
+        return score
+    return PlanScore(plan, memory, loss, task.budget, simulate_static(plan, task.costs))
+
+
+def fits(plan: Plan, task: PlanningTask) -> bool:
+    """Return whether a plan fits every device."""
+    return all(stage.fits for stage in plan_memory(plan, task.costs.scenario))

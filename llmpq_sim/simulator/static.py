@@ -1,0 +1,186 @@
+"""What would happen if a plan served an offline batch: LLM-PQ's static policy, simulated."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.cluster import Link
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.plan import Plan
+from llmpq_sim.result import SimulationResult, Summary
+from llmpq_sim.schedule import WaveShape, wave_shapes
+from llmpq_sim.simulator.engine import run_wave
+from llmpq_sim.simulator.wave import Wave, WaveTimes
+
+FloatArray = NDArray[np.float64]
+RunWave = Callable[[Wave, float], WaveTimes]
+
+TOKEN_BYTES = 8
+"""A sampled token travels back to the first stage as one 64-bit integer."""
+
+HIDDEN_BYTES = 2
+"""Activations travel at 16 bits."""
+
+
+class StageCosts:
+    """Seconds of one stage's visits under a plan.
+
+    Attributes:
+        kind: the stage's kind of device.
+        formats: how many of its layers have each format.
+    """
+
+    def __init__(self, costs: LayerCosts, plan: Plan, number: int) -> None:
+        stage, cluster = plan.stages[number], costs.scenario.cluster
+        counts = Counter(stage.formats)
+        self.kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
+        self.formats = {name: counts[name] for name in FORMATS if counts[name]}
+        self._costs = costs
+        self._is_first = number == 0
+        self._is_last = number == len(plan.stages) - 1
+
+    def prefill_s(self, rows: int) -> float:
+        """Return the time of a prefill micro-batch of so many prompts."""
+        total_s = self._ends_s(rows, rows * self._costs.scenario.workload.prompt_tokens)
+        for name, layers in self.formats.items():
+            total_s += layers * self._costs.prefill_layer_s(self.kind, name, rows)
+        return total_s
+
+    def decode_s(self, rows: int) -> FloatArray:
+        """Return the time of a decode micro-batch of so many rows in each round."""
+        total_s = np.full(self._costs.rounds, self._ends_s(rows, rows))
+        for name, layers in self.formats.items():
+            layer_s = self._costs.decode_layer_s(self.kind, name, rows)
+            total_s += layers * layer_s[: self._costs.rounds]
+        return total_s
+
+    def _ends_s(self, rows: int, tokens: int) -> float:
+        embedding_s = self._costs.embedding_s(self.kind, tokens) if self._is_first else 0.0
+        head_s = self._costs.head_s(self.kind, rows) if self._is_last else 0.0
+        return embedding_s + head_s
+
+
+def simulate_static(plan: Plan, costs: LayerCosts, run: RunWave | None = None) -> SimulationResult:
+    """Return what happens when the plan serves the scenario's batch.
+
+    Args:
+        plan: a plan that `check_plan` accepts.
+        costs: block times of the scenario.
+        run: the engine that runs a wave; the event-driven one unless told.
+    """
+    stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
+    hops = pipeline_links(plan, costs)
+    workload, cuts = costs.scenario.workload, plan.micro_batching
+    instants: list[tuple[float, float]] = []
+    busy_s, visits, start_s = np.zeros(len(stages)), 0, 0.0
+    built: dict[WaveShape, Wave] = {}
+    for shape, (first_row, end_row) in zip(
+        wave_shapes(workload, cuts), cuts.waves(workload.requests), strict=True
+    ):
+        if shape not in built:
+            built[shape] = build_wave(shape, stages, hops, costs)
+        times = (run or run_wave)(built[shape], start_s)
+        instants += _token_instants_s(shape, workload.output_tokens[first_row:end_row], times)
+        busy_s += [sum(service_s) for service_s in built[shape].service_s]
+        visits += shape.visits * len(stages)
+        start_s = times.end_s
+    return _result(costs, instants, busy_s.tolist(), visits)
+
+
+def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
+    """Return the link behind each stage, the last one back to the first; None on one device."""
+    cluster = costs.scenario.cluster
+    places = [cluster.index(stage.device, "plan") for stage in plan.stages]
+    if len(places) == 1:
+        return [None]
+    return [
+        cluster.link(place, places[(number + 1) % len(places)])
+        for number, place in enumerate(places)
+    ]
+
+
+def build_wave(
+    shape: WaveShape, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
+) -> Wave:
+    """Return what one wave asks of the pipeline: visits numbered prefill first, then by round."""
+    prompt = costs.scenario.workload.prompt_tokens
+    service_s = tuple(_stage_service_s(shape, stage) for stage in stages)
+    decode_rows = [shape.decode_rows[group][turn] for group, turn in shape.decode_order]
+    tokens = [rows * prompt for rows in shape.prefill_rows] + decode_rows
+    rows = [*shape.prefill_rows, *decode_rows]
+    hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
+    transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
+    transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
+    return Wave(service_s, tuple(transfer_s), _successors(shape), starts=len(shape.prefill_rows))
+
+
+def _successors(shape: WaveShape) -> tuple[tuple[int, ...], ...]:
+    """Return the visits that each visit lets in: the next round of its group, or the first."""
+    visit_of = shape.visit_of
+    successors = [
+        tuple(visit_of[group, 0] for group in groups if (group, 0) in visit_of)
+        for groups in shape.releases()
+    ]
+    for group, turn in shape.decode_order:
+        following = visit_of.get((group, turn + 1))
+        successors.append(() if following is None else (following,))
+    return tuple(successors)
+
+
+def _stage_service_s(shape: WaveShape, stage: StageCosts) -> tuple[float, ...]:
+    by_rows = {rows: stage.prefill_s(rows) for rows in set(shape.prefill_rows)}
+    service_s = [by_rows[rows] for rows in shape.prefill_rows]
+    sizes = {rows for group in shape.decode_rows for rows in group}
+    decode_s = {rows: stage.decode_s(rows).tolist() for rows in sizes}
+    service_s += [
+        decode_s[shape.decode_rows[group][turn]][turn] for group, turn in shape.decode_order
+    ]
+    return tuple(service_s)
+
+
+def _transfers_s(hop: Link | None, units: list[int], unit_bytes: int) -> tuple[float, ...]:
+    if hop is None:
+        return (0.0,) * len(units)
+    by_units = {count: hop.transfer_s(count * unit_bytes) for count in set(units)}
+    return tuple(by_units[count] for count in units)
+
+
+def _token_instants_s(
+    shape: WaveShape, output_tokens: tuple[int, ...], times: WaveTimes
+) -> list[tuple[float, float]]:
+    """Return the instants at which each row's first and last tokens are sampled."""
+    first_s = [
+        times.sampled_s[visit] for visit, rows in enumerate(shape.prefill_rows) for _ in range(rows)
+    ]
+    group_of = [group for group, rows in enumerate(shape.group_rows) for _ in range(rows)]
+    last_s = [
+        first if tokens == 1 else times.sampled_s[shape.visit_of[group, tokens - 2]]
+        for first, group, tokens in zip(first_s, group_of, output_tokens, strict=True)
+    ]
+    return list(zip(first_s, last_s, strict=True))
+
+
+def _result(
+    costs: LayerCosts, instants: list[tuple[float, float]], busy_s: list[float], visits: int
+) -> SimulationResult:
+    workload = costs.scenario.workload
+    last_token_s = [last for _, last in instants]
+    tpot_s = [
+        (last - first) / (tokens - 1)
+        for (first, last), tokens in zip(instants, workload.output_tokens, strict=True)
+        if tokens > 1
+    ]
+    return SimulationResult(
+        requests=workload.requests,
+        finished=workload.requests,
+        output_tokens=workload.total_output_tokens,
+        makespan_s=max(last_token_s),
+        ttft_s=Summary.of([first for first, _ in instants]),
+        tpot_s=Summary.of(tpot_s),
+        latency_s=Summary.of(last_token_s),
+        stage_busy_s=tuple(busy_s),
+        stage_visits=visits,
+    )

@@ -1,0 +1,52 @@
+"""Which waves does a batch make? Prefill micro-batches, then decode groups in rounds."""
+
+from collections.abc import Callable, Sequence
+
+from llmpq_sim.simulator.wave import Wave
+
+Durations = Callable[[int, int], float]
+"""Seconds by stage or hop, then visit."""
+
+
+def ring_wave(
+    *,
+    stages: int,
+    rows: int,
+    prefill: int,
+    decode: int,
+    rounds: Sequence[int],
+    service_s: Durations,
+    transfer_s: Durations = lambda hop, visit: 0.0,
+) -> Wave:
+    """Return the wave of a batch of rows: ``rounds`` holds the decode rounds of each group.
+
+    Visits are numbered prefill first, then by round and group.
+    """
+    starts, successors = ring_successors(rows, prefill, decode, rounds)
+    visits = range(len(successors))
+    return Wave(
+        service_s=tuple(tuple(service_s(stage, n) for n in visits) for stage in range(stages)),
+        transfer_s=tuple(tuple(transfer_s(hop, n) for n in visits) for hop in range(stages)),
+        successors=successors,
+        starts=starts,
+    )
+
+
+def ring_successors(
+    rows: int, prefill: int, decode: int, rounds: Sequence[int]
+) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """Return how many visits start, and which visits each visit lets in."""
+    starts = -(-rows // prefill)
+    turns = [
+        (turn, group)
+        for turn in range(max(rounds))
+        for group in range(len(rounds))
+        if turn < rounds[group]
+    ]
+    number_of = {turn: starts + number for number, turn in enumerate(turns)}
+    successors: list[list[int]] = [[] for _ in range(starts + len(turns))]
+    for (turn, group), visit in number_of.items():
+        last_row = min((group + 1) * decode, rows) - 1
+        before = number_of[turn - 1, group] if turn else last_row // prefill
+        successors[before].append(visit)
+    return starts, tuple(tuple(followers) for followers in successors)
