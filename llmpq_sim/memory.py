@@ -1,5 +1,6 @@
 """How many bytes each stage of a plan needs, and how many its device has."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from llmpq_sim.cluster import Device
@@ -121,7 +122,8 @@ def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
         stages.append(
             StageMemory(
                 weights_bytes=sum(
-                    layer_weight_bytes(model, FORMATS[name]) for name in stage.formats
+                    layers * layer_weight_bytes(model, FORMATS[name])
+                    for name, layers in Counter(stage.formats).items()
                 ),
                 kv_bytes=kv_bytes * len(stage.formats),
                 ends_bytes=ends_bytes(model, number == 0, is_last),

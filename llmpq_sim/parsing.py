@@ -66,7 +66,7 @@ def _too_deep(where: str) -> InputError:
 def _check_tree(content: object, where: str) -> None:
     """Raise InputError for what the formats allow and no file of ours holds."""
     level = [content]
-    for _ in range(DEEPEST_NESTING + 1):
+    for _ in range(DEEPEST_NESTING):
         below: list[object] = []
         for value in level:
             if isinstance(value, dict):

@@ -39,6 +39,6 @@ def is_path(name: str, endings: tuple[str, ...]) -> bool:
 def unknown_name(where: str, expected: str, name: str, known: tuple[str, ...]) -> InputError:
     """Return the error for a name that is none of the known ones, with the likely ones."""
     wanted = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
-    close = get_close_matches(wanted, known, n=3, cutoff=0.5)
+    close = get_close_matches(wanted, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(known)}"
     return InputError(f"{where}: expected {expected}, got {name!r}; {hint}")

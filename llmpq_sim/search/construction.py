@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, permutations
+from itertools import accumulate, pairwise, permutations
 
 import numpy as np
 
@@ -35,10 +35,7 @@ def order_devices(cluster: Cluster, used: Sequence[int], first: int, last: int) 
     """
 
     def length_s(order: Sequence[int]) -> float:
-        return sum(
-            cluster.link(a, b).transfer_s(LINK_PROBE_BYTES)
-            for a, b in zip(order, order[1:], strict=False)
-        )
+        return sum(cluster.link(a, b).transfer_s(LINK_PROBE_BYTES) for a, b in pairwise(order))
 
     if first == last:
         return [first]
@@ -67,7 +64,7 @@ def stage_problem(
     """
     members = [task.costs.scenario.cluster.devices[device] for device in order]
     places = tuple(Place(member.name, member.device.name, 1) for member in members)
-    free = build_problem(task, micro_batching, places)
+    free = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
     items: list[BlockItem] = []
     for number, (end, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
         items += _stage_items(task, free, number, range(end - count, end))

@@ -143,9 +143,21 @@ def kinds_of(task: PlanningTask) -> tuple[Place, ...]:
 
 
 def build_problem(
-    task: PlanningTask, micro_batching: MicroBatching, places: tuple[Place, ...]
+    task: PlanningTask,
+    micro_batching: MicroBatching,
+    places: tuple[Place, ...],
+    *,
+    ends_apart: bool = False,
 ) -> Problem:
-    """Return the arrays of one micro-batching where every block may be at every place."""
+    """Return the arrays of one micro-batching where every block may be at every place.
+
+    Args:
+        task: what is planned.
+        micro_batching: how the batch is cut.
+        places: where blocks may be.
+        ends_apart: whether embedding and LM head are known to be on different devices; otherwise
+            a tied matrix counts once, as if one device held both.
+    """
     costs, scenario = task.costs, task.costs.scenario
     capacity = [
         available_bytes(
@@ -153,7 +165,7 @@ def build_problem(
         )
         for place in places
     ]
-    block_bytes = _block_bytes(task, micro_batching)
+    block_bytes = _block_bytes(task, micro_batching, ends_apart)
     capacity_bytes = np.maximum(np.array(capacity, dtype=float), 0.0)
     devices = _fewest_devices(task, places, capacity_bytes, block_bytes)
     return Problem(
@@ -185,12 +197,12 @@ def _fewest_devices(
     return min(int(np.searchsorted(held, needed)) + 1, len(repeated))
 
 
-def _block_bytes(task: PlanningTask, micro_batching: MicroBatching) -> FloatArray:
-    """Bytes per block and format; a tied embedding counts with the head, which may share it."""
+def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: bool) -> FloatArray:
+    """Return the bytes per block and format. Shape: (3 blocks, formats)."""
     scenario = task.costs.scenario
     model = scenario.model
     kv_bytes = layer_kv_bytes(model, scenario.workload, micro_batching)
-    embedding = 0 if model.tied_embeddings else embedding_bytes(model)
+    embedding = embedding_bytes(model) if ends_apart or not model.tied_embeddings else 0
     head = head_bytes(model) + logits_bytes(model, micro_batching)
     layer = [layer_weight_bytes(model, FORMATS[name]) + kv_bytes for name in task.formats]
     width = len(task.formats)

@@ -16,6 +16,7 @@ class Program:
     Attributes:
         shape: of the block columns: (items, places, formats).
         block_count: how many block columns there are.
+        losses: quality loss of each column.
         objective, upper, upper_limit, equal, equal_value, bounds: as HiGHS takes them.
     """
 
@@ -28,7 +29,8 @@ class Program:
         self.objective = np.zeros(self.columns)
         self.objective[-items:] = shortage_price_s(problem)
         rows = [self._wave_rows(number) for number in range(len(problem.waves))]
-        rows.append((self._spread(self._losses())[None, :], np.array([problem.budget])))
+        self.losses = self._spread(self._losses())
+        rows.append((self.losses[None, :], np.array([problem.budget])))
         rows.append(self._memory_rows())
         self.upper = np.concatenate([matrix for matrix, _ in rows])
         self.upper_limit = np.concatenate([limit for _, limit in rows])

@@ -1,6 +1,7 @@
 """What a planning problem's linear relaxation and its integer program say, solved by HiGHS."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -65,7 +66,12 @@ def relax(problem: Problem) -> Relaxation:
 
 
 def solve_integrally(
-    problem: Problem, gap_fraction: float, nodes: int, as_pipeline: bool = False
+    problem: Problem,
+    gap_fraction: float,
+    nodes: int,
+    *,
+    as_pipeline: bool = False,
+    minimise: Literal["makespan", "loss"] = "makespan",
 ) -> FloatArray | None:
     """Return whole blocks of each item at each place in each format, or None if none was found.
 
@@ -78,6 +84,7 @@ def solve_integrally(
         nodes: nodes of the search tree after which to stop.
         as_pipeline: whether places are single devices, of which the two that hold the embedding
             and the LM head hold layers and differ.
+        minimise: the makespan within the loss budget, or the loss whatever the makespan.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -92,7 +99,7 @@ def solve_integrally(
     most = program.bounds[:, 1].copy()
     most[-len(problem.items) :] = 0.0
     solved = milp(
-        program.objective,
+        program.objective if minimise == "makespan" else program.losses,
         integrality=np.arange(program.columns) < program.block_count,
         bounds=Bounds(program.bounds[:, 0], most),
         constraints=constraints,

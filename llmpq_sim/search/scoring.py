@@ -73,3 +73,9 @@ def score_plan(plan: Plan, task: PlanningTask) -> PlanScore:
 def fits(plan: Plan, task: PlanningTask) -> bool:
     """Return whether a plan fits every device."""
     return all(stage.fits for stage in plan_memory(plan, task.costs.scenario))
+
+
+def keeps_budget(plan: Plan, task: PlanningTask) -> bool:
+    """Return whether a plan loses no more than the quality budget."""
+    loss = task.quality.plan_loss(plan.layer_formats)
+    return loss <= task.budget * (1 + BUDGET_TOLERANCE)

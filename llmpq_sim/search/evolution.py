@@ -1,0 +1,192 @@
+"""How a population of plans evolves: DEAP's selection over simulated makespan and quality loss."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from deap import base, tools
+from numpy.random import Generator
+
+from llmpq_sim.plan import Plan
+from llmpq_sim.search.evaluation import Evaluator
+from llmpq_sim.search.operators import Operators
+
+POPULATION = 32
+PATIENCE = 8
+"""Generations without a better plan after which evolution stops."""
+
+CROSSOVER_SHARE = 0.3
+
+
+class PlanFitness(base.Fitness):  # type: ignore[misc]
+    """Makespan in seconds and quality loss, both to be small; compared in this order."""
+
+    weights = (-1.0, -1.0)
+
+
+class Individual:
+    """A plan with its fitness, as DEAP expects it.
+
+    Attributes:
+        plan: the genome.
+        fitness: makespan and loss; the makespan is a closed form unless ``is_simulated``.
+        is_simulated: whether the plan was simulated.
+    """
+
+    def __init__(self, plan: Plan, makespan_s: float, loss: float, is_simulated: bool) -> None:
+        self.plan = plan
+        self.is_simulated = is_simulated
+        self.fitness = PlanFitness((makespan_s, loss))
+
+    @property
+    def makespan_s(self) -> float:
+        """Time of the batch."""
+        return float(self.fitness.values[0])
+
+    @property
+    def loss(self) -> float:
+        """Quality loss of the plan."""
+        return float(self.fitness.values[1])
+
+
+@dataclass
+class EvolutionState:
+    """Everything that the next generation depends on; a checkpoint saves it.
+
+    Attributes:
+        generation: generations done.
+        population: the survivors.
+        front: simulated plans that no other beats in both makespan and loss.
+        rng: source of all draws.
+        stalled: generations since the best plan last improved.
+        evaluations: plans judged so far.
+    """
+
+    generation: int
+    population: list[Individual]
+    front: list[Individual]
+    rng: Generator
+    stalled: int = 0
+    evaluations: int = 0
+    logbook: tools.Logbook = field(default_factory=tools.Logbook)
+
+    @property
+    def best(self) -> Individual:
+        """The fastest simulated plan."""
+        return min(self.front, key=lambda individual: individual.fitness.values)
+
+
+def first_state(
+    seeds: Iterable[Plan], operators: Operators, evaluator: Evaluator, rng: Generator
+) -> EvolutionState:
+    """Return the population of feasible seeds and of mutants of them."""
+    plans = _distinct(repaired for plan in seeds if (repaired := operators.repair(plan)))
+    mutants: list[Plan] = []
+    for _ in range(4 * POPULATION):
+        if not plans or len(plans) + len(mutants) >= POPULATION:
+            break
+        parent = plans[int(rng.integers(len(plans)))]
+        mutant = operators.repair(operators.mutate(parent, rng))
+        if mutant is not None:
+            mutants.append(mutant)
+    state = EvolutionState(0, [], [], rng)
+    individuals = _judge(_distinct([*plans, *mutants]), evaluator, state, sure=len(plans))
+    return _survive(state, individuals, by_front=False)
+
+
+def evolve(
+    state: EvolutionState,
+    operators: Operators,
+    evaluator: Evaluator,
+    generations: int,
+    *,
+    by_front: bool,
+    on_generation: Callable[[EvolutionState], bool],
+) -> EvolutionState:
+    """Return the state after so many generations in all, or when it stalls.
+
+    Args:
+        state: where to start; seeds, or a checkpoint.
+        operators: mutation, crossover, repair.
+        evaluator: judges plans.
+        generations: generations in all, those already done included.
+        by_front: whether to keep the whole front of makespan and loss (NSGA-II) or the fastest.
+        on_generation: called after each generation; evolution stops when it returns False.
+    """
+    while state.generation < generations and state.stalled < PATIENCE:
+        offspring = _offspring(state, operators)
+        best_before = state.best.fitness.values
+        front_before = len(state.front)
+        individuals = _judge(offspring, evaluator, state)
+        state = _survive(state, individuals, by_front=by_front)
+        improved = state.best.fitness.values < best_before or (
+            by_front and len(state.front) > front_before
+        )
+        state.generation += 1
+        state.stalled = 0 if improved else state.stalled + 1
+        state.logbook.record(
+            generation=state.generation, makespan_s=state.best.makespan_s, plans=state.evaluations
+        )
+        if not on_generation(state):
+            break
+    return state
+
+
+def _offspring(state: EvolutionState, operators: Operators) -> list[Plan]:
+    rng, parents = state.rng, state.population
+    children = []
+    for _ in range(POPULATION):
+        # The better of two drawn parents has the child: DEAP's tournament draws from global state.
+        first, second = (
+            min((parents[int(i)] for i in rng.integers(len(parents), size=2)), key=_rank)
+            for _ in range(2)
+        )
+        if rng.random() < CROSSOVER_SHARE:
+            child = operators.cross(first.plan, second.plan, rng)
+        else:
+            child = operators.mutate(first.plan, rng)
+        repaired = operators.repair(child)
+        if repaired is not None:
+            children.append(repaired)
+    known = {individual.plan for individual in parents}
+    return [plan for plan in _distinct(children) if plan not in known]
+
+
+def _judge(
+    plans: Sequence[Plan], evaluator: Evaluator, state: EvolutionState, sure: int = 0
+) -> list[Individual]:
+    """Return plans as individuals, the promising ones simulated and at least the first ``sure``."""
+    state.evaluations += len(plans)
+    judged = evaluator.judge(plans, sure)
+    return [
+        Individual(plan, verdict.makespan_s, verdict.loss, verdict.is_simulated)
+        for plan, verdict in zip(plans, judged, strict=True)
+    ]
+
+
+def _survive(
+    state: EvolutionState, individuals: list[Individual], *, by_front: bool
+) -> EvolutionState:
+    """Keep the best of parents and children: the fastest, or by NSGA-II."""
+    everyone = state.population + individuals
+    front = tools.ParetoFront(similar=lambda a, b: a.fitness == b.fitness)
+    front.update([one for one in state.front + individuals if one.is_simulated])
+    select = tools.selNSGA2 if by_front else tools.selBest
+    state.population = select(everyone, min(POPULATION, len(everyone)))
+    state.front = list(front)
+    return state
+
+
+def _rank(individual: Individual) -> tuple[float, float]:
+    return individual.makespan_s, individual.loss
+
+
+def _distinct(plans: Iterable[Plan]) -> list[Plan]:
+    return list(dict.fromkeys(plans))
+
+
+def stream(seed: int, name: bytes) -> Generator:
+    """Return the named stream of random numbers of a seed: a new one never shifts the others."""
+    from zlib import crc32
+
+    return np.random.default_rng([seed, crc32(name)])

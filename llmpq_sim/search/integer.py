@@ -1,0 +1,119 @@
+"""What LLM-PQ's integer program plans: devices, layers and formats at once, solved by HiGHS.
+
+Layers cost alike, so whole numbers of layers per device and format say as much as LLM-PQ's binary
+``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after the
+other. Where layers lose differently, the program counts an average layer, and a second program
+chooses the formats of the partition found, layer by layer. The objective is LLM-PQ's
+(arXiv:2403.01136, sec. 4) with its decode term corrected, as in `certificate`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.search.construction import (
+    best_formats,
+    order_devices,
+    plan_of_formats,
+    stage_problem,
+)
+from llmpq_sim.search.problem import (
+    EMBEDDING,
+    HEAD,
+    LAYER,
+    BlockItem,
+    FloatArray,
+    Place,
+    PlanningTask,
+    Problem,
+    build_problem,
+)
+from llmpq_sim.search.relaxation import solve_integrally
+
+PROGRAM_GAP = 1e-3
+PROGRAM_NODES = 1_000
+"""Where HiGHS stops."""
+
+
+def integer_plan(
+    task: PlanningTask,
+    micro_batching: MicroBatching,
+    minimise: Literal["makespan", "loss"] = "makespan",
+) -> Plan | None:
+    """Return the plan of the integer program for one micro-batching, or None if nothing fits."""
+    members = task.costs.scenario.cluster.devices
+    places = tuple(Place(member.name, member.device.name, 1) for member in members)
+    apart = len(places) > 1
+    problem = averaged(build_problem(task, micro_batching, places, ends_apart=apart))
+    blocks = solve_integrally(
+        problem,
+        PROGRAM_GAP,
+        PROGRAM_NODES,
+        as_pipeline=apart,
+        minimise=minimise,
+    )
+    if blocks is None:
+        return None
+    return _laid_out(task, micro_batching, problem, blocks)
+
+
+def single_device_plans(task: PlanningTask, micro_batching: MicroBatching) -> list[Plan]:
+    """Return, for each kind of device that can hold the model alone, its best plan."""
+    cluster, layers = task.costs.scenario.cluster, task.costs.scenario.model.layers
+    first_of_kind: dict[str, int] = {}
+    for number, member in enumerate(cluster.devices):
+        first_of_kind.setdefault(member.device.name, number)
+    plans = [
+        best_formats(task, micro_batching, [number], [layers]) for number in first_of_kind.values()
+    ]
+    return [plan for plan in plans if plan is not None]
+
+
+def averaged(problem: Problem) -> Problem:
+    """Return the problem with all layers alike, each losing the mean."""
+    layers = [item for item in problem.items if item.block == LAYER]
+    count = sum(item.count for item in layers)
+    loss = np.asarray(sum(item.count * item.loss for item in layers)) / count
+    ends = [item for item in problem.items if item.block != LAYER]
+    return replace(problem, items=(BlockItem(LAYER, count, loss, layers[0].allowed), *ends))
+
+
+def _laid_out(
+    task: PlanningTask, micro_batching: MicroBatching, problem: Problem, blocks: FloatArray
+) -> Plan | None:
+    """Return the plan with these layers per device and format, in an order with fast links."""
+    layer, embedding, head = (_item(problem, block) for block in (LAYER, EMBEDDING, HEAD))
+    per_device = blocks[layer].sum(axis=1).astype(int)
+    used = [int(device) for device in np.flatnonzero(per_device)]
+    first = int(blocks[embedding].sum(axis=1).argmax())
+    last = int(blocks[head].sum(axis=1).argmax())
+    order = order_devices(task.costs.scenario.cluster, used, first, last)
+    layers = [int(per_device[device]) for device in order]
+    if len(set(task.quality.losses[task.formats[0]])) > 1:
+        return best_formats(task, micro_batching, order, layers)
+    staged = stage_problem(task, micro_batching, order, layers)
+    placed = np.zeros((len(staged.items), len(order), len(task.formats)))
+    for index, item in enumerate(staged.items):
+        if item.block == LAYER:
+            number = int(np.flatnonzero(item.allowed.any(axis=1))[0])
+            placed[index, number] = blocks[layer, order[number]]
+    return plan_of_formats(task, staged, order, placed)
+
+
+def _item(problem: Problem, block: int) -> int:
+    return next(i for i, item in enumerate(problem.items) if item.block == block)
+
+
+def paper_micro_batchings(requests: int, devices: Sequence[object]) -> list[MicroBatching]:
+    """Return the micro-batchings LLM-PQ tries: decode ``ceil(B / N)``, prefill its divisors.
+
+    Source: LLM-PQ, arXiv:2403.01136, sec. 5, and its reference implementation.
+    """
+    decode = -(-requests // len(devices))
+    groups = -(-requests // decode)
+    return [
+        MicroBatching(size, decode, groups) for size in range(1, decode + 1) if decode % size == 0
+    ]
