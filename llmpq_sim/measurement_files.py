@@ -101,8 +101,8 @@ def _unpacked(path: Path) -> str:
 
 
 def _parquet_columns(path: Path) -> Columns:
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         names = pyarrow.parquet.read_schema(path).names

@@ -21,24 +21,32 @@ class Stage:
 class MicroBatching:
     """How a batch is cut (LLM-PQ, arXiv:2403.01136, sec. 4: micro-batches differ by phase).
 
-    Requests form decode groups of ``decode`` consecutive rows. ``groups_in_flight`` groups at a
-    time are a wave: its rows are prefilled in micro-batches of ``prefill`` rows, then decoded in
-    rounds, and the next wave starts when the last request of the wave is done. With all groups in
-    flight there is one wave, which is the paper's schedule.
+    Requests form decode groups of consecutive rows, as equal as can be and of at most ``decode``
+    rows. ``groups_in_flight`` groups at a time are a wave: its rows are prefilled in equal
+    micro-batches of at most ``prefill`` rows, then decoded in rounds, and the next wave starts
+    when the last request of the wave is done. With all groups in flight there is one wave, which
+    is the paper's schedule.
     """
 
     prefill: int
     decode: int
     groups_in_flight: int
 
-    def waves(self, requests: int) -> list[tuple[int, int]]:
-        """Return the half-open row range of each wave."""
-        rows = min(self.decode * self.groups_in_flight, requests)
-        return [(start, min(start + rows, requests)) for start in range(0, requests, rows)]
+    def waves(self, requests: int) -> list[tuple[int, ...]]:
+        """Return the rows of each group of each wave."""
+        groups = equal_parts(requests, self.decode)
+        starts = range(0, len(groups), self.groups_in_flight)
+        return [groups[start : start + self.groups_in_flight] for start in starts]
 
     def wave_rows(self, requests: int) -> int:
         """Return the most rows that hold KV cache at once."""
-        return min(self.decode * self.groups_in_flight, requests)
+        return max(sum(groups) for groups in self.waves(requests))
+
+
+def equal_parts(total: int, largest: int) -> tuple[int, ...]:
+    """Return a total cut into the fewest parts of at most ``largest``, the larger ones first."""
+    parts = ceil(total / largest)
+    return tuple(total // parts + (part < total % parts) for part in range(parts))
 
 
 @dataclass(frozen=True)

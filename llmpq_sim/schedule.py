@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.plan import MicroBatching, equal_parts
 from llmpq_sim.scenario import BatchWorkload
 
 
@@ -62,10 +62,12 @@ class WaveShape:
 
 def wave_shapes(workload: BatchWorkload, micro_batching: MicroBatching) -> list[WaveShape]:
     """Return the shape of each wave of a batch, in the order they run."""
-    return [
-        _shape(workload.output_tokens[start:end], micro_batching)
-        for start, end in micro_batching.waves(workload.requests)
-    ]
+    shapes, start = [], 0
+    for groups in micro_batching.waves(workload.requests):
+        wanted = workload.output_tokens[start : start + sum(groups)]
+        shapes.append(_shape(wanted, groups, micro_batching.prefill))
+        start += sum(groups)
+    return shapes
 
 
 def counted_wave_shapes(
@@ -75,17 +77,15 @@ def counted_wave_shapes(
     return list(Counter(wave_shapes(workload, micro_batching)).items())
 
 
-def _shape(output_tokens: tuple[int, ...], micro_batching: MicroBatching) -> WaveShape:
-    rows = len(output_tokens)
-    prefill = micro_batching.prefill
-    groups = [
-        output_tokens[start : start + micro_batching.decode]
-        for start in range(0, rows, micro_batching.decode)
-    ]
+def _shape(output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int) -> WaveShape:
+    ends = list(accumulate(groups))
     return WaveShape(
-        prefill_rows=tuple(min(prefill, rows - start) for start in range(0, rows, prefill)),
-        group_rows=tuple(len(group) for group in groups),
-        decode_rows=tuple(_rows_by_round(group) for group in groups),
+        prefill_rows=equal_parts(len(output_tokens), prefill),
+        group_rows=groups,
+        decode_rows=tuple(
+            _rows_by_round(output_tokens[end - rows : end])
+            for end, rows in zip(ends, groups, strict=True)
+        ),
     )
 
 

@@ -65,6 +65,6 @@ def _nominal_loss_nats(format_name: str) -> float:
     weight_format = FORMATS[format_name]
     if not weight_format.is_quantized:
         return 0.0
-    steps, int4_steps = 2 ** (weight_format.bits - 1) - 1, 7
+    steps, int4_steps = (1 << weight_format.bits - 1) - 1, 7
     scale_ratio = int4_steps / steps
     return NOMINAL_INT4_LOSS_NATS * scale_ratio * scale_ratio

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+from llmpq_sim.formats import FORMATS
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.construction import arrange_formats
 from llmpq_sim.search.integer import integer_plan
@@ -75,9 +76,8 @@ def _exchange(
     """Return the plan after an exchange between two stages, or None if they lack the layers."""
     straggler, pioneer = stages
     high, low, given = exchange
-    names = {16: next(n for n in ("fp16", "bf16", "") if n in task.formats or not n)}
-    names |= {8: "int8", 4: "int4"}
-    if not {names[high], names[low]} <= set(task.formats):
+    names = {FORMATS[name].bits: name for name in reversed(task.formats)}
+    if high not in names or low not in names:
         return None
     counts = [Counter(stage.formats) for stage in plan.stages]
     back = 0 if high == low else 1

@@ -66,8 +66,8 @@ def stage_problem(
     places = tuple(Place(member.name, member.device.name, 1) for member in members)
     free = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
     items: list[BlockItem] = []
-    for number, (end, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
-        items += _stage_items(task, free, number, range(end - count, end))
+    for number, (stop, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
+        items += _stage_items(task, free, number, range(stop - count, stop))
     for end in free.items:
         if end.block != LAYER:
             number = 0 if end.block == EMBEDDING else len(order) - 1
@@ -89,7 +89,7 @@ def plan_of_formats(
         counts = sum(
             blocks[index, number] for index, item in enumerate(problem.items) if item.block == LAYER
         )
-        per_format = np.asarray(counts).astype(int)
+        per_format = np.asarray(counts).astype(int).tolist()
         chosen = arrange_formats(task, per_format, layer)
         stages.append(Stage(cluster.devices[device].name, chosen))
         layer += len(chosen)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 from deap import base, tools
@@ -187,6 +188,4 @@ def _distinct(plans: Iterable[Plan]) -> list[Plan]:
 
 def stream(seed: int, name: bytes) -> Generator:
     """Return the named stream of random numbers of a seed: a new one never shifts the others."""
-    from zlib import crc32
-
     return np.random.default_rng([seed, crc32(name)])

@@ -58,7 +58,7 @@ class Loads:
     @property
     def layer_count(self) -> FloatArray:
         """Layers of all formats."""
-        return self.layers.sum(axis=1)
+        return np.asarray(self.layers.sum(axis=1))
 
 
 class LoadTable:

@@ -12,6 +12,7 @@ from numpy.random import Generator
 from llmpq_sim.memory import plan_memory
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.scoring import keeps_budget
 
 STEPS = (1, 1, 2, 4)
 """Layers moved at a time, drawn uniformly."""
@@ -213,24 +214,16 @@ class Operators:
 
     def _keep_budget(self, plan: Plan) -> Plan | None:
         """Raise the format of the layer that gains most, where its stage has room."""
-        losses, allowed = self.task.quality.losses, self.task.budget * (1 + 1e-9)
         full: set[int] = set()
         for _ in range(4 * len(plan.layer_formats)):
-            if self.task.quality.plan_loss(plan.layer_formats) <= allowed:
+            if keeps_budget(plan, self.task):
                 return plan
-            draft, best = self._draft(plan), None
-            for number, first in enumerate(plan.first_layers()):
-                for position, name in enumerate(draft[number].formats):
-                    higher = self._next(draft[number].device, name, -1)
-                    if number in full or higher is None:
-                        continue
-                    gained = losses[name][first + position] - losses[higher][first + position]
-                    if best is None or gained > best[0]:
-                        best = gained, number, position, higher
-            if best is None:
+            found = self._most_gained(plan, full)
+            if found is None:
                 return None
-            _, number, position, higher = best
-            draft[number].formats[position] = higher
+            number, position, name = found
+            draft = self._draft(plan)
+            draft[number].formats[position] = name
             raised = self._plan(draft, plan.micro_batching)
             if plan_memory(raised, self.task.costs.scenario)[number].fits:
                 plan = raised
@@ -238,8 +231,26 @@ class Operators:
                 full.add(number)
         return None
 
+    def _most_gained(self, plan: Plan, full: set[int]) -> tuple[int, int, str] | None:
+        """Return stage, position and higher format of the layer that gains most by it."""
+        losses = self.task.quality.losses
+        best: tuple[float, int, int, str] | None = None
+        for number, (stage, first) in enumerate(
+            zip(self._draft(plan), plan.first_layers(), strict=True)
+        ):
+            if number in full:
+                continue
+            for position, name in enumerate(stage.formats):
+                higher = self._next(stage.device, name, -1)
+                if higher is None:
+                    continue
+                gained = losses[name][first + position] - losses[higher][first + position]
+                if best is None or gained > best[0]:
+                    best = gained, number, position, higher
+        return best[1:] if best else None
+
     def _next(self, device: int, name: str, step: int) -> str | None:
-        """Return the next format that loses more (step 1) or less (step -1), if the device runs one."""
+        """Return the next format a device runs that loses more (step 1) or less (step -1)."""
         runs = self._runs(device)
         rank = self._rank(name) + step
         while 0 <= rank < len(self._ranked):

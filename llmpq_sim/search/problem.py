@@ -241,7 +241,10 @@ def _wave_terms(
         arrays[:, HEAD, number, 0] = _end_terms(task.costs, shape, kind, HEAD)
     links = _fastest_links(task, devices)
     prefill_links_s, path_links_s = link_terms_s(task.costs, shape, links)
-    return WaveTerms(count, *arrays, prefill_links_s, path_links_s)
+    least, rest, decode_least, decode_rest, path = arrays
+    return WaveTerms(
+        count, least, rest, decode_least, decode_rest, path, prefill_links_s, path_links_s
+    )
 
 
 def _layer_terms(costs: LayerCosts, shape: WaveShape, kind: str, name: str) -> FloatArray:
@@ -300,8 +303,9 @@ def _path(shape: WaveShape) -> tuple[int, int]:
     prompt, starts its first round when prefill ends; any other group at least its second.
     """
     last = len(shape.decode_rows) - 1
-    longest = max(range(len(shape.decode_rows)), key=lambda group: len(shape.decode_rows[group]))
-    if len(shape.decode_rows[longest]) - 1 > len(shape.decode_rows[last]):
+    work = [sum(rows[1:]) for rows in shape.decode_rows]
+    longest = max(range(len(work)), key=lambda group: (work[group], group))
+    if work[longest] > sum(shape.decode_rows[last]):
         return longest, 1
     return last, 0
 
@@ -319,9 +323,10 @@ def link_terms_s(
     group, skipped = _path(shape)
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     prompt = costs.scenario.workload.prompt_tokens
-    *forward, back = [link for link in links if link is not None] or [None]
-    if back is None:
+    present = [link for link in links if link is not None]
+    if not present:
         return 0.0, 0.0
+    *forward, back = present
     prefill_bytes = min(shape.prefill_rows) * prompt * hidden
     prefill_s = sum(link.transfer_s(prefill_bytes) for link in forward)
     path_s = 0.0

@@ -73,17 +73,16 @@ def simulate_static(plan: Plan, costs: LayerCosts, run: RunWave | None = None) -
     """
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
     hops = pipeline_links(plan, costs)
-    workload, cuts = costs.scenario.workload, plan.micro_batching
+    workload = costs.scenario.workload
     instants: list[tuple[float, float]] = []
     busy_s, visits, start_s = np.zeros(len(stages)), 0, 0.0
     built: dict[WaveShape, Wave] = {}
-    for shape, (first_row, end_row) in zip(
-        wave_shapes(workload, cuts), cuts.waves(workload.requests), strict=True
-    ):
+    for shape in wave_shapes(workload, plan.micro_batching):
         if shape not in built:
             built[shape] = build_wave(shape, stages, hops, costs)
         times = (run or run_wave)(built[shape], start_s)
-        instants += _token_instants_s(shape, workload.output_tokens[first_row:end_row], times)
+        wanted = workload.output_tokens[len(instants) : len(instants) + sum(shape.group_rows)]
+        instants += _token_instants_s(shape, wanted, times)
         busy_s += [sum(service_s) for service_s in built[shape].service_s]
         visits += shape.visits * len(stages)
         start_s = times.end_s

@@ -1,0 +1,145 @@
+"""How fast no plan can be, over all micro-batchings: the certificate of a plan file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llmpq_sim.errors import CertificateError
+from llmpq_sim.plan import MicroBatching
+from llmpq_sim.search.certificate import (
+    CellMultipliers,
+    Multipliers,
+    Split,
+    bound_s,
+    proof_bound_s,
+    whole_cell,
+)
+from llmpq_sim.search.loads import LoadTable
+from llmpq_sim.search.refinement import refine
+from llmpq_sim.search.relaxation import relax
+from llmpq_sim.search.screening import Screen
+
+TARGET_GAP = 0.005
+"""Relative gap at which the bound is tight enough."""
+
+CELLS = 400
+"""Cells bounded for one micro-batching, at most."""
+
+
+@dataclass(frozen=True)
+class CellProof:
+    """A tree of cells that proves nothing faster than its target, or than its weakest leaf."""
+
+    target_s: float
+    tree: Split | CellMultipliers
+
+
+@dataclass(frozen=True)
+class BoundEntry:
+    """What is proven for one micro-batching.
+
+    Attributes:
+        bound_s: makespan that no plan with this micro-batching is below.
+        multipliers: proof by the linear relaxation.
+        cells: a stronger proof by cells, where one was needed.
+    """
+
+    bound_s: float
+    multipliers: Multipliers
+    cells: CellProof | None = None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven for every micro-batching of the grid.
+
+    Attributes:
+        entries: by micro-batching.
+        feasible: the micro-batchings whose relaxation has a solution.
+    """
+
+    entries: dict[MicroBatching, BoundEntry]
+    feasible: frozenset[MicroBatching] = frozenset()
+
+    @property
+    def bound_s(self) -> float:
+        """Makespan that no plan is below, whatever its micro-batching."""
+        return min(entry.bound_s for entry in self.entries.values())
+
+    def promising(self) -> list[MicroBatching]:
+        """Return the micro-batchings in which plans may exist, the lowest bound first."""
+        return sorted(self.feasible, key=lambda cuts: (self.entries[cuts].bound_s, str(cuts)))
+
+
+def first_certificate(
+    screen: Screen, grid: list[MicroBatching], on_progress: Callable[[int, int], None]
+) -> Certificate:
+    """Return the bounds of the linear relaxations of a grid."""
+    entries, feasible = {}, set()
+    for number, cuts in enumerate(grid):
+        on_progress(number, len(grid))
+        relaxed = relax(screen.problem(cuts))
+        entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
+        if relaxed.is_feasible:
+            feasible.add(cuts)
+    return Certificate(entries, frozenset(feasible))
+
+
+def tighten(
+    certificate: Certificate,
+    screen: Screen,
+    makespan_s: float,
+    on_progress: Callable[[int, int], None],
+) -> Certificate:
+    """Return a certificate whose bound is near a plan's makespan, where cells can show it.
+
+    Only micro-batchings whose bound is too low are refined, the lowest first.
+    """
+    target_s = makespan_s / (1.0 + TARGET_GAP)
+    entries = dict(certificate.entries)
+    loose = sorted(
+        (cuts for cuts, entry in entries.items() if entry.bound_s < target_s),
+        key=lambda cuts: entries[cuts].bound_s,
+    )
+    for number, cuts in enumerate(loose):
+        on_progress(number, len(loose))
+        proof = refine(screen.problem(cuts), target_s, CELLS)
+        if proof is not None and proof.bound_s > entries[cuts].bound_s:
+            cells = CellProof(proof.target_s, proof.tree)
+            entries[cuts] = replace(entries[cuts], bound_s=proof.bound_s, cells=cells)
+    return replace(certificate, entries=entries)
+
+
+def check_certificate(certificate: Certificate, screen: Screen, grid: list[MicroBatching]) -> float:
+    """Return the bound that a certificate proves, by arithmetic alone.
+
+    Raises:
+        CertificateError: it leaves out a micro-batching of the grid, or one of its entries states
+            more than its multipliers prove.
+    """
+    missing = [cuts for cuts in grid if cuts not in certificate.entries]
+    if missing:
+        raise CertificateError(
+            f"certificate: expected an entry for every micro-batching, {len(missing)} are missing, "
+            f"the first is prefill {missing[0].prefill}, decode {missing[0].decode}, "
+            f"groups {missing[0].groups_in_flight}"
+        )
+    return min(_proven_s(certificate.entries[cuts], screen, cuts) for cuts in grid)
+
+
+def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
+    problem = screen.problem(cuts)
+    if len(entry.multipliers.waves) != len(problem.waves):
+        raise CertificateError(f"certificate: {cuts} has another number of wave shapes")
+    proven_s = bound_s(problem, entry.multipliers)
+    if entry.cells is not None:
+        if not LoadTable.applies_to(problem):
+            raise CertificateError(f"certificate: {cuts} cannot be proven by cells")
+        cell = whole_cell(problem, entry.cells.target_s)
+        proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
+    if entry.bound_s > proven_s * (1 + 1e-9):
+        raise CertificateError(
+            f"certificate: prefill {cuts.prefill}, decode {cuts.decode}, groups "
+            f"{cuts.groups_in_flight} states {entry.bound_s:.6g} s, its multipliers prove "
+            f"{proven_s:.6g} s"
+        )
+    return proven_s

@@ -1,0 +1,86 @@
+"""Why no plan can exist, in the user's terms: which memory is short, and what would fit."""
+
+from llmpq_sim.errors import InfeasibleError
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.memory import (
+    RUNTIME_BYTES,
+    available_bytes,
+    embedding_bytes,
+    head_bytes,
+    layer_kv_bytes,
+    layer_weight_bytes,
+)
+from llmpq_sim.plan import MicroBatching
+from llmpq_sim.search.bound import Certificate
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.units import gib
+
+SMALLEST = MicroBatching(1, 1, 1)
+
+
+def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
+    """Check that some micro-batching may have a plan.
+
+    Raises:
+        InfeasibleError: none has; the message says what is short by how much.
+    """
+    if not certificate.feasible:
+        raise InfeasibleError(explain(task))
+
+
+def explain(task: PlanningTask) -> str:
+    """Return why nothing fits: memory even at the fewest bits, or the quality budget."""
+    scenario = task.costs.scenario
+    least = min(task.formats, key=lambda name: needed_bytes(task, name))
+    has = total_available_bytes(task)
+    needs = needed_bytes(task, least)
+    name, cluster = scenario.model.name, scenario.cluster.name
+    if needs > has:
+        return (
+            f"{name} on {cluster}: does not fit at {least}, the smallest allowed format: layers, "
+            f"embedding and one request's KV cache need {gib(needs)} GiB, the devices have "
+            f"{gib(has)} GiB beside {gib(RUNTIME_BYTES)} GiB of runtime and workspace each; "
+            f"{gib(needs - has)} GiB are short{_what_would_fit(task, has)}"
+        )
+    return (
+        f"{name} on {cluster}: no plan fits the memory within a quality loss of "
+        f"{task.budget:.4g}; {_best_quality(task, has)}"
+    )
+
+
+def needed_bytes(task: PlanningTask, format_name: str) -> int:
+    """Return the bytes of the whole model in one format with one request's KV cache."""
+    scenario = task.costs.scenario
+    model = scenario.model
+    layer = layer_weight_bytes(model, FORMATS[format_name])
+    layer += layer_kv_bytes(model, scenario.workload, SMALLEST)
+    return model.layers * layer + embedding_bytes(model) + head_bytes(model)
+
+
+def total_available_bytes(task: PlanningTask) -> int:
+    """Return the bytes that all devices together have for layers, embedding and LM head."""
+    scenario = task.costs.scenario
+    return sum(
+        max(0, available_bytes(member.device, scenario.model, scenario.workload, SMALLEST))
+        for member in scenario.cluster.devices
+    )
+
+
+def _what_would_fit(task: PlanningTask, has: int) -> str:
+    """Return the formats beyond the allowed ones at which the model would fit."""
+    fitting = [
+        name for name in FORMATS if name not in task.formats and needed_bytes(task, name) <= has
+    ]
+    return f"; it would fit at {' or '.join(fitting)}" if fitting else ""
+
+
+def _best_quality(task: PlanningTask, has: int) -> str:
+    fitting = [name for name in task.formats if needed_bytes(task, name) <= has]
+    if not fitting:
+        return "allow more loss, or give it more memory"
+    best = min(fitting, key=task.quality.uniform_loss)
+    return (
+        f"at one request at a time {best} everywhere would fit, and loses "
+        f"{task.quality.uniform_loss(best):.4g}: allow that much (--quality-at-least {best}), or "
+        "a smaller batch"
+    )
