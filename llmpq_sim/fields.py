@@ -90,6 +90,10 @@ class Fields:
         accept = lambda v: is_number(v, positive=positive)  # noqa: E731
         return float(self._checked(name, default, expected, accept))
 
+    def signed(self, name: str) -> float:
+        """Return a finite number of either sign."""
+        return float(self._checked(name, MISSING, "a finite number", is_finite))
+
     def fraction(self, name: str, default: object = MISSING) -> float:
         """Return a number above 0 and at most 1."""
         accept = lambda v: is_number(v, positive=True) and v <= 1  # noqa: E731

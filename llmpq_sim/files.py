@@ -12,6 +12,7 @@ from llmpq_sim.parsing import parse_json, parse_yaml
 from llmpq_sim.units import MIB
 
 __all__ = [
+    "check_writable",
     "json_text",
     "parse_json",
     "parse_yaml",
@@ -81,6 +82,21 @@ def _reason(error: Exception) -> str:
 
 
 # ---- writing
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file could be written, before work is done for it.
+
+    Raises:
+        InputError: its folder is missing or closed, or the path is a folder.
+    """
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: the folder {folder} is not writable")
 
 
 def write_json(path: Path, content: object) -> None:

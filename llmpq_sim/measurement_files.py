@@ -44,9 +44,9 @@ def read_measurements(path: Path) -> Measurements:
         columns = _csv_columns(read_text(path), path.name)
     _check_columns(columns, path.name)
     rows = len(columns["op"])
-    texts = {name: _texts(columns.get(name), rows) for name in TEXTS}
-    numbers = {name: _numbers(columns.get(name), rows, name, path.name) for name in NUMBERS}
-    return Measurements(**texts, **numbers)
+    read: dict[str, Any] = {name: _texts(columns.get(name), rows) for name in TEXTS}
+    read |= {name: _numbers(columns.get(name), rows, name, path.name) for name in NUMBERS}
+    return Measurements(**read)
 
 
 def _check_columns(columns: Columns, where: str) -> None:

@@ -1,6 +1,6 @@
 """How fast no plan can be, over all micro-batchings: the certificate of a plan file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from llmpq_sim.errors import CertificateError
@@ -14,6 +14,7 @@ from llmpq_sim.search.certificate import (
     whole_cell,
 )
 from llmpq_sim.search.loads import LoadTable
+from llmpq_sim.search.problem import Problem
 from llmpq_sim.search.refinement import refine
 from llmpq_sim.search.relaxation import relax
 from llmpq_sim.search.screening import Screen
@@ -120,26 +121,51 @@ def check_certificate(certificate: Certificate, screen: Screen, grid: list[Micro
     if missing:
         raise CertificateError(
             f"certificate: expected an entry for every micro-batching, {len(missing)} are missing, "
-            f"the first is prefill {missing[0].prefill}, decode {missing[0].decode}, "
-            f"groups {missing[0].groups_in_flight}"
+            f"the first is {_name(missing[0])}"
         )
     return min(_proven_s(certificate.entries[cuts], screen, cuts) for cuts in grid)
 
 
 def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
     problem = screen.problem(cuts)
-    if len(entry.multipliers.waves) != len(problem.waves):
-        raise CertificateError(f"certificate: {cuts} has another number of wave shapes")
+    _check_lengths(entry, problem, _name(cuts))
     proven_s = bound_s(problem, entry.multipliers)
     if entry.cells is not None:
         if not LoadTable.applies_to(problem):
-            raise CertificateError(f"certificate: {cuts} cannot be proven by cells")
+            raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
         cell = whole_cell(problem, entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
     if entry.bound_s > proven_s * (1 + 1e-9):
         raise CertificateError(
-            f"certificate: prefill {cuts.prefill}, decode {cuts.decode}, groups "
-            f"{cuts.groups_in_flight} states {entry.bound_s:.6g} s, its multipliers prove "
+            f"certificate: {_name(cuts)} states {entry.bound_s:.6g} s, its multipliers prove "
             f"{proven_s:.6g} s"
         )
     return proven_s
+
+
+def _check_lengths(entry: BoundEntry, problem: Problem, name: str) -> None:
+    """Check that there is a multiplier for every term of the problem."""
+    places = len(problem.places)
+    lengths = [(len(entry.multipliers.waves), len(problem.waves))]
+    lengths.append((len(entry.multipliers.byte_price_s), places))
+    for wave in entry.multipliers.waves:
+        lengths += [(len(wave.prefill), places), (len(wave.decode), places)]
+    for leaf in _leaves(entry.cells.tree) if entry.cells else ():
+        lengths += [(len(leaf.prefill), places + 1), (len(leaf.decode), places + 1)]
+    for found, expected in lengths:
+        if found != expected:
+            raise CertificateError(
+                f"certificate: {name} expected {expected} multipliers of a kind, got {found}"
+            )
+
+
+def _leaves(tree: Split | CellMultipliers) -> Iterator[CellMultipliers]:
+    if isinstance(tree, Split):
+        yield from _leaves(tree.below)
+        yield from _leaves(tree.above)
+    else:
+        yield tree
+
+
+def _name(cuts: MicroBatching) -> str:
+    return f"prefill {cuts.prefill}, decode {cuts.decode}, groups {cuts.groups_in_flight}"

@@ -60,12 +60,13 @@ class Evaluator:
                 break
             chosen.append(plans[index])
         self._simulate(chosen)
+        simulated = set(chosen)  # not all ever simulated: a resumed search has none of them
         quality = self.screen.task.quality
         return [
             Verdict(
-                self._simulated.get(plan, screened[index]),
+                self._simulated[plan] if plan in simulated else screened[index],
                 quality.plan_loss(plan.layer_formats),
-                plan in self._simulated,
+                plan in simulated,
             )
             for index, plan in enumerate(plans)
         ]

@@ -1,7 +1,7 @@
 """How a population of plans evolves: DEAP's selection over simulated makespan and quality loss."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -69,7 +69,6 @@ class EvolutionState:
     rng: Generator
     stalled: int = 0
     evaluations: int = 0
-    logbook: tools.Logbook = field(default_factory=tools.Logbook)
 
     @property
     def best(self) -> Individual:
@@ -125,9 +124,6 @@ def evolve(
         )
         state.generation += 1
         state.stalled = 0 if improved else state.stalled + 1
-        state.logbook.record(
-            generation=state.generation, makespan_s=state.best.makespan_s, plans=state.evaluations
-        )
         if not on_generation(state):
             break
     return state

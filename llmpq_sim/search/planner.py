@@ -146,8 +146,7 @@ class _Search:
         state = resumed or self._seeded(baselines, certificate, screen, operators, evaluator)
         state = self._evolve(state, operators, evaluator)
         best = score_plan(state.best.plan, self.task)
-        if self._has_time():
-            certificate = tighten(certificate, screen, best.makespan_s, self._told("certificate"))
+        certificate = self._tightened(certificate, screen, best)
         return SearchOutcome(
             task=self.task,
             settings=self.settings,
@@ -223,6 +222,15 @@ class _Search:
         except KeyboardInterrupt:
             self.ended = "interrupted"
             return state
+
+    def _tightened(self, certificate: Certificate, screen: Screen, best: PlanScore) -> Certificate:
+        if not self._has_time():
+            return certificate
+        try:
+            return tighten(certificate, screen, best.makespan_s, self._told("certificate"))
+        except KeyboardInterrupt:
+            self.ended = "interrupted"
+            return certificate
 
     def _has_time(self) -> bool:
         if self.ended == "interrupted":

@@ -33,6 +33,9 @@ from llmpq_sim.simulator.static import HIDDEN_BYTES, TOKEN_BYTES
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+BUDGET_TOLERANCE = 1e-9
+"""Relative excess of a quality budget that counts as rounding, for plans and bounds alike."""
+
 LAYER, EMBEDDING, HEAD = range(3)
 """The three kinds of block, the first axis of every array below."""
 
@@ -52,6 +55,11 @@ class PlanningTask:
     quality: QualityTable
     formats: tuple[str, ...]
     budget: float
+
+    @property
+    def allowed_loss(self) -> float:
+        """The budget with what counts as rounding."""
+        return self.budget * (1 + BUDGET_TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ def build_problem(
         formats=task.formats,
         block_bytes=block_bytes,
         items=_items(task, places),
-        budget=task.budget,
+        budget=task.allowed_loss,
         waves=tuple(
             _wave_terms(task, places, shape, count, devices)
             for shape, count in counted_wave_shapes(scenario.workload, micro_batching)

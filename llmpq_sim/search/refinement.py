@@ -7,7 +7,7 @@ nothing faster than the target. The cuts and the multipliers are the certificate
 """
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from llmpq_sim.search.problem import FloatArray, Problem
 
 ROUNDS = 60
 """Rounds of column generation in a cell, at most."""
+
+DEEPEST = 40
+"""Cuts on the way to a cell, at most."""
 
 SHORTAGE_PRICE = 4.0
 """Price of a missing block, in targets: so high that a cell without a plan exceeds the target."""
@@ -54,8 +57,8 @@ class _Leaf:
     bound_s: float
     multipliers: CellMultipliers
     cut: tuple[str, float] | None
-    columns: list[set[int]]
-    parts: "tuple[_Leaf, _Leaf] | None" = field(default=None)
+    depth: int = 0
+    parts: "tuple[_Leaf, _Leaf] | None" = None
 
 
 def refine(problem: Problem, target_s: float, cells: int) -> Proof | None:
@@ -105,6 +108,9 @@ class _CellSearch:
             return None
         for part in (below, above):
             part.bound_s = max(part.bound_s, leaf.bound_s)
+            part.depth = leaf.depth + 1
+            if part.depth == DEEPEST:
+                part.cut = None
         return below, above
 
     def leaf(self, cell: Cell) -> _Leaf | None:
@@ -131,7 +137,7 @@ class _CellSearch:
             if bound_s >= self.target_s or not self._add_columns(master, loads, columns):
                 break
         assert best is not None  # noqa: S101 - ROUNDS is positive
-        return _Leaf(cell, best[0], best[1], cut, [])
+        return _Leaf(cell, best[0], best[1], cut)
 
     def _add_columns(self, master: "_Master", loads: list[Loads], columns: list[list[int]]) -> bool:
         """Add the best load of each place to the program; say whether one was better."""

@@ -6,12 +6,9 @@ from functools import cached_property
 from llmpq_sim.memory import StageMemory, plan_memory
 from llmpq_sim.plan import Plan
 from llmpq_sim.result import SimulationResult
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.problem import BUDGET_TOLERANCE, PlanningTask
 from llmpq_sim.simulator.static import simulate_static
 from llmpq_sim.units import gib
-
-BUDGET_TOLERANCE = 1e-9
-"""Relative excess of a quality budget that counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +74,4 @@ def fits(plan: Plan, task: PlanningTask) -> bool:
 
 def keeps_budget(plan: Plan, task: PlanningTask) -> bool:
     """Return whether a plan loses no more than the quality budget."""
-    loss = task.quality.plan_loss(plan.layer_formats)
-    return loss <= task.budget * (1 + BUDGET_TOLERANCE)
+    return task.quality.plan_loss(plan.layer_formats) <= task.allowed_loss

@@ -1,0 +1,43 @@
+# Everything runs in .venv with the versions of constraints.txt; only Python 3.11 and pip are needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO := .demo
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	@mkdir -p $(DEMO)
+	$(BIN)/llmpq search --model llama-3.1-70b --cluster a100-l40s --batch 32 \
+	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json
+	$(BIN)/llmpq verify $(DEMO)/plan.json
+	$(BIN)/llmpq simulate $(DEMO)/plan.json
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+check: .venv/installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed-test
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only
+
+clean:
+	rm -rf .venv $(DEMO)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/installed-check: .venv/installed-test
+	$(PIP) --editable '.[test,check]'
+	@touch $@

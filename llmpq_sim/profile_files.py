@@ -1,0 +1,83 @@
+"""Which latency profile each kind of device is given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llmpq_sim.cluster import Cluster, Device
+from llmpq_sim.errors import InputError
+from llmpq_sim.fields import Fields
+from llmpq_sim.files import read_json, sha256_of
+from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.spec import spec_profile
+from llmpq_sim.resources import bundled_dir
+
+SPEC = "spec"
+"""The kernel set that stands for data-sheet figures; every device has it."""
+
+
+def load_profile(path: Path) -> DeviceProfile:
+    """Return the profile in a JSON file.
+
+    Raises:
+        InputError: it cannot be read or is no profile.
+    """
+    return profile_from_fields(Fields(read_json(path), path.name))
+
+
+def load_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
+    """Return the user's own profiles by kind of device.
+
+    Raises:
+        InputError: a file is no profile, or two are for the same kind.
+    """
+    profiles: dict[str, DeviceProfile] = {}
+    for path in paths:
+        profile = load_profile(path)
+        if profile.device in profiles:
+            raise InputError(f"{path.name}: another profile given is for {profile.device} too")
+        profiles[profile.device] = profile
+    return profiles
+
+
+def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
+    """Return a device's profile for a kernel set, or for its preferred one.
+
+    Raises:
+        InputError: the device has no profile for this kernel set.
+    """
+    chosen = kernels or device.kernels[0]
+    if chosen == SPEC:
+        return spec_profile(device)
+    if chosen not in device.kernels:
+        raise InputError(
+            f"--kernels: {device.name} has no profile for {chosen!r}; it has "
+            f"{', '.join(dict.fromkeys((*device.kernels, SPEC)))}; "
+            "a profile of your own is given with --profile"
+        )
+    folder = bundled_dir("cluster_profiles") / "profiles"
+    return load_profile(folder / f"{device.name}.{chosen}.json")
+
+
+def cluster_profiles(
+    cluster: Cluster, kernels: str | None, own: Mapping[str, DeviceProfile]
+) -> dict[str, DeviceProfile]:
+    """Return the profile of every kind of device in a cluster, the user's own first.
+
+    Raises:
+        InputError: a kind has no profile for the kernel set, or a profile given is for none.
+    """
+    kinds = {member.device.name: member.device for member in cluster.devices}
+    for kind in own:
+        if kind not in kinds:
+            raise InputError(
+                f"--profile: {kind} is not in {cluster.name}, which has {', '.join(kinds)}"
+            )
+    return {
+        kind: own[kind] if kind in own else bundled_profile(device, kernels)
+        for kind, device in kinds.items()
+    }
+
+
+def profile_sha256(profile: DeviceProfile) -> str:
+    """Return the hash by which plans name a profile."""
+    return sha256_of(profile_to_content(profile))
