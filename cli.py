@@ -36,16 +36,18 @@ PlanFile = Annotated[Path, typer.Argument(help="A plan that llmpq search wrote."
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr and exit code 1."""
-    from llmpq_sim.errors import LlmpqError
-
     try:
         app()
-    except LlmpqError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: no plan was found yet", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    except Exception as error:
+        from llmpq_sim.errors import LlmpqError
+
+        if not isinstance(error, LlmpqError):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import available_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.bit_transfer import bit_transfer_plan
-from llmpq_sim.search.integer import integer_plan, paper_micro_batchings
+from llmpq_sim.search.grid import paper_micro_batchings
+from llmpq_sim.search.integer import integer_plan
 from llmpq_sim.search.pipeedge import pipeedge_layers
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, score_plan
@@ -31,11 +32,12 @@ class Baseline:
     why_not: str | None
 
 
-def all_baselines(screen: Screen) -> list[Baseline]:
-    """Return every baseline, the simplest first."""
-    task = screen.task
+def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline]:
+    """Return every baseline, the simplest first; those that time ran out for say so."""
     return [
-        best_of(name, candidates(task), screen)
+        best_of(name, candidates(screen.task), screen)
+        if has_time()
+        else Baseline(name, None, "not tried: the time budget ended")
         for name, candidates in (
             ("uniform", uniform_plans),
             ("memory-weighted", memory_weighted_plans),
@@ -143,7 +145,7 @@ def _for_each_micro_batching(
     task: PlanningTask, make: Callable[[MicroBatching], Plan | None]
 ) -> list[Plan]:
     scenario = task.costs.scenario
-    cuts = paper_micro_batchings(scenario.workload.requests, scenario.cluster.devices)
+    cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
     plans = [make(micro_batching) for micro_batching in cuts]
     return [plan for plan in plans if plan is not None]
 
@@ -158,7 +160,7 @@ def _uniform_format_plans(
     for name in sorted(task.formats, key=task.quality.uniform_loss):
         if not all(name in member.device.formats for member in members):
             continue
-        for cuts in paper_micro_batchings(scenario.workload.requests, members):
+        for cuts in paper_micro_batchings(scenario.workload.requests, len(members)):
             if prefill_is_decode and cuts.prefill != cuts.decode:
                 continue
             found = split(cuts, name)

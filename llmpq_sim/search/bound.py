@@ -55,7 +55,7 @@ class Certificate:
 
     Attributes:
         entries: by micro-batching.
-        feasible: the micro-batchings whose relaxation has a solution.
+        feasible: the micro-batchings in which a plan may exist.
     """
 
     entries: dict[MicroBatching, BoundEntry]
@@ -78,11 +78,17 @@ def first_certificate(
     entries, feasible = {}, set()
     for number, cuts in enumerate(grid):
         on_progress(number, len(grid))
-        relaxed = relax(screen.problem(cuts))
+        problem = screen.problem(cuts)
+        relaxed = relax(problem)
         entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
-        if relaxed.is_feasible:
+        if relaxed.is_feasible and problem.holds_whole_layers:
             feasible.add(cuts)
     return Certificate(entries, frozenset(feasible))
+
+
+def near(makespan_s: float) -> float:
+    """Return the bound that is tight enough for a plan with this makespan."""
+    return makespan_s / (1.0 + TARGET_GAP)
 
 
 def tighten(
@@ -95,19 +101,24 @@ def tighten(
 
     Only micro-batchings whose bound is too low are refined, the lowest first.
     """
-    target_s = makespan_s / (1.0 + TARGET_GAP)
     entries = dict(certificate.entries)
     loose = sorted(
-        (cuts for cuts, entry in entries.items() if entry.bound_s < target_s),
+        (cuts for cuts, entry in entries.items() if entry.bound_s < near(makespan_s)),
         key=lambda cuts: entries[cuts].bound_s,
     )
     for number, cuts in enumerate(loose):
         on_progress(number, len(loose))
-        proof = refine(screen.problem(cuts), target_s, CELLS)
-        if proof is not None and proof.bound_s > entries[cuts].bound_s:
-            cells = CellProof(proof.target_s, proof.tree)
-            entries[cuts] = replace(entries[cuts], bound_s=proof.bound_s, cells=cells)
+        entries[cuts] = refined_entry(entries[cuts], screen.problem(cuts), makespan_s)
     return replace(certificate, entries=entries)
+
+
+def refined_entry(entry: BoundEntry, problem: Problem, makespan_s: float) -> BoundEntry:
+    """Return an entry with a proof by cells, if that proves more, up to near a makespan."""
+    proof = refine(problem, near(makespan_s), CELLS)
+    if proof is None or proof.bound_s <= entry.bound_s:
+        return entry
+    cells = CellProof(proof.target_s, proof.tree)
+    return replace(entry, bound_s=proof.bound_s, cells=cells)
 
 
 def check_certificate(certificate: Certificate, screen: Screen, grid: list[MicroBatching]) -> float:
@@ -133,7 +144,7 @@ def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
     if entry.cells is not None:
         if not LoadTable.applies_to(problem):
             raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
-        cell = whole_cell(problem, entry.cells.target_s)
+        cell = whole_cell(entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
     if entry.bound_s > proven_s * (1 + 1e-9):
         raise CertificateError(

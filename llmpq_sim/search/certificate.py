@@ -79,7 +79,7 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
     total_s = links_s
     for item in problem.items:
         priced = seconds[item.block] + loss_price_s * item.loss
-        total_s += item.count * float(priced[item.allowed].min())
+        total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
     held = float((byte_price_s * problem.place_counts * problem.capacity_bytes).sum())
     return total_s - loss_price_s * problem.budget - held
 
@@ -163,10 +163,9 @@ def proof_bound_s(table: LoadTable, proof: Split | CellMultipliers, cell: Cell) 
     return min(cell_bound_s(table.problem, listed, proof, cell), cell.makespan_s)
 
 
-def whole_cell(problem: Problem, makespan_s: float) -> Cell:
+def whole_cell(makespan_s: float) -> Cell:
     """Return the cell of every plan at least as fast as a makespan."""
-    wave_s = makespan_s / problem.waves[0].count
-    return Cell(0.0, wave_s, 0.0, wave_s, makespan_s)
+    return Cell(0.0, makespan_s, 0.0, makespan_s, makespan_s)
 
 
 def halves(cell: Cell, term: str, at_s: float) -> tuple[Cell, Cell]:
@@ -185,7 +184,7 @@ def cell_bound_s(
     path = min(max(multipliers.path, 0.0), 1.0)
     prefill = _shares(multipliers.prefill, counts, 1.0)
     decode = _shares(multipliers.decode, counts, 1.0 - path)
-    total_s = terms.count * (
+    total_s = (
         terms.prefill_links_s
         + path * terms.path_links_s
         + prefill[-1] * cell.prefill_least_s
@@ -203,7 +202,7 @@ def price_loads(
     problem: Problem, loads: list[Loads], multipliers: CellMultipliers
 ) -> list[FloatArray]:
     """Return what each load of each place costs at the multipliers, less what it is worth."""
-    terms, counts = problem.waves[0], problem.place_counts
+    counts = problem.place_counts
     path = min(max(multipliers.path, 0.0), 1.0)
     prefill = _shares(multipliers.prefill, counts, 1.0)
     decode = _shares(multipliers.decode, counts, 1.0 - path)
@@ -219,7 +218,7 @@ def price_loads(
         )
         worth_s = layer_s * load.layer_count + embedding_s * load.embedding + head_s * load.head
         loss_s = max(multipliers.loss_price_s, 0.0) * load.loss
-        priced.append(terms.count * wave_s + loss_s - worth_s)
+        priced.append(wave_s + loss_s - worth_s)
     return priced
 
 

@@ -1,5 +1,6 @@
 """How numbers of layers per device become a plan: the order of devices, and formats per layer."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise, permutations
@@ -12,11 +13,13 @@ from llmpq_sim.search.problem import (
     EMBEDDING,
     LAYER,
     BlockItem,
+    BoolArray,
     FloatArray,
     Place,
     PlanningTask,
     Problem,
     build_problem,
+    layer_allowed,
 )
 from llmpq_sim.search.relaxation import solve_integrally
 
@@ -67,11 +70,11 @@ def stage_problem(
     free = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
     items: list[BlockItem] = []
     for number, (stop, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
-        items += _stage_items(task, free, number, range(stop - count, stop))
+        items += _stage_items(task, places, number, range(stop - count, stop))
     for end in free.items:
         if end.block != LAYER:
             number = 0 if end.block == EMBEDDING else len(order) - 1
-            items.append(replace(end, allowed=_only(end, number)))
+            items.append(replace(end, allowed=_only(end.allowed, number)))
     return replace(free, items=tuple(items))
 
 
@@ -123,20 +126,19 @@ def best_formats(
     return None if blocks is None else plan_of_formats(task, problem, order, blocks)
 
 
-def _stage_items(task: PlanningTask, free: Problem, number: int, layers: range) -> list[BlockItem]:
+def _stage_items(
+    task: PlanningTask, places: tuple[Place, ...], number: int, layers: range
+) -> list[BlockItem]:
     """Return the layers of one stage, grouped by their losses and bound to it."""
-    grouped: dict[tuple[float, ...], int] = {}
-    for layer in layers:
-        loss = tuple(task.quality.losses[name][layer] for name in task.formats)
-        grouped[loss] = grouped.get(loss, 0) + 1
-    sample = next(item for item in free.items if item.block == LAYER)
+    losses = [task.quality.losses[name] for name in task.formats]
+    classes = Counter(tuple(format_losses[layer] for format_losses in losses) for layer in layers)
     return [
-        BlockItem(LAYER, count, np.array(loss), _only(sample, number))
-        for loss, count in grouped.items()
+        BlockItem(LAYER, count, np.array(loss), _only(layer_allowed(task, places, loss), number))
+        for loss, count in classes.items()
     ]
 
 
-def _only(item: BlockItem, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    allowed = np.zeros_like(item.allowed)
-    allowed[place] = item.allowed[place]
-    return allowed
+def _only(allowed: BoolArray, place: int) -> BoolArray:
+    kept = np.zeros_like(allowed)
+    kept[place] = allowed[place]
+    return kept

@@ -47,8 +47,8 @@ class Evaluator:
     def judge(self, plans: Sequence[Plan], sure: int = 0) -> list[Verdict]:
         """Return a verdict for each plan.
 
-        The plans with the best closed forms are simulated, as many as the allowance of stage
-        visits permits, and the first ``sure`` in any case.
+        The plans with the best closed forms are simulated, one at least and as many as the
+        allowance of stage visits permits, and the first ``sure`` in any case.
         """
         screened = [self.screen.makespan_s(plan) for plan in plans]
         ranked = sorted(range(len(plans)), key=lambda i: (i >= sure, screened[i], i))
@@ -56,7 +56,7 @@ class Evaluator:
         visits = 0
         for index in ranked:
             visits += self._visits(plans[index])
-            if index >= sure and visits > VISITS_PER_CALL:
+            if chosen and index >= sure and visits > VISITS_PER_CALL:
                 break
             chosen.append(plans[index])
         self._simulate(chosen)

@@ -18,6 +18,9 @@ PATIENCE = 8
 
 CROSSOVER_SHARE = 0.3
 
+ATTEMPTS = 4
+"""Children drawn for each one wanted, at most: small tasks have few plans that are new."""
+
 
 class PlanFitness(base.Fitness):  # type: ignore[misc]
     """Makespan in seconds and quality loss, both to be small; compared in this order."""
@@ -82,7 +85,7 @@ def first_state(
     """Return the population of feasible seeds and of mutants of them."""
     plans = _distinct(repaired for plan in seeds if (repaired := operators.repair(plan)))
     mutants: list[Plan] = []
-    for _ in range(4 * POPULATION):
+    for _ in range(ATTEMPTS * POPULATION):
         if not plans or len(plans) + len(mutants) >= POPULATION:
             break
         parent = plans[int(rng.integers(len(plans)))]
@@ -130,23 +133,29 @@ def evolve(
 
 
 def _offspring(state: EvolutionState, operators: Operators) -> list[Plan]:
+    """Return new plans, fewer than a population where many attempts end in known ones."""
+    known = {individual.plan for individual in state.population}
+    children: dict[Plan, None] = {}
+    for _ in range(ATTEMPTS * POPULATION):
+        child = operators.repair(_child(state, operators))
+        if child is not None and child not in known:
+            children[child] = None
+        if len(children) == POPULATION:
+            break
+    return list(children)
+
+
+def _child(state: EvolutionState, operators: Operators) -> Plan:
+    """Return the child of the better of two drawn parents, or of two such parents."""
     rng, parents = state.rng, state.population
-    children = []
-    for _ in range(POPULATION):
-        # The better of two drawn parents has the child: DEAP's tournament draws from global state.
-        first, second = (
-            min((parents[int(i)] for i in rng.integers(len(parents), size=2)), key=_rank)
-            for _ in range(2)
-        )
-        if rng.random() < CROSSOVER_SHARE:
-            child = operators.cross(first.plan, second.plan, rng)
-        else:
-            child = operators.mutate(first.plan, rng)
-        repaired = operators.repair(child)
-        if repaired is not None:
-            children.append(repaired)
-    known = {individual.plan for individual in parents}
-    return [plan for plan in _distinct(children) if plan not in known]
+    # Drawn here because DEAP's tournament draws from global state.
+    first, second = (
+        min((parents[int(i)] for i in rng.integers(len(parents), size=2)), key=_rank)
+        for _ in range(2)
+    )
+    if rng.random() < CROSSOVER_SHARE:
+        return operators.cross(first.plan, second.plan, rng)
+    return operators.mutate(first.plan, rng)
 
 
 def _judge(

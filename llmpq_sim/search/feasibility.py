@@ -5,7 +5,7 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import (
     RUNTIME_BYTES,
     available_bytes,
-    embedding_bytes,
+    ends_bytes,
     head_bytes,
     layer_kv_bytes,
     layer_weight_bytes,
@@ -44,7 +44,7 @@ def explain(task: PlanningTask) -> str:
         )
     return (
         f"{name} on {cluster}: no plan fits the memory within a quality loss of "
-        f"{task.budget:.4g}; {_best_quality(task, has)}"
+        f"{task.budget:.4g}; {_what_is_possible(task, has)}"
     )
 
 
@@ -54,7 +54,8 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     model = scenario.model
     layer = layer_weight_bytes(model, FORMATS[format_name])
     layer += layer_kv_bytes(model, scenario.workload, SMALLEST)
-    return model.layers * layer + embedding_bytes(model) + head_bytes(model)
+    alone = len(scenario.cluster.devices) == 1
+    return model.layers * layer + ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
 
 
 def total_available_bytes(task: PlanningTask) -> int:
@@ -74,13 +75,14 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
     return f"; it would fit at {' or '.join(fitting)}" if fitting else ""
 
 
-def _best_quality(task: PlanningTask, has: int) -> str:
+def _what_is_possible(task: PlanningTask, has: int) -> str:
+    """Return the least damaging allowed format whose bytes fit with one request in flight."""
     fitting = [name for name in task.formats if needed_bytes(task, name) <= has]
-    if not fitting:
-        return "allow more loss, or give it more memory"
+    within = [name for name in fitting if task.quality.uniform_loss(name) <= task.allowed_loss]
+    if within or not fitting:
+        return "whole layers do not divide over the devices; allow more loss or shorter requests"
     best = min(fitting, key=task.quality.uniform_loss)
     return (
-        f"at one request at a time {best} everywhere would fit, and loses "
-        f"{task.quality.uniform_loss(best):.4g}: allow that much (--quality-at-least {best}), or "
-        "a smaller batch"
+        f"with one request in flight {best} everywhere would fit and lose "
+        f"{task.quality.uniform_loss(best):.4g}: try --quality-at-least {best}"
     )

@@ -7,7 +7,6 @@ chooses the formats of the partition found, layer by layer. The objective is LLM
 (arXiv:2403.01136, sec. 4) with its decode term corrected, as in `certificate`.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -78,7 +77,8 @@ def averaged(problem: Problem) -> Problem:
     count = sum(item.count for item in layers)
     loss = np.asarray(sum(item.count * item.loss for item in layers)) / count
     ends = [item for item in problem.items if item.block != LAYER]
-    return replace(problem, items=(BlockItem(LAYER, count, loss, layers[0].allowed), *ends))
+    allowed = np.any([item.allowed for item in layers], axis=0)
+    return replace(problem, items=(BlockItem(LAYER, count, loss, allowed), *ends))
 
 
 def _laid_out(
@@ -92,7 +92,7 @@ def _laid_out(
     last = int(blocks[head].sum(axis=1).argmax())
     order = order_devices(task.costs.scenario.cluster, used, first, last)
     layers = [int(per_device[device]) for device in order]
-    if len(set(task.quality.losses[task.formats[0]])) > 1:
+    if any(len(set(task.quality.losses[name])) > 1 for name in task.formats):
         return best_formats(task, micro_batching, order, layers)
     staged = stage_problem(task, micro_batching, order, layers)
     placed = np.zeros((len(staged.items), len(order), len(task.formats)))
@@ -105,15 +105,3 @@ def _laid_out(
 
 def _item(problem: Problem, block: int) -> int:
     return next(i for i, item in enumerate(problem.items) if item.block == block)
-
-
-def paper_micro_batchings(requests: int, devices: Sequence[object]) -> list[MicroBatching]:
-    """Return the micro-batchings LLM-PQ tries: decode ``ceil(B / N)``, prefill its divisors.
-
-    Source: LLM-PQ, arXiv:2403.01136, sec. 5, and its reference implementation.
-    """
-    decode = -(-requests // len(devices))
-    groups = -(-requests // decode)
-    return [
-        MicroBatching(size, decode, groups) for size in range(1, decode + 1) if decode % size == 0
-    ]

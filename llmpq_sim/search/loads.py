@@ -5,11 +5,12 @@ the LM head. Loads are whole numbers and fit the device's memory exactly, which 
 relaxation ignores; pricing all of them is the inner problem of a Dantzig-Wolfe bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from llmpq_sim.search.problem import EMBEDDING, HEAD, LAYER, FloatArray, Problem
+from llmpq_sim.search.problem import EMBEDDING, HEAD, LAYER, FloatArray, Problem, WaveTerms
 
 MOST_LOADS = 400_000
 """Beyond so many loads of one device the refinement is not tried."""
@@ -61,26 +62,42 @@ class Loads:
         return np.asarray(self.layers.sum(axis=1))
 
 
+def one_wave(problem: Problem) -> Problem:
+    """Return the problem with all waves added up to one, whose bound holds for it too.
+
+    The largest of sums over waves is at most the sum of the largest, so nothing too much is
+    proven; waves of nearly equal shape lose little.
+    """
+
+    def total(name: str) -> Any:
+        return sum(terms.count * getattr(terms, name) for terms in problem.waves)
+
+    names = [name for name in WaveTerms.__dataclass_fields__ if name != "count"]
+    return replace(problem, waves=(WaveTerms(1, *(total(name) for name in names)),))
+
+
 class LoadTable:
-    """The coefficients of loads at each place of a problem with one wave shape.
+    """The coefficients of loads at each place of a problem.
 
     Attributes:
-        problem: the planning problem, whose layers all have the same losses.
+        problem: the planning problem with its waves added up to one; its layers are all alike.
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+        self.problem = one_wave(problem)
         self._layer = problem.items[0]
 
     @staticmethod
     def applies_to(problem: Problem) -> bool:
-        """Whether loads describe the problem: one wave shape, and layers that are all alike."""
-        return len(problem.waves) == 1 and len(problem.items) == 3
+        """Whether loads describe the problem: its layers are all alike."""
+        return len(problem.items) == 3
 
     def within(self, place: int, cell: Cell) -> Loads | None:
         """Return every load of a place within a cell, or None if they are too many."""
         cases = []
         for embedding, head in END_CASES:
+            if embedding and head and self.problem.ends_apart:
+                continue
             layers = self._layer_counts(place, cell, embedding, head)
             if layers is None:
                 return None
@@ -132,7 +149,7 @@ class LoadTable:
                 layers,
                 terms.prefill_rest[:, place],
                 terms.decode_rest[:, place],
-                alone_s[:, place] * terms.count,
+                alone_s[:, place],
             ],
             axis=1,
         )

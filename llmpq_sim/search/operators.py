@@ -11,6 +11,7 @@ from numpy.random import Generator
 
 from llmpq_sim.memory import plan_memory
 from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.construction import arrange_formats
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import keeps_budget
 
@@ -158,15 +159,13 @@ class Operators:
         draft.insert(number + 1, _DraftStage(device, formats[half:]))
 
     def change_micro_batching(self, plan: Plan, rng: Generator) -> Plan:
-        """Take another micro-batching of the grid, most often one that differs in one size."""
+        """Take another micro-batching of the grid, most often one alike in one of the phases."""
         now = plan.micro_batching
+        decode = (now.decode, now.groups_in_flight)
         near = [
             cuts
             for cuts in self.grid
-            if (cuts.prefill == now.prefill)
-            + (cuts.decode == now.decode)
-            + (cuts.groups_in_flight == now.groups_in_flight)
-            == 2
+            if (cuts.prefill == now.prefill) != ((cuts.decode, cuts.groups_in_flight) == decode)
         ]
         choices = near if near and rng.random() < 0.8 else self.grid
         return Plan(plan.stages, choices[int(rng.integers(len(choices)))])
@@ -174,10 +173,20 @@ class Operators:
     def repair(self, plan: Plan) -> Plan | None:
         """Return the plan with formats lowered until it fits and raised until it keeps the budget.
 
-        None where that is not enough.
+        None where that is not enough. Each stage's formats are arranged for the least loss, so
+        that plans which differ in nothing else are one.
         """
         lowered = self._fit(plan)
-        return None if lowered is None else self._keep_budget(lowered)
+        kept = None if lowered is None else self._keep_budget(lowered)
+        return None if kept is None else self._arranged(kept)
+
+    def _arranged(self, plan: Plan) -> Plan:
+        stages = []
+        for stage, first in zip(plan.stages, plan.first_layers(), strict=True):
+            counts = [stage.formats.count(name) for name in self.task.formats]
+            stages.append(Stage(stage.device, arrange_formats(self.task, counts, first)))
+        arranged = Plan(tuple(stages), plan.micro_batching)
+        return arranged if keeps_budget(arranged, self.task) else plan
 
     def _fit(self, plan: Plan) -> Plan | None:
         """Lower the format of a layer of a stage that is too full, then move a layer away."""

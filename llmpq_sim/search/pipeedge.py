@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import (
     available_bytes,
-    embedding_bytes,
-    head_bytes,
+    ends_bytes,
     layer_kv_bytes,
     layer_weight_bytes,
     logits_bytes,
@@ -98,22 +97,20 @@ class _Stages:
     def __init__(self, task: PlanningTask, cuts: MicroBatching, format_name: str) -> None:
         scenario = task.costs.scenario
         model = scenario.model
-        self._layers = model.layers
         self._layer_bytes = layer_weight_bytes(model, FORMATS[format_name])
         self._layer_bytes += layer_kv_bytes(model, scenario.workload, cuts)
-        self._embedding_bytes = embedding_bytes(model)
-        self._head_bytes = head_bytes(model) + logits_bytes(model, cuts)
+        self._model = model
+        self._logits_bytes = logits_bytes(model, cuts)
         message = cuts.decode * HIDDEN_BYTES * model.hidden_size
         links = scenario.cluster.links.values()
         self._hop_s = min((link.transfer_s(message) for link in links), default=0.0)
 
     def from_layer(self, placed: int, kind: _Kind) -> Iterator[tuple[int, float]]:
         """Yield how many layers fit a device of a kind, and the time of that stage."""
-        held = self._embedding_bytes if placed == 0 else 0
-        for count in range(1, self._layers - placed + 1):
-            is_last = placed + count == self._layers
-            needed = held + count * self._layer_bytes + is_last * self._head_bytes
-            if needed > kind.free_bytes:
+        for count in range(1, self._model.layers - placed + 1):
+            is_last = placed + count == self._model.layers
+            needed = count * self._layer_bytes + is_last * self._logits_bytes
+            if needed + ends_bytes(self._model, placed == 0, is_last) > kind.free_bytes:
                 return
             stage_s = count * kind.layer_s + is_last * kind.head_s
             yield count, stage_s if is_last else max(stage_s, self._hop_s)

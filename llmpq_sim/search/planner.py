@@ -14,23 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.search.baselines import Baseline, all_baselines
 from llmpq_sim.search.bound import Certificate, first_certificate, tighten
 from llmpq_sim.search.evaluation import Evaluator
 from llmpq_sim.search.evolution import EvolutionState, evolve, first_state, stream
 from llmpq_sim.search.feasibility import check_feasible, explain
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.guided import guided_plan
-from llmpq_sim.search.integer import integer_plan, single_device_plans
 from llmpq_sim.search.operators import Operators
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_plan
 from llmpq_sim.search.screening import Screen
-
-GUIDED_MICRO_BATCHINGS = 2
-PROGRAM_MICRO_BATCHINGS = 8
-"""Micro-batchings for which seeds are sought, at most."""
+from llmpq_sim.search.seeding import Seeds, seek_seeds
+from llmpq_sim.search.what_if import WhatIf, without_one
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,7 @@ class SearchOutcome:
         baselines: what others would plan.
         front: plans that none beats in throughput and loss, fastest first.
         certificate: the proof of the bound.
+        what_if: throughput with one device less.
         evaluations, generations: how much was tried.
         seconds: how long it took.
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
@@ -84,6 +80,7 @@ class SearchOutcome:
     baselines: tuple[Baseline, ...]
     front: tuple[PlanScore, ...]
     certificate: Certificate
+    what_if: tuple[WhatIf, ...]
     evaluations: int
     generations: int
     seconds: float
@@ -140,7 +137,7 @@ class _Search:
         certificate = first_certificate(screen, grid, self._told("bound"))
         check_feasible(self.task, certificate)
         self._tell("baselines", 0, 1)
-        baselines = tuple(all_baselines(screen))
+        baselines = tuple(all_baselines(screen, self._has_time))
         operators = Operators(self.task, grid)
         evaluator = Evaluator(screen, self.settings.workers)
         state = resumed or self._seeded(baselines, certificate, screen, operators, evaluator)
@@ -156,6 +153,7 @@ class _Search:
             certificate=certificate,
             evaluations=state.evaluations,
             generations=state.generation,
+            what_if=tuple(without_one(self.task, best) if self._has_time() else ()),
             seconds=time.monotonic() - self.started_s,
             ended=self.ended,
         )
@@ -169,36 +167,22 @@ class _Search:
         evaluator: Evaluator,
     ) -> EvolutionState:
         """Return a first population of baselines, integer programs and guided partitions."""
-        plans = [b.score.plan for b in baselines if b.score and b.score.is_feasible]
-        promising = certificate.promising()
-        for number, cuts in enumerate(promising[:PROGRAM_MICRO_BATCHINGS]):
-            if not self._has_time() and plans:
-                break
-            self._tell("seeds", number, PROGRAM_MICRO_BATCHINGS)
-            found: list[Plan | None] = [integer_plan(self.task, cuts)]
-            if number < GUIDED_MICRO_BATCHINGS:
-                found += [guided_plan(self.task, cuts), *single_device_plans(self.task, cuts)]
-            plans += [plan for plan in found if plan is not None]
-            if plans and self._beaten(plans, promising, number, certificate, screen):
-                break
-        state = first_state(plans, operators, evaluator, stream(self.settings.seed, b"evolution"))
+        seeds = Seeds(certificate)
+        for baseline in baselines:
+            if baseline.score is not None:
+                seeds.add(baseline.score.plan, screen)
+        try:
+            seek_seeds(seeds, screen, self._has_time, self._told("seeds"))
+        except KeyboardInterrupt:
+            if not seeds.plans:
+                raise
+            self.ended = "interrupted"
+        state = first_state(
+            seeds.plans, operators, evaluator, stream(self.settings.seed, b"evolution")
+        )
         if not state.front:
             raise InfeasibleError(explain(self.task))
         return state
-
-    def _beaten(
-        self,
-        plans: list[Plan],
-        promising: list[MicroBatching],
-        number: int,
-        certificate: Certificate,
-        screen: Screen,
-    ) -> bool:
-        """Return whether no later micro-batching can beat the plans found, by its bound."""
-        if number + 1 >= len(promising):
-            return True
-        following_s = certificate.entries[promising[number + 1]].bound_s
-        return following_s >= min(screen.makespan_s(plan) for plan in plans)
 
     def _evolve(
         self, state: EvolutionState, operators: Operators, evaluator: Evaluator

@@ -126,6 +126,7 @@ class Problem:
         block_bytes: bytes of a block, KV cache included. Shape: (3 blocks, formats).
         items: the blocks to place.
         budget: largest allowed quality loss.
+        ends_apart: whether no device holds both the embedding and the LM head.
         waves: the terms of the bound.
     """
 
@@ -136,7 +137,17 @@ class Problem:
     block_bytes: FloatArray
     items: tuple[BlockItem, ...]
     budget: float
+    ends_apart: bool
     waves: tuple[WaveTerms, ...]
+
+    @property
+    def holds_whole_layers(self) -> bool:
+        """Whether the devices have room for all layers when each holds whole ones only."""
+        layers = [item for item in self.items if item.block == LAYER]
+        allowed = np.any([item.allowed for item in layers], axis=0)
+        least = np.where(allowed, self.block_bytes[LAYER], np.inf).min(axis=1)
+        room = np.floor(self.capacity_bytes / least * (1 + 1e-12))
+        return bool((room * self.place_counts).sum() >= sum(item.count for item in layers))
 
     @property
     def place_counts(self) -> FloatArray:
@@ -163,8 +174,9 @@ def build_problem(
         task: what is planned.
         micro_batching: how the batch is cut.
         places: where blocks may be.
-        ends_apart: whether embedding and LM head are known to be on different devices; otherwise
-            a tied matrix counts once, as if one device held both.
+        ends_apart: whether embedding and LM head are known to be on different devices. They are
+            too where no device holds the model alone; otherwise a tied matrix counts once, as if
+            one device held both.
     """
     costs, scenario = task.costs, task.costs.scenario
     capacity = [
@@ -173,9 +185,13 @@ def build_problem(
         )
         for place in places
     ]
-    block_bytes = _block_bytes(task, micro_batching, ends_apart)
     capacity_bytes = np.maximum(np.array(capacity, dtype=float), 0.0)
+    block_bytes = _block_bytes(task, micro_batching, ends_apart)
     devices = _fewest_devices(task, places, capacity_bytes, block_bytes)
+    if devices > 1 and not ends_apart:
+        ends_apart = True
+        block_bytes = _block_bytes(task, micro_batching, ends_apart)
+        devices = _fewest_devices(task, places, capacity_bytes, block_bytes)
     return Problem(
         micro_batching=micro_batching,
         places=places,
@@ -184,6 +200,7 @@ def build_problem(
         block_bytes=block_bytes,
         items=_items(task, places),
         budget=task.allowed_loss,
+        ends_apart=ends_apart,
         waves=tuple(
             _wave_terms(task, places, shape, count, devices)
             for shape, count in counted_wave_shapes(scenario.workload, micro_batching)
@@ -210,7 +227,9 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
     scenario = task.costs.scenario
     model = scenario.model
     kv_bytes = layer_kv_bytes(model, scenario.workload, micro_batching)
-    embedding = embedding_bytes(model) if ends_apart or not model.tied_embeddings else 0
+    embedding = embedding_bytes(model)
+    if model.tied_embeddings and not ends_apart:
+        embedding -= head_bytes(model)
     head = head_bytes(model) + logits_bytes(model, micro_batching)
     layer = [layer_weight_bytes(model, FORMATS[name]) + kv_bytes for name in task.formats]
     width = len(task.formats)
@@ -220,20 +239,29 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
 def _items(task: PlanningTask, places: tuple[Place, ...]) -> tuple[BlockItem, ...]:
     """Return layers grouped by equal losses, then embedding and head, which lose nothing.
 
-    Embedding and head have one format, entered in the first column.
+    A format in which one layer alone exceeds the budget is not allowed to it. Embedding and head
+    have one format, entered in the first column.
     """
     losses = [task.quality.losses[name] for name in task.formats]
     classes = Counter(zip(*losses, strict=True))
-    runs = [task.costs.devices[place.kind].formats for place in places]
-    layer_allowed = np.array([[name in names for name in task.formats] for names in runs])
-    end_allowed = np.zeros_like(layer_allowed)
-    end_allowed[:, 0] = True
     none = np.zeros(len(task.formats))
     layers = [
-        BlockItem(LAYER, count, np.array(loss), layer_allowed) for loss, count in classes.items()
+        BlockItem(LAYER, count, np.array(loss), layer_allowed(task, places, loss))
+        for loss, count in classes.items()
     ]
+    end_allowed = np.zeros((len(places), len(task.formats)), dtype=bool)
+    end_allowed[:, 0] = True
     ends = [BlockItem(block, 1, none, end_allowed) for block in (EMBEDDING, HEAD)]
     return (*layers, *ends)
+
+
+def layer_allowed(
+    task: PlanningTask, places: tuple[Place, ...], loss: Sequence[float]
+) -> BoolArray:
+    """Return where a layer with these losses may be in which format: what runs and is in budget."""
+    runs = [task.costs.devices[place.kind].formats for place in places]
+    known = np.array([[name in names for name in task.formats] for names in runs])
+    return np.asarray(known & (np.array(loss) <= task.allowed_loss))
 
 
 def _wave_terms(
@@ -337,10 +365,13 @@ def link_terms_s(
     *forward, back = present
     prefill_bytes = min(shape.prefill_rows) * prompt * hidden
     prefill_s = sum(link.transfer_s(prefill_bytes) for link in forward)
+    rows_by_round = shape.decode_rows[group]
+    returned = (shape.prefill_rows[-1], *rows_by_round)[skipped : len(rows_by_round)]
     path_s = 0.0
-    for rows, rounds in Counter(shape.decode_rows[group][skipped:]).items():
-        round_s = sum(link.transfer_s(rows * hidden) for link in forward)
-        path_s += rounds * (round_s + back.transfer_s(rows * TOKEN_BYTES))
+    for rows, rounds in Counter(rows_by_round[skipped:]).items():
+        path_s += rounds * sum(link.transfer_s(rows * hidden) for link in forward)
+    for rows, rounds in Counter(returned).items():
+        path_s += rounds * back.transfer_s(rows * TOKEN_BYTES)
     return prefill_s, path_s
 
 

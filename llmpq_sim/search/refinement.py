@@ -69,18 +69,17 @@ def refine(problem: Problem, target_s: float, cells: int) -> Proof | None:
     if not LoadTable.applies_to(problem):
         return None
     search = _CellSearch(LoadTable(problem), target_s)
-    root = search.leaf(whole_cell(problem, target_s))
+    root = search.leaf(whole_cell(target_s))
     if root is None:
         return None
     waiting, number = [(root.bound_s, 0, root)], 0
     while number + 2 <= cells and waiting[0][0] < target_s and waiting[0][2].cut is not None:
-        _, _, leaf = heapq.heappop(waiting)
-        parts = search.split(leaf)
-        if parts is None:
-            heapq.heappush(waiting, (leaf.bound_s, number, leaf))
+        leaf = waiting[0][2]
+        leaf.parts = search.split(leaf)
+        if leaf.parts is None:
             break
-        leaf.parts = parts
-        for part in parts:
+        heapq.heappop(waiting)
+        for part in leaf.parts:
             number += 1
             heapq.heappush(waiting, (part.bound_s, number, part))
     return Proof(min(waiting[0][0], target_s), target_s, _tree(root), number + 1)
@@ -103,41 +102,43 @@ class _CellSearch:
     def split(self, leaf: _Leaf) -> tuple[_Leaf, _Leaf] | None:
         """Return the two parts of a leaf, or None if one has too many loads."""
         term, at_s = leaf.cut or ("", 0.0)
-        below, above = (self.leaf(cell) for cell in halves(leaf.cell, term, at_s))
+        parts = halves(leaf.cell, term, at_s)
+        below, above = (self.leaf(cell, leaf.multipliers) for cell in parts)
         if below is None or above is None:
             return None
         for part in (below, above):
-            part.bound_s = max(part.bound_s, leaf.bound_s)
             part.depth = leaf.depth + 1
             if part.depth == DEEPEST:
                 part.cut = None
         return below, above
 
-    def leaf(self, cell: Cell) -> _Leaf | None:
-        """Return the bound of a cell, or None if it has too many loads."""
+    def leaf(self, cell: Cell, known: CellMultipliers | None = None) -> _Leaf | None:
+        """Return the bound of a cell, or None if it has too many loads.
+
+        It is no lower than what the known multipliers, those of a larger cell, prove.
+        """
         loads: list[Loads] = []
         for place in range(len(self.table.problem.places)):
             within = self.table.within(place, cell)
             if within is None:
                 return None
             loads.append(within)
-        return self._generate(cell, loads)
+        return self._generate(cell, loads, [] if known is None else [known])
 
-    def _generate(self, cell: Cell, loads: list[Loads]) -> _Leaf:
+    def _generate(self, cell: Cell, loads: list[Loads], known: list[CellMultipliers]) -> _Leaf:
         problem = self.table.problem
         columns = [_first_columns(load) for load in loads]
-        best: tuple[float, CellMultipliers] | None = None
+        proven = [(cell_bound_s(problem, loads, each, cell), each) for each in known]
         cut = None
         for _ in range(ROUNDS):
             master = _Master(problem, loads, columns, cell, self.target_s)
             bound_s = cell_bound_s(problem, loads, master.multipliers, cell)
-            if best is None or bound_s > best[0]:
-                best = bound_s, master.multipliers
+            proven.append((bound_s, master.multipliers))
             cut = master.cut()
             if bound_s >= self.target_s or not self._add_columns(master, loads, columns):
                 break
-        assert best is not None  # noqa: S101 - ROUNDS is positive
-        return _Leaf(cell, best[0], best[1], cut)
+        best_s, multipliers = max(proven, key=lambda each: each[0])
+        return _Leaf(cell, best_s, multipliers, cut)
 
     def _add_columns(self, master: "_Master", loads: list[Loads], columns: list[list[int]]) -> bool:
         """Add the best load of each place to the program; say whether one was better."""
@@ -194,8 +195,8 @@ class _Master:
         total = self.width + 6
         prefill, slowest, decode = self.width, self.width + 1, self.width + 2
         objective = np.zeros(total)
-        objective[: self.width] = terms.count * self._row("spread_s")
-        objective[[prefill, decode]] = terms.count
+        objective[: self.width] = self._row("spread_s")
+        objective[[prefill, decode]] = 1.0
         objective[decode + 1 :] = SHORTAGE_PRICE * target_s
         upper, limit = np.zeros((2 * places + 5, total)), np.zeros(2 * places + 5)
         for place in range(places):
@@ -239,13 +240,13 @@ class _Master:
         return np.concatenate(parts)
 
     def _multipliers(self, upper: FloatArray, equal: FloatArray) -> CellMultipliers:
-        count, places = self.problem.waves[0].count, len(self.problem.places)
-        per_device = upper[: 2 * places].reshape(2, places) / self.problem.place_counts / count
-        own = upper[2 * places : 2 * places + 2] / count
+        places = len(self.problem.places)
+        per_device = upper[: 2 * places].reshape(2, places) / self.problem.place_counts
+        own = upper[2 * places : 2 * places + 2]
         return CellMultipliers(
             prefill=(*per_device[0].tolist(), float(own[0])),
             decode=(*per_device[1].tolist(), float(own[1])),
-            path=float(upper[2 * places + 2] / count),
+            path=float(upper[2 * places + 2]),
             loss_price_s=float(upper[2 * places + 4]),
             values_s=(float(equal[0]), float(equal[1]), float(equal[2])),
         )
