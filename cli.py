@@ -284,7 +284,7 @@ def _console() -> "Console":
 def _print_json(content: dict[str, Any]) -> None:
     from llmpq_sim.files import json_text
 
-    sys.stdout.write(json_text(content) + "\n")
+    sys.stdout.write(json_text(content))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ class Fields:
         return self._content.get(name) is not None
 
     def text(self, name: str, default: object = MISSING) -> str:
-        """Return a non-empty string."""
-        return self._checked(name, default, "a text", lambda v: isinstance(v, str) and v != "")  # type: ignore[no-any-return]
+        """Return a non-empty string of printable characters."""
+        return self._checked(name, default, "a text", is_text)  # type: ignore[no-any-return]
 
     def flag(self, name: str, default: object = MISSING) -> bool:
         """Return true or false."""
@@ -105,7 +105,7 @@ class Fields:
 
     def texts(self, name: str, default: object = MISSING) -> tuple[str, ...]:
         """Return a list of non-empty strings as a tuple."""
-        accept = lambda v: isinstance(v, list | tuple) and all(isinstance(i, str) and i for i in v)  # noqa: E731
+        accept = lambda v: isinstance(v, list | tuple) and all(is_text(i) for i in v)  # noqa: E731
         return tuple(self._checked(name, default, "a list of texts", accept))
 
     def numbers(self, name: str, default: object = MISSING) -> tuple[float, ...]:
@@ -146,6 +146,11 @@ class Fields:
         if not accept(value):
             raise InputError(f"{self.where}.{name}: expected {expected}, got {kind_of(value)}")
         return value
+
+
+def is_text(value: object) -> bool:
+    """Return whether the value is a non-empty string without control characters."""
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def is_finite(value: object) -> bool:

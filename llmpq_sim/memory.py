@@ -75,26 +75,36 @@ def ends_bytes(model: ModelSpec, is_first: bool, is_last: bool) -> int:
 def temporaries_bytes(
     model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching
 ) -> int:
-    """Return the bytes of activations and workspace that any stage needs.
+    """Return the bytes of activations and workspace for the larger of the two micro-batches."""
+    tokens = max(micro_batching.prefill * workload.prompt_tokens, micro_batching.decode)
+    return batch_temporaries_bytes(model, tokens)
+
+
+def batch_temporaries_bytes(model: ModelSpec, tokens: int) -> int:
+    """Return the bytes of activations and workspace that any stage needs for a batch.
 
     Activations: the residual stream with its normalised copy, a message received and one being
     sent (5 hidden vectors a token), and the wider of attention (projections and output) and MLP
-    (up projection and activated), for the larger of the two micro-batches; attention itself works
-    in blocks. Workspace: the largest matrix at 16 bits, which is there while a layer is loaded and
-    while a quantized one is decoded for a large product.
+    (up projection and activated); attention itself works in blocks. Workspace: the largest matrix
+    at 16 bits, which is there while a layer is loaded and while a quantized one is decoded for a
+    large product.
     """
     linears = {linear.name: linear for linear in model.linears}
     attention = linears["qkv"].out_features + linears["out"].in_features
     mlp = linears["up"].out_features + linears["down"].in_features
     per_token = 5 * model.hidden_size + max(attention, mlp)
-    tokens = max(micro_batching.prefill * workload.prompt_tokens, micro_batching.decode)
     workspace = max(linear.weights for linear in model.linears)
     return ACTIVATION_BYTES * (tokens * per_token + workspace)
 
 
 def logits_bytes(model: ModelSpec, micro_batching: MicroBatching) -> int:
-    """Return the bytes of logits on the last stage: 16 bits from the head, 32 to sample."""
-    return 6 * max(micro_batching.prefill, micro_batching.decode) * model.vocab_size
+    """Return the bytes of logits on the last stage for the larger of the two micro-batches."""
+    return sampled_logits_bytes(model, max(micro_batching.prefill, micro_batching.decode))
+
+
+def sampled_logits_bytes(model: ModelSpec, rows: int) -> int:
+    """Return the bytes of logits of so many rows: 16 bits from the head, 32 to sample."""
+    return 6 * rows * model.vocab_size
 
 
 def layer_kv_bytes(model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching) -> int:

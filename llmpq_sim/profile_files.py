@@ -1,15 +1,19 @@
 """Which latency profile each kind of device is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llmpq_sim.cluster import Cluster, Device
+from llmpq_sim.device_files import load_devices
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields
 from llmpq_sim.files import read_json, sha256_of
+from llmpq_sim.latency.fitting import FitReport, fit_profile
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.model_files import bundled_models, load_model
+from llmpq_sim.resources import bundled_dir, unknown_name
 
 SPEC = "spec"
 """The kernel set that stands for data-sheet figures; every device has it."""
@@ -76,6 +80,24 @@ def cluster_profiles(
         kind: own[kind] if kind in own else bundled_profile(device, kernels)
         for kind, device in kinds.items()
     }
+
+
+def fit_measurements(
+    path: Path, device_name: str, kernels: str | None, seed: int, on_progress: Callable[[str], None]
+) -> FitReport:
+    """Return the profile of a bundled device that a file of measurements gives.
+
+    Raises:
+        InputError: the device is unknown, or the file has nothing to fit.
+    """
+    devices = load_devices()
+    if device_name not in devices:
+        raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
+    measurements = read_measurements(path)
+    models = {name: load_model(name) for name in bundled_models()}
+    return fit_profile(
+        measurements, devices[device_name], kernels, seed, models=models, on_progress=on_progress
+    )
 
 
 def profile_sha256(profile: DeviceProfile) -> str:

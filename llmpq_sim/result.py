@@ -37,6 +37,12 @@ class SimulationResult:
         latency_s: time from arrival to the last token of a request.
         stage_busy_s: time each stage computed.
         stage_visits: micro-batches served by all stages together.
+        itl_s: every gap between two tokens of one request.
+        refused: requests that could never fit.
+        preemptions: how often a sequence lost its KV cache and was computed anew.
+        reused_prompt_tokens: prompt tokens whose KV cache was there already.
+        kv_peak_fraction: share of each stage's room for KV cache that was in use at most.
+        good: requests that met every objective asked for; None where none was asked.
     """
 
     requests: int
@@ -48,18 +54,33 @@ class SimulationResult:
     latency_s: Summary
     stage_busy_s: tuple[float, ...]
     stage_visits: int
+    itl_s: Summary = Summary(0.0, 0.0, 0.0, 0.0, 0.0)
+    refused: int = 0
+    preemptions: int = 0
+    reused_prompt_tokens: int = 0
+    kv_peak_fraction: tuple[float, ...] = ()
+    good: int | None = None
 
     @property
     def tokens_per_s(self) -> float:
         """Output tokens over the makespan."""
-        return self.output_tokens / self.makespan_s
+        return self._per_s(self.output_tokens)
 
     @property
     def requests_per_s(self) -> float:
         """Finished requests over the makespan."""
-        return self.finished / self.makespan_s
+        return self._per_s(self.finished)
+
+    @property
+    def goodput_per_s(self) -> float | None:
+        """Requests over the makespan that met every objective."""
+        return None if self.good is None else self._per_s(self.good)
 
     @property
     def stage_busy_fraction(self) -> tuple[float, ...]:
         """Share of the makespan that each stage computed."""
-        return tuple(busy_s / self.makespan_s for busy_s in self.stage_busy_s)
+        return tuple(self._per_s(busy_s) for busy_s in self.stage_busy_s)
+
+    def _per_s(self, quantity: float) -> float:
+        """Return a quantity over the makespan; 0 where nothing was served."""
+        return quantity / self.makespan_s if self.makespan_s else 0.0

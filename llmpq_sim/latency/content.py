@@ -6,10 +6,16 @@ from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields, is_finite, kind_of
 from llmpq_sim.latency.models import AttentionModel, Correction, GemmModel, Roofline
 from llmpq_sim.latency.trees import Trees
-from llmpq_sim.latency.work import ATTENTION_FEATURES, ATTENTION_TERMS, GEMM_FEATURES
+from llmpq_sim.latency.work import (
+    ATTENTION_FEATURES,
+    ATTENTION_TERMS,
+    GEMM_FEATURES,
+    AttentionSizes,
+    GemmSizes,
+)
 
-GEMM_SIZES = ("tokens", "out_features", "in_features")
-ATTENTION_SIZES = ("streams", "group", "tokens", "head_dim")
+GEMM_SIZES = GemmSizes._fields
+ATTENTION_SIZES = AttentionSizes._fields
 
 
 def gemm_to_content(model: GemmModel) -> dict[str, Any]:

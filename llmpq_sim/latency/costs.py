@@ -37,6 +37,28 @@ def elementwise_bytes_per_token(model: ModelSpec) -> int:
     return 2 * elements
 
 
+def products_s(
+    model: ModelSpec, profile: DeviceProfile, format_name: str, tokens: FloatArray
+) -> FloatArray:
+    """Return the time of one layer without its attention for batches of so many tokens."""
+    moved = float(elementwise_bytes_per_token(model)) * tokens
+    total_s = profile.layer_overhead_s + profile.elementwise_s(moved)
+    for linear in model.linears:
+        total_s += profile.gemm_s(format_name, tokens, linear.out_features, linear.in_features)
+    return total_s
+
+
+def embeddings_s(model: ModelSpec, profile: DeviceProfile, tokens: FloatArray) -> FloatArray:
+    """Return the time to look up and write the embeddings of so many tokens."""
+    return profile.elementwise_s(2.0 * 2 * model.hidden_size * tokens)
+
+
+def heads_s(model: ModelSpec, profile: DeviceProfile, rows: FloatArray) -> FloatArray:
+    """Return the time of the LM head and of sampling one token for each row."""
+    product_s = profile.gemm_s(HEAD_FORMAT, rows, model.vocab_size, model.hidden_size)
+    return product_s + profile.elementwise_s(8.0 * rows * model.vocab_size)
+
+
 class LayerCosts:
     """Seconds of the building blocks of a scenario on each kind of device, computed once each.
 
@@ -80,29 +102,18 @@ class LayerCosts:
 
     def embedding_s(self, kind: str, tokens: int) -> float:
         """Return the time to look up and write the embeddings of so many tokens."""
-        moved = 2.0 * 2 * self.scenario.model.hidden_size * tokens
-        return float(self.profiles[kind].elementwise_s(_array(moved))[0])
+        model, profile = self.scenario.model, self.profiles[kind]
+        return float(embeddings_s(model, profile, _array(tokens))[0])
 
     def head_s(self, kind: str, rows: int) -> float:
         """Return the time of the LM head and of sampling one token for each row."""
-        model, profile = self.scenario.model, self.profiles[kind]
-        product = profile.gemm_s(HEAD_FORMAT, _array(rows), model.vocab_size, model.hidden_size)
-        sampling = profile.elementwise_s(_array(8.0 * rows * model.vocab_size))
-        return float(product[0] + sampling[0])
+        return float(heads_s(self.scenario.model, self.profiles[kind], _array(rows))[0])
 
     def _products_s(self, kind: str, format_name: str, tokens: int) -> float:
         key = (kind, format_name, tokens)
         if key not in self._products:
             model, profile = self.scenario.model, self.profiles[kind]
-            moved = float(elementwise_bytes_per_token(model)) * tokens
-            total = profile.layer_overhead_s + float(profile.elementwise_s(_array(moved))[0])
-            for linear in model.linears:
-                total += float(
-                    profile.gemm_s(
-                        format_name, _array(tokens), linear.out_features, linear.in_features
-                    )[0]
-                )
-            self._products[key] = total
+            self._products[key] = float(products_s(model, profile, format_name, _array(tokens))[0])
         return self._products[key]
 
     def _decode_attention_s(self, kind: str, rows: int) -> FloatArray:

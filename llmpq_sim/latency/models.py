@@ -105,7 +105,7 @@ class AttentionModel:
     Attributes:
         phase: ``prefill`` (causal over the prompt) or ``decode`` (one token over the cache).
         seconds: of each term of ``ATTENTION_TERMS``; none is negative.
-        correction: what trees learned, over (streams, group, tokens, head_dim).
+        correction: what trees learned, over the fields of ``AttentionSizes``.
         multiprocessors: of the device.
     """
 
@@ -119,7 +119,7 @@ class AttentionModel:
         base_s = self.base_s(sizes)
         if self.correction is None:
             return base_s
-        clamped = AttentionSizes(*self.correction.clamp(sizes))
+        clamped = self._clamped(sizes, self.correction)
         features = clamped.features(self.phase, self.multiprocessors)
         return base_s * self.correction.factor(features)
 
@@ -128,3 +128,19 @@ class AttentionModel:
         terms = sizes.terms(self.phase, self.multiprocessors)
         base_s: FloatArray = np.maximum(terms @ np.asarray(self.seconds), SHORTEST_S)
         return base_s
+
+    @staticmethod
+    def _clamped(sizes: AttentionSizes, correction: Correction) -> AttentionSizes:
+        """Return the sizes moved into the profiled box.
+
+        More KV heads than were profiled are taken as more sequences: the same work in the same
+        number of independent streams.
+        """
+        most_kv_heads = correction.most[AttentionSizes._fields.index("kv_heads")]
+        split = np.maximum(sizes.kv_heads / most_kv_heads, 1.0)
+        folded = sizes._replace(
+            batch=sizes.batch * split,
+            heads=sizes.heads / split,
+            kv_heads=sizes.kv_heads / split,
+        )
+        return AttentionSizes(*correction.clamp(folded))

@@ -44,6 +44,10 @@ class DeviceProfile:
         elementwise_bytes_per_s: sustained rate of kernels that only move activations, or None
             where the other rows contain their time.
         layer_overhead_s: constant cost of each visit of a layer.
+        no_gain_tokens: from so many tokens on a quantized product takes at least as long as the
+            fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
+            the same arithmetic and decode besides; gains measured there come from 16-bit kernels
+            that were timed at sustained, lower clocks.
     """
 
     device: str
@@ -59,6 +63,7 @@ class DeviceProfile:
     decode_attention: AttentionModel
     elementwise_bytes_per_s: float | None
     layer_overhead_s: float
+    no_gain_tokens: float | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +83,14 @@ class DeviceProfile:
         Raises:
             InputError: the profile has no measurements of the format.
         """
-        return self._gemm(format_name).time_s(gemm_sizes(tokens, out_features, in_features))
+        model, sizes = self._gemm(format_name), gemm_sizes(tokens, out_features, in_features)
+        time_s = model.time_s(sizes)
+        if self.no_gain_tokens is None or model is self.gemms["fp16"]:
+            return time_s
+        limited = sizes.tokens >= self.no_gain_tokens
+        if not limited.any():
+            return time_s
+        return np.where(limited, np.maximum(time_s, self.gemms["fp16"].time_s(sizes)), time_s)
 
     def beyond_range(
         self, format_name: str, tokens: Any, out_features: Any, in_features: Any
@@ -138,6 +150,7 @@ def profile_to_content(profile: DeviceProfile) -> dict[str, Any]:
         "source": profile.source,
         "elementwise_bytes_per_s": profile.elementwise_bytes_per_s,
         "layer_overhead_s": profile.layer_overhead_s,
+        "no_gain_tokens": profile.no_gain_tokens,
         "aliases": dict(profile.aliases),
         "prefill_attention": attention_to_content(profile.prefill_attention),
         "decode_attention": attention_to_content(profile.decode_attention),
@@ -155,6 +168,7 @@ def profile_from_fields(fields: Fields) -> DeviceProfile:
         check_header(fields, SCHEMA, VERSION)
         gemms = _gemms(fields.fields("gemms"))
         moves = fields.has("elementwise_bytes_per_s")
+        bounded = fields.has("no_gain_tokens")
         return DeviceProfile(
             device=fields.text("device"),
             kernels=fields.text("kernels"),
@@ -169,13 +183,14 @@ def profile_from_fields(fields: Fields) -> DeviceProfile:
             decode_attention=attention_from_fields(fields.fields("decode_attention"), "decode"),
             elementwise_bytes_per_s=fields.number("elementwise_bytes_per_s") if moves else None,
             layer_overhead_s=fields.number("layer_overhead_s", positive=False),
+            no_gain_tokens=fields.number("no_gain_tokens") if bounded else None,
         )
 
 
 def _gemms(fields: Fields) -> dict[str, GemmModel]:
     names = fields.names()
-    if not names:
-        raise InputError(f"{fields.where}: expected at least one weight format, got none")
+    if "fp16" not in names:
+        raise InputError(f"{fields.where}: expected fp16 among the weight formats")
     return {
         format_named(name, fields.where).name: gemm_from_fields(fields.fields(name))
         for name in names

@@ -99,6 +99,7 @@ def usable_rows(measurements: Measurements, device: Device) -> UsableRows:
     dropped: Counter[str] = Counter()
     rows = _drop(measurements, dropped, _not_a_kernel)
     rows = _drop(rows, dropped, _without_a_time)
+    rows = _drop(rows, dropped, lambda kept: _other_device(kept, device))
     gemms = rows.where(rows.op == "gemm")
     for test in (_other_format, _incomplete_gemm, _narrow):
         gemms = _drop(gemms, dropped, test)
@@ -136,6 +137,11 @@ def _drop(rows: Measurements, dropped: Counter[str], test: Test) -> Measurements
 
 def _not_a_kernel(rows: Measurements) -> tuple[str, BoolArray]:
     return "not a gemm, attention or layer row", ~np.isin(rows.op, ("gemm", "attention", "layer"))
+
+
+def _other_device(rows: Measurements, device: Device) -> tuple[str, BoolArray]:
+    spelled = np.char.replace(rows.gpu, "_", "-")
+    return f"another device than {device.name}", (rows.gpu != "") & (spelled != device.name)
 
 
 def _without_a_time(rows: Measurements) -> tuple[str, BoolArray]:
@@ -204,7 +210,9 @@ def _without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
     if len(first) == len(rows):
         return rows
     dropped["repeats, of which the median was kept"] += len(rows) - len(first)
-    latency = [np.median(rows.latency_us[group == i]) for i in range(len(first))]
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))[:-1]
+    latency = [np.median(part) for part in np.split(rows.latency_us[order], ends)]
     return replace(rows.where(first), latency_us=np.asarray(latency))
 
 

@@ -5,6 +5,8 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.profile import DeviceProfile
 
+SPEC_KERNELS = "spec"
+
 KERNEL_FIXED_S = 4e-6
 """Fixed cost of a kernel: the median of the rooflines fitted to six measured devices is 4.1 us."""
 
@@ -14,8 +16,6 @@ SPEC_ERROR_FRACTION = 0.30
 DEQUANTISED_FRACTION = 0.95
 """Share of the 16-bit rate that weight-only kernels keep where arithmetic limits them: measured
 between 0.9 and 1.0 on four devices, never a gain."""
-
-SPEC_KERNELS = "spec"
 
 
 def spec_profile(device: Device) -> DeviceProfile:
@@ -28,39 +28,42 @@ def spec_profile(device: Device) -> DeviceProfile:
         error_fraction=SPEC_ERROR_FRACTION,
         notes=_notes(device),
         source=device.source,
-        gemms={name: _gemm(device, name) for name in device.formats},
+        gemms={name: spec_gemm(device, name) for name in device.formats},
         aliases={},
         prefill_attention=spec_attention(device, "prefill"),
         decode_attention=spec_attention(device, "decode"),
-        elementwise_bytes_per_s=_sustained_bytes_per_s(device),
+        elementwise_bytes_per_s=sustained_bytes_per_s(device),
         layer_overhead_s=0.0,
     )
 
 
-def spec_attention(device: Device, phase: str) -> AttentionModel:
-    """Return the sum of arithmetic, traffic and launch at the sustained rates."""
-    flop_s = 1 / _sustained_flops_per_s(device)
-    byte_s = 1 / _sustained_bytes_per_s(device)
-    seconds = (flop_s, byte_s, 0.0, 0.0, 0.0, KERNEL_FIXED_S)
-    return AttentionModel(phase, seconds, None, device.multiprocessors)
-
-
-def _gemm(device: Device, format_name: str) -> GemmModel:
+def spec_gemm(device: Device, format_name: str) -> GemmModel:
+    """Return the roofline of matrix products in a format, at the sustained rates."""
     weight_format = FORMATS[format_name]
     kept = DEQUANTISED_FRACTION if weight_format.is_quantized else 1.0
     base = Roofline(
         fixed_s=KERNEL_FIXED_S,
-        flops_per_s=kept * _sustained_flops_per_s(device),
-        bytes_per_s=_sustained_bytes_per_s(device),
+        flops_per_s=kept * sustained_flops_per_s(device),
+        bytes_per_s=sustained_bytes_per_s(device),
     )
     return GemmModel(weight_format.bits_per_weight(), base, None, device.multiprocessors)
 
 
-def _sustained_flops_per_s(device: Device) -> float:
+def spec_attention(device: Device, phase: str) -> AttentionModel:
+    """Return the sum of arithmetic, traffic and launch at the sustained rates."""
+    flop_s = 1 / sustained_flops_per_s(device)
+    byte_s = 1 / sustained_bytes_per_s(device)
+    seconds = (flop_s, byte_s, 0.0, 0.0, 0.0, KERNEL_FIXED_S)
+    return AttentionModel(phase, seconds, None, device.multiprocessors)
+
+
+def sustained_flops_per_s(device: Device) -> float:
+    """Return the 16-bit rate of large matrix products."""
     return device.flops_per_s * device.compute_fraction
 
 
-def _sustained_bytes_per_s(device: Device) -> float:
+def sustained_bytes_per_s(device: Device) -> float:
+    """Return the memory bandwidth that decoding sustains."""
     return device.memory_bytes_per_s * device.memory_fraction
 
 

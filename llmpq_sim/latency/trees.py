@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from llmpq_sim.latency.work import FloatArray
 
-LEAF_UNIT = 1e-7
+LEAF_UNIT = 1e-8
 """Leaves are stored as whole multiples of this: far below any measurement's noise."""
 
-LARGEST_LEAF = 10**8
+LARGEST_LEAF = 10**9
 PATHS_AT_ONCE = 2**20
 """Rows times trees that are walked together: bounds the memory, whatever is asked."""
 

@@ -7,8 +7,12 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-TILE = 128
-"""Rows and columns of the output that a thread block computes, typical of 16-bit kernels."""
+TILES = ((128, 128), (64, 64), (16, 64), (64, 256))
+"""Rows and columns of the output that a thread block may compute: kernels choose among several,
+and how well each would fill the multiprocessors shows where they switch."""
+
+ATTENTION_TILE = 128
+"""Query tokens that a block of a prefill attention kernel takes."""
 
 ACTIVATION_BYTES = 2
 
@@ -22,20 +26,25 @@ GEMM_FEATURES = (
     "flops",
     "bytes",
     "intensity",
-    "tiles",
-    "waves",
     "weights",
-    "waste",
+    *(
+        f"{part}_{rows}x{columns}"
+        for rows, columns in TILES
+        for part in ("tiles", "waves", "waste")
+    ),
 )
-ATTENTION_TERMS = ("flops", "bytes", "wave_tokens", "heads", "streams", "kernels")
+ATTENTION_TERMS = ("flops", "bytes", "wave_elements", "heads", "streams", "kernels")
 ATTENTION_FEATURES = (
-    "streams",
-    "group",
+    "batch",
     "tokens",
+    "heads",
+    "kv_heads",
     "head_dim",
     "flops",
     "bytes",
-    "heads",
+    "group",
+    "all_heads",
+    "streams",
     "blocks",
     "waste",
 )
@@ -59,67 +68,69 @@ class GemmSizes(NamedTuple):
         return weights + ACTIVATION_BYTES * self.tokens * (self.out_features + self.in_features)
 
     def features(self, weight_bits: float, multiprocessors: int) -> FloatArray:
-        """Return GEMM_FEATURES, logarithms to base 2: (rows, 10)."""
+        """Return GEMM_FEATURES, logarithms to base 2: (rows, 19)."""
         moved = self.moved_bytes(weight_bits)
-        tiles = np.ceil(self.tokens / TILE) * np.ceil(self.out_features / TILE)
-        waves = np.ceil(tiles / multiprocessors)
-        return _log_columns(
-            *self,
-            self.flops,
-            moved,
-            self.flops / moved,
-            tiles,
-            waves,
-            self.out_features * self.in_features,
-            waves * multiprocessors / tiles,
-        )
+        filling: list[FloatArray] = []
+        for rows, columns in TILES:
+            tiles = np.ceil(self.tokens / rows) * np.ceil(self.out_features / columns)
+            waves = np.ceil(tiles / multiprocessors)
+            filling += [tiles, waves, waves * multiprocessors / tiles]
+        weights = self.out_features * self.in_features
+        return _log_columns(*self, self.flops, moved, self.flops / moved, weights, *filling)
 
 
 class AttentionSizes(NamedTuple):
-    """Sizes of attention kernels: nothing else of a layout matters to them.
+    """Sizes of attention kernels.
 
     Attributes:
-        streams: sequences times KV heads.
-        group: query heads that share a KV head.
+        batch: sequences.
         tokens: of each prompt, or of each cache that one new token attends to.
-        head_dim: elements of a head.
+        heads, kv_heads, head_dim: the layout.
     """
 
-    streams: FloatArray
-    group: FloatArray
+    batch: FloatArray
     tokens: FloatArray
+    heads: FloatArray
+    kv_heads: FloatArray
     head_dim: FloatArray
 
     @property
-    def heads(self) -> FloatArray:
+    def all_heads(self) -> FloatArray:
         """Query heads of all sequences."""
-        return self.streams * self.group
+        return self.batch * self.heads
+
+    @property
+    def streams(self) -> FloatArray:
+        """KV heads of all sequences."""
+        return self.batch * self.kv_heads
 
     def terms(self, phase: str, multiprocessors: int) -> FloatArray:
         """Return ATTENTION_TERMS, in which the time is roughly linear: (rows, 6).
 
-        Prefill is causal: a token attends to itself and to those before it.
+        Prefill is causal: a token attends to itself and to those before it. A block computes a
+        tile of queries in prefill, and all queries of a KV head in decode.
         """
         if phase == "prefill":
             pairs, queries = self.tokens * (self.tokens + 1) / 2, self.tokens
-            blocks = self.heads * np.ceil(self.tokens / TILE)
+            blocks = self.all_heads * np.ceil(self.tokens / ATTENTION_TILE)
         else:
             pairs, queries = self.tokens + 1, np.ones_like(self.tokens)
             blocks = self.streams
-        flops = 4.0 * self.heads * self.head_dim * pairs
-        vectors = 2 * self.heads * queries + 2 * self.streams * (self.tokens + 1)
+        flops = 4.0 * self.all_heads * self.head_dim * pairs
+        vectors = 2 * self.all_heads * queries + 2 * self.streams * (self.tokens + 1)
         moved = ACTIVATION_BYTES * self.head_dim * vectors
-        wave_tokens = np.ceil(blocks / multiprocessors) * self.tokens
+        wave_elements = np.ceil(blocks / multiprocessors) * self.tokens * self.head_dim
         one = np.ones_like(flops)
-        return np.stack([flops, moved, wave_tokens, self.heads, self.streams, one], axis=-1)
+        return np.stack([flops, moved, wave_elements, self.all_heads, self.streams, one], axis=-1)
 
     def features(self, phase: str, multiprocessors: int) -> FloatArray:
-        """Return ATTENTION_FEATURES, logarithms to base 2: (rows, 9)."""
+        """Return ATTENTION_FEATURES, logarithms to base 2: (rows, 12)."""
         terms = self.terms(phase, multiprocessors)
-        blocks = self.heads * np.ceil(self.tokens / TILE)
+        blocks = self.all_heads * np.ceil(self.tokens / ATTENTION_TILE)
         waste = np.ceil(blocks / multiprocessors) * multiprocessors / blocks
-        flops, moved = terms[..., 0], terms[..., 1]
-        return _log_columns(*self, flops, moved, self.heads, blocks, waste)
+        group = self.heads / self.kv_heads
+        derived = (terms[..., 0], terms[..., 1], group, self.all_heads, self.streams, blocks, waste)
+        return _log_columns(*self, *derived)
 
 
 def gemm_sizes(tokens: Any, out_features: Any, in_features: Any) -> GemmSizes:
@@ -131,8 +142,7 @@ def attention_sizes(
     batch: Any, tokens: Any, heads: Any, kv_heads: Any, head_dim: Any
 ) -> AttentionSizes:
     """Return the sizes of a layout and batch as float arrays of one shape."""
-    batch, tokens, heads, kv_heads, head_dim = _floats(batch, tokens, heads, kv_heads, head_dim)
-    return AttentionSizes(batch * kv_heads, heads / kv_heads, tokens, head_dim)
+    return AttentionSizes(*_floats(batch, tokens, heads, kv_heads, head_dim))
 
 
 def _floats(*arrays: Any) -> tuple[FloatArray, ...]:

@@ -6,7 +6,7 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.memory import layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.plan import Plan
-from llmpq_sim.report.words import joined, percent_text
+from llmpq_sim.report.words import joined, percent_text, span_text
 from llmpq_sim.schedule import counted_wave_shapes
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
@@ -14,6 +14,9 @@ from llmpq_sim.simulator.static import StageCosts, build_wave, pipeline_links
 
 EVEN_FRACTION = 0.05
 """Stages whose busy time differs by no more than this share of the busiest are evenly loaded."""
+
+SAME_FRACTION = 0.005
+"""Stages whose busy time differs by no more than this share are the bottleneck together."""
 
 WAITING_FRACTION = 0.1
 """Share of the time that the busiest stage must wait for it to be worth a word."""
@@ -125,36 +128,30 @@ def phase_seconds(plan: Plan, costs: LayerCosts) -> list[tuple[float, float]]:
 
 
 def bottleneck_text(rows: list[StageRow]) -> str | None:
-    """Return which stage limits a simulated plan and why, in sentences."""
-    simulated = {row.number: row.busy_fraction for row in rows if row.busy_fraction is not None}
-    if not simulated:
+    """Return which stages limit a simulated plan and why, in sentences."""
+    busy = [row.busy_fraction for row in rows if row.busy_fraction is not None]
+    if not busy:
         return None
-    number = max(simulated, key=lambda stage: (simulated[stage], -stage))
-    least, most = min(simulated.values()), simulated[number]
-    sentences = [_load_text(rows, number, least, most)]
-    if most < 1 - WAITING_FRACTION and len(rows) > 1:
-        sentences.append("The rest of its time it waits for the other stages and the links.")
-    full = [row.device for row in rows if not row.has_room and row.number != number]
+    busiest = [row for row in rows if (row.busy_fraction or 0.0) >= max(busy) * (1 - SAME_FRACTION)]
+    sentences = [_load_text(rows, busiest, min(busy), max(busy))]
+    if max(busy) < 1 - WAITING_FRACTION and len(rows) > 1:
+        sentences.append("The rest is waiting for other stages and links.")
+    full = [row.device for row in rows if not row.has_room and row not in busiest]
     if full:
-        sentences.append(f"No memory for one more layer on {joined(full)}.")
+        sentences.append(f"There is no memory for one more layer on {joined(full)}.")
     return " ".join(sentences)
 
 
-def _load_text(rows: list[StageRow], number: int, least: float, most: float) -> str:
-    row = rows[number]
-    prefill = percent_text(row.prefill_fraction or 0.0)
-    decode = percent_text(row.decode_fraction or 0.0)
-    phases = f"{prefill} prefill and {decode} decode"
+def _load_text(rows: list[StageRow], busiest: list[StageRow], least: float, most: float) -> str:
+    prefill = round(100 * (busiest[0].prefill_fraction or 0.0))
+    phases = f"{prefill} % in prefill, {round(100 * most) - prefill} % in decode"
     if len(rows) == 1:
         return f"One stage does all the work: {phases}."
     if least >= most * (1 - EVEN_FRACTION):
-        least_text, most_text = f"{100 * least:.0f}", percent_text(most)
-        busy = most_text if most_text.startswith(f"{least_text} ") else f"{least_text} to {most_text}"
-        return f"Evenly loaded: every stage is busy {busy} of the time, the busiest {phases}."
-    return (
-        f"Stage {number} on {row.device} is the bottleneck: busy {percent_text(most)} of the time, "
-        f"{phases}."
-    )
+        busy = span_text([round(100 * least), round(100 * most)])
+        return f"Evenly loaded: each stage is busy {busy} % of the time, the busiest {phases}."
+    names = joined([row.device for row in busiest])
+    return f"Bottleneck: {names}, busy {percent_text(most)} of the time: {phases}."
 
 
 def unused_devices(score: PlanScore, task: PlanningTask) -> list[str]:

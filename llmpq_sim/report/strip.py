@@ -17,7 +17,7 @@ class StripLine:
     """One line of the strip: a symbol for each layer, and above them where stages begin.
 
     Attributes:
-        stages: numbers of the stages, each above its first layer of the line.
+        stages: number of each stage above its first layer, left out where there is no room.
         layers: a symbol for each layer, with a boundary between stages.
     """
 
@@ -26,18 +26,26 @@ class StripLine:
 
 
 def strip_lines(plan: Plan, width: int) -> list[StripLine]:
-    """Return a plan's layers as lines of so many characters."""
-    symbols, labels = "", ""
+    """Return a plan's layers in lines of at most so many characters, cut between stages if it can.
+
+    A stage that is wider than a line goes on below, without its number.
+    """
+    lines: list[StripLine] = []
     for number, stage in enumerate(plan.stages):
-        part = "".join(SYMBOLS[name] for name in stage.formats)
-        symbols += BOUNDARY * (number > 0) + part
-        labels += " " * (number > 0) + str(number).ljust(len(part))[: max(len(part), 1)]
-    return [
-        StripLine(labels[start : start + width].rstrip(), symbols[start : start + width])
-        for start in range(0, len(symbols), width)
-    ]
+        symbols = "".join(SYMBOLS[name] for name in stage.formats)
+        label = str(number) if len(str(number)) <= len(symbols) else ""
+        if lines and len(lines[-1].layers) + 1 + len(symbols) <= width:
+            before = lines.pop()
+            labels = before.stages.ljust(len(before.layers) + 1) + label
+            lines.append(StripLine(labels, f"{before.layers}{BOUNDARY}{symbols}"))
+        else:
+            lines.append(StripLine(label, symbols[:width]))
+            rest = range(width, len(symbols), width)
+            lines += [StripLine("", symbols[start : start + width]) for start in rest]
+    return lines
 
 
-def strip_legend(plan: Plan) -> dict[str, str]:
-    """Return the format behind each symbol of a plan's strip, the widest first."""
-    return {SYMBOLS[name]: name for name in format_counts(plan.layer_formats)}
+def strip_legend(plan: Plan) -> str:
+    """Return what the symbols of a plan's strip mean, such as ``8 is int8, 4 is int4``."""
+    names = format_counts(plan.layer_formats)
+    return ", ".join(f"{SYMBOLS[name]} is {name}" for name in names)

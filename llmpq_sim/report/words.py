@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import floor, log10
 
 from llmpq_sim.formats import FORMATS
 from llmpq_sim.units import MS
 
 SEPARATOR = " · "
+
+SMALL_LOSS = 0.001
+TINY_LOSS = 1e-7
 
 
 def rate_text(per_s: float) -> str:
@@ -15,8 +19,12 @@ def rate_text(per_s: float) -> str:
 
 
 def loss_text(loss: float) -> str:
-    """Return a quality loss with four decimals, or two digits if it is tiny."""
-    return f"{loss:.4f}" if loss == 0 or loss >= 0.001 else f"{loss:.2g}"
+    """Return a quality loss with four decimals, or with two digits if it is small."""
+    if loss == 0:
+        return "0"
+    if loss >= SMALL_LOSS:
+        return f"{loss:.4f}"
+    return f"{loss:.{1 - floor(log10(loss))}f}" if loss >= TINY_LOSS else f"{loss:.1e}"
 
 
 def percent_text(fraction: float, decimals: int = 0) -> str:
@@ -37,7 +45,7 @@ def seconds_text(time_s: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -65,9 +73,9 @@ def format_counts(layer_formats: Iterable[str]) -> dict[str, int]:
     return {name: counts[name] for name in FORMATS if counts[name]}
 
 
-def formats_text(layer_formats: Iterable[str]) -> str:
-    """Return how many layers have each format, such as ``3 x int8, 7 x int4``."""
-    return ", ".join(f"{n} x {name}" for name, n in format_counts(layer_formats).items())
+def format_parts(layer_formats: Iterable[str]) -> list[str]:
+    """Return how many layers have each format, such as ``3 x int8`` and ``7 x int4``."""
+    return [f"{count} x {name}" for name, count in format_counts(layer_formats).items()]
 
 
 def bar(fraction: float, width: int) -> str:
@@ -76,12 +84,12 @@ def bar(fraction: float, width: int) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def folded(parts: Sequence[str], width: int) -> list[str]:
+def folded(parts: Sequence[str], width: int, separator: str = SEPARATOR) -> list[str]:
     """Return parts in lines that break between parts; a part wider than a line has its own."""
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + len(SEPARATOR) + len(part) <= width:
-            lines[-1] += SEPARATOR + part
+        if lines and len(lines[-1]) + len(separator) + len(part) <= width:
+            lines[-1] += separator + part
         else:
             lines.append(part)
     return lines

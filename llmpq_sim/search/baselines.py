@@ -13,7 +13,7 @@ from llmpq_sim.search.grid import paper_micro_batchings
 from llmpq_sim.search.integer import integer_plan
 from llmpq_sim.search.pipeedge import pipeedge_layers
 from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, score_plan
+from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, lacking_bytes, score_plan
 from llmpq_sim.search.screening import Screen
 
 
@@ -51,14 +51,17 @@ def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline
 
 
 def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
-    """Return the fastest feasible of a baseline's plans, or the last with the reason against it."""
+    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks."""
     task = screen.task
     feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
     if feasible:
         fastest = min(feasible, key=screen.makespan_s)
         return Baseline(name, score_plan(fastest, task), None)
     if plans:
-        score = score_plan(plans[-1], task)
+        nearest = min(
+            plans, key=lambda plan: (not keeps_budget(plan, task), lacking_bytes(plan, task))
+        )
+        score = score_plan(nearest, task)
         return Baseline(name, score, score.why_not())
     return Baseline(name, None, "no plan fits the memory within the quality budget")
 

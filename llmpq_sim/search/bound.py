@@ -146,7 +146,7 @@ def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
             raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
         cell = whole_cell(entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
-    if entry.bound_s > proven_s * (1 + 1e-9):
+    if not entry.bound_s <= proven_s * (1 + 1e-9):
         raise CertificateError(
             f"certificate: {_name(cuts)} states {entry.bound_s:.6g} s, its multipliers prove "
             f"{proven_s:.6g} s"

@@ -107,7 +107,7 @@ def _scaled(weights: tuple[float, ...], counts: FloatArray, total: float) -> Flo
     found = float((positive * counts).sum())
     if found <= 0.0:
         positive, found = np.ones(len(counts)), float(counts.sum())
-    return np.asarray(positive * (total / found))
+    return np.asarray(positive / found * total)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from llmpq_sim.search.operators import Operators
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_plan
 from llmpq_sim.search.screening import Screen
-from llmpq_sim.search.seeding import Seeds, seek_seeds
+from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
 
 
@@ -173,6 +173,8 @@ class _Search:
                 seeds.add(baseline.score.plan, screen)
         try:
             seek_seeds(seeds, screen, self._has_time, self._told("seeds"))
+            if self.settings.wants_front:
+                seek_front(seeds, screen, self._told("front"))
         except KeyboardInterrupt:
             if not seeds.plans:
                 raise

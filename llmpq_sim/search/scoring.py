@@ -72,6 +72,12 @@ def fits(plan: Plan, task: PlanningTask) -> bool:
     return all(stage.fits for stage in plan_memory(plan, task.costs.scenario))
 
 
+def lacking_bytes(plan: Plan, task: PlanningTask) -> int:
+    """Return how many bytes the devices of a plan are short of, all stages together."""
+    memory = plan_memory(plan, task.costs.scenario)
+    return sum(max(0, stage.total_bytes - stage.limit_bytes) for stage in memory)
+
+
 def keeps_budget(plan: Plan, task: PlanningTask) -> bool:
     """Return whether a plan loses no more than the quality budget."""
     return task.quality.plan_loss(plan.layer_formats) <= task.allowed_loss

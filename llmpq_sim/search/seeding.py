@@ -6,7 +6,7 @@ the first few, the partition that the relaxation guides to are added.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.search.bound import Certificate, near, refined_entry
@@ -20,6 +20,11 @@ GUIDED = 2
 
 MOST_PROGRAMS = 60
 """Integer programs solved, at most, once there is a plan."""
+
+
+FRONT_MICRO_BATCHINGS = 3
+BUDGET_SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+"""Shares of the quality budget for which a front is seeded; few bits cost little at first."""
 
 
 @dataclass
@@ -66,6 +71,20 @@ def seek_seeds(
             continue
         programs += 1
         for plan in _plans(cuts, screen, guided=programs <= GUIDED):
+            seeds.add(plan, screen)
+
+
+def seek_front(seeds: Seeds, screen: Screen, on_progress: Callable[[int, int], None]) -> None:
+    """Add plans with smaller quality losses, for the micro-batchings of the fastest seeds."""
+    fastest = sorted(seeds.plans, key=screen.makespan_s)
+    cuts_tried = list(dict.fromkeys(plan.micro_batching for plan in fastest))[
+        :FRONT_MICRO_BATCHINGS
+    ]
+    steps = [(cuts, share) for cuts in cuts_tried for share in BUDGET_SHARES]
+    for number, (cuts, share) in enumerate(steps):
+        on_progress(number, len(steps))
+        plan = integer_plan(replace(screen.task, budget=screen.task.budget * share), cuts)
+        if plan is not None:
             seeds.add(plan, screen)
 
 

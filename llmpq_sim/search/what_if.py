@@ -1,6 +1,5 @@
 """What would change with one device less: the first question after a plan."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from llmpq_sim.latency.costs import LayerCosts
@@ -23,24 +22,39 @@ class WhatIf:
 
 
 def without_one(task: PlanningTask, best: PlanScore) -> list[WhatIf]:
-    """Return, for each kind of device, the integer program's plan with one of them less.
+    """Return, for each kind of device, the throughput with one of them less.
 
-    The batch is cut as in the best plan, so a search on the smaller cluster may do better.
+    Where the best plan leaves one of the kind out, it is still the plan; otherwise it is the
+    integer program's for the same micro-batches, so a search on the smaller cluster may do better.
     """
-    cluster = task.costs.scenario.cluster
-    if len(cluster.devices) == 1:
+    members = task.costs.scenario.cluster.devices
+    if len(members) == 1:
         return []
     return [
-        WhatIf(f"without one {kind}", _tokens_per_s(_without(task, kind), best))
-        for kind in Counter(member.device.name for member in cluster.devices)
+        WhatIf(f"without one {kind}", _tokens_per_s(task, kind, best))
+        for kind in dict.fromkeys(member.device.name for member in members)
     ]
 
 
-def _without(task: PlanningTask, kind: str) -> PlanningTask:
-    """Return the task on a cluster that lacks the last device of a kind."""
+def _tokens_per_s(task: PlanningTask, kind: str, best: PlanScore) -> float | None:
+    used = {stage.device for stage in best.plan.stages}
+    numbers = [
+        number
+        for number, member in enumerate(task.costs.scenario.cluster.devices)
+        if member.device.name == kind
+    ]
+    if any(task.costs.scenario.cluster.devices[number].name not in used for number in numbers):
+        return best.result.tokens_per_s if best.result else None
+    smaller = _without(task, numbers[-1])
+    plan = integer_plan(smaller, best.plan.micro_batching)
+    score = None if plan is None else score_plan(plan, smaller)
+    return score.result.tokens_per_s if score and score.result else None
+
+
+def _without(task: PlanningTask, gone: int) -> PlanningTask:
+    """Return the task on a cluster that lacks one device."""
     scenario = task.costs.scenario
     members = scenario.cluster.devices
-    gone = max(i for i, member in enumerate(members) if member.device.name == kind)
     kept = [number for number in range(len(members)) if number != gone]
     links = {
         (kept.index(first), kept.index(second)): link
@@ -50,9 +64,3 @@ def _without(task: PlanningTask, kind: str) -> PlanningTask:
     cluster = replace(scenario.cluster, devices=tuple(members[i] for i in kept), links=links)
     costs = LayerCosts(replace(scenario, cluster=cluster), task.costs.profiles)
     return replace(task, costs=costs)
-
-
-def _tokens_per_s(task: PlanningTask, best: PlanScore) -> float | None:
-    plan = integer_plan(task, best.plan.micro_batching)
-    score = None if plan is None else score_plan(plan, task)
-    return score.result.tokens_per_s if score and score.result else None

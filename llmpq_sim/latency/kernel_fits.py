@@ -1,0 +1,114 @@
+"""How is the model of one kind of kernel fitted to measurements?
+
+A physical base is fitted first; gradient-boosted trees then learn the logarithm of what it misses.
+"""
+
+import numpy as np
+
+from llmpq_sim.cluster import Device
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.boosting import fit_trees
+from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, Correction, GemmModel, Roofline
+from llmpq_sim.latency.rows import Measurements, formats_of
+from llmpq_sim.latency.spec import spec_gemm
+from llmpq_sim.latency.trees import Trees
+from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
+from llmpq_sim.units import US
+
+WEIGHT_BITS = {"fp16": 16.0, "int8": 8.0, "int4": 4.0, "int3": 3.0}
+"""Bits that the kernels behind public measurements read per weight: scales are per column."""
+
+FEWEST_ROWS_FOR_TREES = 30
+
+PRIOR_WEIGHT = 0.1
+"""Pull of a roofline's logarithms towards the data sheet, shared among the rows: decides what few
+rows leave open and vanishes among many."""
+
+SIGNIFICANT_DIGITS = 6
+
+
+def gemm_sizes_of(rows: Measurements) -> GemmSizes:
+    """Return the sizes of matrix-product rows."""
+    return GemmSizes(rows.m, rows.n, rows.k)
+
+
+def attention_sizes_of(rows: Measurements) -> AttentionSizes:
+    """Return the sizes of attention rows."""
+    return AttentionSizes(rows.batch, rows.seq, rows.heads, rows.kv_heads, rows.head_dim)
+
+
+def by_format(rows: Measurements) -> dict[str, Measurements]:
+    """Return the rows of each weight format, the one of most bits first."""
+    formats = formats_of(rows)
+    names = sorted(set(formats.tolist()), key=lambda name: -FORMATS[name].bits)
+    return {name: rows.where(formats == name) for name in names}
+
+
+def significant(value: float) -> float:
+    """Return a fitted constant without the digits that depend on the machine of the fit."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def fit_gemm(rows: Measurements, device: Device, format_name: str, seed: int) -> GemmModel:
+    """Return the model of matrix products in a format, for both phases.
+
+    Below 30 rows it is the roofline alone.
+    """
+    sizes, time_s = gemm_sizes_of(rows), rows.latency_us * US
+    weight_bits = WEIGHT_BITS[format_name]
+    start = spec_gemm(device, format_name).base
+    base = fit_roofline(sizes.flops, sizes.moved_bytes(weight_bits), time_s, start)
+    model = GemmModel(weight_bits, base, None, device.multiprocessors)
+    if len(rows) < FEWEST_ROWS_FOR_TREES:
+        return model
+    features = sizes.features(weight_bits, device.multiprocessors)
+    trees = fit_trees(features, np.log(time_s / model.time_s(sizes)), seed)
+    return GemmModel(weight_bits, base, _boxed(trees, sizes), device.multiprocessors)
+
+
+def fit_attention(rows: Measurements, device: Device, phase: str, seed: int) -> AttentionModel:
+    """Return the model of attention in a phase.
+
+    The base is linear with non-negative coefficients and minimises relative errors. Below 30 rows
+    it is all there is.
+    """
+    from scipy.optimize import nnls
+
+    sizes, time_s = attention_sizes_of(rows), rows.latency_us * US
+    relative = sizes.terms(phase, device.multiprocessors) / time_s[:, np.newaxis]
+    scale = np.maximum(relative.max(axis=0), SHORTEST_S)
+    coefficients, _ = nnls(relative / scale, np.ones_like(time_s))
+    seconds = tuple(significant(value) for value in (coefficients / scale).tolist())
+    model = AttentionModel(phase, seconds, None, device.multiprocessors)
+    if len(rows) < FEWEST_ROWS_FOR_TREES:
+        return model
+    features = sizes.features(phase, device.multiprocessors)
+    trees = fit_trees(features, np.log(time_s / model.time_s(sizes)), seed)
+    return AttentionModel(phase, seconds, _boxed(trees, sizes), device.multiprocessors)
+
+
+def fit_roofline(
+    flops: FloatArray, moved_bytes: FloatArray, time_s: FloatArray, start: Roofline
+) -> Roofline:
+    """Return the roofline with the least mean absolute error of the logarithm.
+
+    Its three constants are sought by Nelder and Mead's simplex from ``start``.
+    """
+    from scipy.optimize import minimize
+
+    origin = np.log([start.fixed_s, start.flops_per_s, start.bytes_per_s])
+
+    def error(logs: FloatArray) -> float:
+        predicted_s = Roofline(*np.exp(logs)).time_s(flops, moved_bytes)
+        prior = PRIOR_WEIGHT * np.sum((logs - origin) ** 2) / len(time_s)
+        return float(np.mean(np.abs(np.log(time_s / predicted_s))) + prior)
+
+    options = {"xatol": 1e-5, "fatol": 1e-8, "maxiter": 2000}
+    found = minimize(error, origin, method="Nelder-Mead", options=options)
+    return Roofline(*(significant(value) for value in np.exp(found.x).tolist()))
+
+
+def _boxed(trees: Trees, sizes: tuple[FloatArray, ...]) -> Correction:
+    least = tuple(float(size.min()) for size in sizes)
+    most = tuple(float(size.max()) for size in sizes)
+    return Correction(trees, least, most)

@@ -1,0 +1,183 @@
+"""What is the answer of a search, a simulation, a proof or a fit in a few words?"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from llmpq_sim.cluster import Cluster
+from llmpq_sim.latency.fitting import FitReport
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.plan import MicroBatching, equal_parts
+from llmpq_sim.report.words import (
+    counted,
+    joined,
+    loss_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+    span_text,
+)
+from llmpq_sim.scenario import Scenario
+from llmpq_sim.search.planner import SearchOutcome
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.scoring import PlanScore
+from llmpq_sim.verification import Verification
+
+
+def search_headline(outcome: SearchOutcome) -> list[str]:
+    """Return a search's answer: speed, the proven bound and quality loss."""
+    tokens = outcome.task.costs.scenario.workload.total_output_tokens
+    found, bound = rate_text(tokens / outcome.best.makespan_s), outcome.bound_tokens_per_s
+    gap = percent_text(outcome.gap_fraction, 1)
+    return [
+        f"{found} tokens/s",
+        f"at most {rate_text(bound)} are possible (gap {gap})",
+        loss_part(outcome.best, outcome.task),
+    ]
+
+
+def simulation_headline(score: PlanScore, task: PlanningTask) -> list[str]:
+    """Return a simulation's answer: speed, time and quality loss; or why there is none."""
+    if score.result is None:
+        return [score.why_not() or "not simulated"]
+    return [
+        f"{rate_text(score.result.tokens_per_s)} tokens/s",
+        f"{score.result.output_tokens} tokens in {seconds_text(score.makespan_s)}",
+        loss_part(score, task),
+    ]
+
+
+def loss_part(score: PlanScore, task: PlanningTask) -> str:
+    """Return the quality loss beside its budget."""
+    measure = task.quality.measure
+    return f"quality loss {loss_text(score.loss)} of {loss_text(score.budget)} {measure}"
+
+
+def plan_profiles(score: PlanScore, task: PlanningTask) -> dict[str, DeviceProfile]:
+    """Return the latency profiles of the kinds of device that a plan uses."""
+    cluster = task.costs.scenario.cluster
+    places = [cluster.index(stage.device, "plan") for stage in score.plan.stages]
+    kinds = {cluster.devices[place].device.name for place in places}
+    return {kind: profile for kind, profile in task.costs.profiles.items() if kind in kinds}
+
+
+def error_fraction(profiles: Mapping[str, DeviceProfile]) -> float:
+    """Return the largest error that any of some profiles states for a layer's time."""
+    return max(profile.error_fraction for profile in profiles.values())
+
+
+def trust_parts(profiles: Mapping[str, DeviceProfile]) -> list[str]:
+    """Return how far times can be trusted, and why: alike profiles together."""
+    kinds: dict[tuple[str, float], list[str]] = {}
+    for kind, profile in profiles.items():
+        kinds.setdefault((_basis(profile), profile.error_fraction), []).append(kind)
+    parts = [f"± {percent_text(error)}: {joined(kinds[how, error])} {how}" for how, error in kinds]
+    return [f"times {parts[0]}", *parts[1:]]
+
+
+def _basis(profile: DeviceProfile) -> str:
+    if profile.status == "measured":
+        return "measured"
+    if profile.status == "calibrated":
+        return f"calibrated on {counted(profile.calibration_rows, 'measurement')}"
+    return "by data sheet only"
+
+
+def error_sentence(tokens_per_s: float, error: float) -> str:
+    """Return what an error of all times means for throughput."""
+    slowest = _rough(tokens_per_s / (1 + error))
+    if error >= 1:
+        return f"so {slowest} tokens/s or more"
+    return f"so {slowest} to {_rough(tokens_per_s / (1 - error))} tokens/s"
+
+
+def _rough(per_s: float) -> str:
+    return f"{per_s:.0f}" if per_s >= 9.5 else f"{per_s:.2g}"
+
+
+def scenario_parts(scenario: Scenario) -> list[str]:
+    """Return what is served where: model, devices and workload."""
+    workload, model = scenario.workload, scenario.model
+    output = span_text(workload.output_tokens)
+    return [
+        f"{model.name} ({counted(model.layers, 'layer')})",
+        f"{scenario.cluster.name} ({kinds_text(scenario.cluster)})",
+        f"{counted(workload.requests, 'request')} of {workload.prompt_tokens} prompt "
+        f"+ {output} output tokens",
+    ]
+
+
+def kinds_text(cluster: Cluster) -> str:
+    """Return how many devices of each kind a cluster has, such as ``3 x t4, 1 x v100-32g``."""
+    kinds = Counter(member.device.name for member in cluster.devices)
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+
+
+def micro_batching_parts(cuts: MicroBatching, requests: int) -> list[str]:
+    """Return how a batch is cut, in words, with the sizes that really occur."""
+    waves = cuts.waves(requests)
+    prefill = [rows for groups in waves for rows in equal_parts(sum(groups), cuts.prefill)]
+    decode = [rows for groups in waves for rows in groups]
+    in_flight = "all" if len(waves) == 1 else f"{cuts.groups_in_flight} of"
+    parts = [
+        f"prefill {_at_a_time(prefill, 'prompt')}",
+        f"decode {_at_a_time(decode, 'request')}",
+    ]
+    if len(decode) > 1:
+        parts.append(f"{in_flight} {len(decode)} groups in flight")
+    if len(waves) > 1:
+        parts.append(f"{len(waves)} waves")
+    return parts
+
+
+def _at_a_time(sizes: list[int], noun: str) -> str:
+    if len(sizes) == 1 and sizes[0] > 1:
+        return f"all {sizes[0]} {noun}s at once"
+    return f"{span_text(sizes)} {noun}{'' if max(sizes) == 1 else 's'} at a time"
+
+
+def effort_parts(outcome: SearchOutcome) -> list[str]:
+    """Return what a search did, and why it stopped if that was early."""
+    stopped = {
+        "budget": "stopped at its time budget: more time may find more",
+        "interrupted": "interrupted: more time may find more",
+    }
+    parts = [
+        seconds_text(outcome.seconds),
+        f"{counted(outcome.evaluations, 'plan')} tried",
+        counted(outcome.generations, "generation"),
+        f"seed {outcome.settings.seed}",
+    ]
+    return parts + ([stopped[outcome.ended]] if outcome.ended in stopped else [])
+
+
+def verification_parts(verification: Verification) -> list[str]:
+    """Return what a plan's certificate proves: its bound, and how near to it the plan is."""
+    return [
+        f"proven: no plan takes less than {seconds_text(verification.bound_s)}",
+        f"this one takes {seconds_text(verification.score.makespan_s)}",
+        f"gap {percent_text(verification.gap_fraction, 1)}",
+    ]
+
+
+def checked_parts(verification: Verification) -> list[str]:
+    """Return what was recomputed for it, and what the proof is about."""
+    parts = [f"{counted(verification.entries, 'micro-batching')} checked by arithmetic"]
+    if verification.refined:
+        parts.append(f"{verification.refined} of them cell by cell")
+    return [*parts, "the proof is about predicted times"]
+
+
+def fit_parts(report: FitReport) -> list[str]:
+    """Return what a fit made: a profile, and how far a layer's time can be trusted."""
+    profile = report.profile
+    return [
+        f"{profile.name}: {_basis(profile)}",
+        f"a layer's time ± {percent_text(profile.error_fraction)}",
+        joined(profile.formats),
+    ]
+
+
+def rows_parts(report: FitReport) -> list[str]:
+    """Return how many rows a fit used, and how many it dropped for which reason."""
+    dropped = [f"{rows} dropped: {reason}" for reason, rows in report.rows_dropped.items() if rows]
+    return [f"{counted(report.rows_used, 'row')} used", *dropped]

@@ -1,0 +1,89 @@
+"""How the profiles in cluster_profiles/profiles are made.
+
+To make them again: ``python -m tests.golden.shipped_profiles`` from the repository's root, with
+the shared measurements beside it for those of TensorRT-LLM.
+"""
+
+from pathlib import Path
+
+from llmpq_sim.device_files import load_devices
+from llmpq_sim.files import json_text, write_text
+from llmpq_sim.latency.fitting import FitReport, fit_profile
+from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
+from llmpq_sim.latency.transfer import transferred_profile
+from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.model_files import load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ROOT / "cluster_profiles" / "profiles"
+ROWS_OF_2023 = ROOT / "cluster_profiles" / "measurements" / "gptq-2023.csv"
+SHARED_KERNELS = ROOT / "../shared/data/kernels"
+
+SEED = 0
+KERNELS_OF_2023 = "gptq-2023"
+TIMED_IN_2023 = ("t4", "v100-32g", "p100-12g")
+DERIVED_FROM_V100 = ("a100-40g", "a800-80g")
+FP32_RATIO = 19.5 / 15.7
+"""FP32 rates of A100 and V100 by their data sheets, in TFLOPS."""
+
+SOURCE_OF_2023 = (
+    "LLM-PQ authors' notebooks of 2023 (arXiv:2403.01136): GPTQ kernels for 3 and 4 bits, "
+    "LLM.int8 for 8, PyTorch for 16"
+)
+TENSORRT_LLM = {
+    "a100-sxm": ("a100_sxm", "trtllm-1.0"),
+    "l40s": ("l40s", "trtllm-1.0"),
+    "h200-sxm": ("h200_sxm", "trtllm-1.2"),
+}
+SOURCE_OF_TENSORRT_LLM = (
+    "NVIDIA aiconfigurator 0.12.0 and 0.5.0 (Apache-2.0): matrix products of TensorRT-LLM, 16-bit "
+    "ones averaged over graph replays, int8 and int4 single readings with a cold cache; attention "
+    "of vLLM"
+)
+
+
+def profiles_of_2023() -> dict[str, DeviceProfile]:
+    """Return the profiles of the kernels LLM-PQ used, by file name."""
+    devices, rows = load_devices(), read_measurements(ROWS_OF_2023)
+    models = {"opt-30b": load_model("opt-30b")}
+    profiles = {
+        name: fit_profile(
+            rows, devices[name], KERNELS_OF_2023, SEED, models=models, source=SOURCE_OF_2023
+        ).profile
+        for name in TIMED_IN_2023
+    }
+    for name in DERIVED_FROM_V100:
+        profiles[name] = transferred_profile(
+            profiles["v100-32g"],
+            devices["v100-32g"],
+            devices[name],
+            FP32_RATIO,
+            ("int4", "int3"),
+        )
+    return {f"{name}.{KERNELS_OF_2023}.json": profile for name, profile in profiles.items()}
+
+
+def report_of_tensorrt_llm(device: str) -> FitReport:
+    """Return the report of a fit to the shared measurements of a device."""
+    file_name, kernels = TENSORRT_LLM[device]
+    rows = read_measurements(SHARED_KERNELS / f"{file_name}.parquet")
+    source = SOURCE_OF_TENSORRT_LLM
+    return fit_profile(rows, load_devices()[device], kernels, SEED, source=source)
+
+
+def text_of(profile: DeviceProfile) -> str:
+    """Return what the profile's file holds."""
+    return json_text(profile_to_content(profile))
+
+
+def write_shipped_profiles() -> None:
+    """Write all shipped profiles."""
+    for file_name, profile in profiles_of_2023().items():
+        write_text(PROFILES / file_name, text_of(profile))
+    for device, (_, kernels) in TENSORRT_LLM.items():
+        report = report_of_tensorrt_llm(device)
+        write_text(PROFILES / f"{device}.{kernels}.json", text_of(report.profile))
+
+
+if __name__ == "__main__":
+    write_shipped_profiles()
