@@ -10,7 +10,7 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.latency.boosting import fit_trees
 from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, Correction, GemmModel, Roofline
 from llmpq_sim.latency.rows import Measurements, formats_of
-from llmpq_sim.latency.spec import spec_gemm
+from llmpq_sim.latency.spec import spec_attention, spec_gemm
 from llmpq_sim.latency.trees import Trees
 from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
 from llmpq_sim.units import US
@@ -44,9 +44,9 @@ def by_format(rows: Measurements) -> dict[str, Measurements]:
     return {name: rows.where(formats == name) for name in names}
 
 
-def significant(value: float) -> float:
+def significant(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
     """Return a fitted constant without the digits that depend on the machine of the fit."""
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return float(f"{value:.{digits}g}")
 
 
 def fit_gemm(rows: Measurements, device: Device, format_name: str, seed: int) -> GemmModel:
@@ -69,22 +69,36 @@ def fit_gemm(rows: Measurements, device: Device, format_name: str, seed: int) ->
 def fit_attention(rows: Measurements, device: Device, phase: str, seed: int) -> AttentionModel:
     """Return the model of attention in a phase.
 
-    The base is linear with non-negative coefficients and minimises relative errors. Below 30 rows
-    it is all there is.
+    The base is linear with non-negative coefficients. Below 30 rows it is all there is.
     """
-    from scipy.optimize import nnls
-
     sizes, time_s = attention_sizes_of(rows), rows.latency_us * US
-    relative = sizes.terms(phase, device.multiprocessors) / time_s[:, np.newaxis]
-    scale = np.maximum(relative.max(axis=0), SHORTEST_S)
-    coefficients, _ = nnls(relative / scale, np.ones_like(time_s))
-    seconds = tuple(significant(value) for value in (coefficients / scale).tolist())
+    terms = sizes.terms(phase, device.multiprocessors)
+    seconds = _fit_terms(terms / time_s[:, np.newaxis], spec_attention(device, phase).seconds)
     model = AttentionModel(phase, seconds, None, device.multiprocessors)
     if len(rows) < FEWEST_ROWS_FOR_TREES:
         return model
     features = sizes.features(phase, device.multiprocessors)
     trees = fit_trees(features, np.log(time_s / model.time_s(sizes)), seed)
     return AttentionModel(phase, seconds, _boxed(trees, sizes), device.multiprocessors)
+
+
+def _fit_terms(relative: FloatArray, start: tuple[float, ...]) -> tuple[float, ...]:
+    """Return non-negative seconds per term with the least squared relative error.
+
+    ``relative`` holds terms per measured second. The data sheet counts as one row for each term it
+    knows, so that no term is free of charge because few rows did not vary it.
+    """
+    from scipy.optimize import nnls
+
+    known = np.flatnonzero(start)
+    weight = np.sqrt(PRIOR_WEIGHT)
+    prior = np.zeros((len(known), len(start)))
+    prior[np.arange(len(known)), known] = weight / np.asarray(start)[known]
+    matrix = np.concatenate([relative, prior])
+    target = np.concatenate([np.ones(len(relative)), np.full(len(known), weight)])
+    scale = np.maximum(matrix.max(axis=0), SHORTEST_S)
+    coefficients, _ = nnls(matrix / scale, target)
+    return tuple(significant(value) for value in (coefficients / scale).tolist())
 
 
 def fit_roofline(

@@ -28,6 +28,10 @@ PRIOR_WEIGHT = 0.05
 OUTLIER_ERROR = 0.05
 """Errors beyond this weigh linearly rather than squared."""
 
+TOLERANCE = 1e-12
+DIGITS = 4
+"""Sought far more exactly than it is kept, so that every machine keeps the same."""
+
 
 @dataclass(frozen=True)
 class LayerModels:
@@ -98,8 +102,9 @@ def fit_layers(rows: Measurements, models: Mapping[str, ModelSpec], device: Devi
         misfits = [np.log(fitted.layer_s(part) / part.time_s) for part in layers]
         return np.concatenate([*misfits, PRIOR_WEIGHT * (logs - origin)])
 
-    found = least_squares(errors, origin, loss="soft_l1", f_scale=OUTLIER_ERROR)
-    constants = [significant(value) for value in np.exp(found.x).tolist()]
+    tight = {"ftol": TOLERANCE, "xtol": TOLERANCE, "gtol": TOLERANCE}
+    found = least_squares(errors, origin, loss="soft_l1", f_scale=OUTLIER_ERROR, **tight)
+    constants = [significant(value, DIGITS) for value in np.exp(found.x).tolist()]
     fitted = _models(np.asarray(constants), formats, device)
     ratios = np.concatenate([fitted.layer_s(part) / part.time_s for part in layers])
     median, p90 = np.quantile(np.abs(ratios - 1), (0.5, 0.9)).tolist()

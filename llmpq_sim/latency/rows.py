@@ -140,8 +140,8 @@ def _not_a_kernel(rows: Measurements) -> tuple[str, BoolArray]:
 
 
 def _other_device(rows: Measurements, device: Device) -> tuple[str, BoolArray]:
-    spelled = np.char.replace(rows.gpu, "_", "-")
-    return f"another device than {device.name}", (rows.gpu != "") & (spelled != device.name)
+    own = ("", device.name, device.name.replace("-", "_"))
+    return f"another device than {device.name}", ~np.isin(rows.gpu, own)
 
 
 def _without_a_time(rows: Measurements) -> tuple[str, BoolArray]:
