@@ -6,9 +6,10 @@ visit, and
 
   prefill ends     >= sum_i least P_i + max_j (rest of P_j)
   decode takes     >= sum_i path D_i                                 (one group's rounds in turn)
-  decode takes     >= sum_i least D_i + max_j (later D_j - least D_j) (one stage's rounds from 2 on)
+  decode takes     >= sum_i least D_i + max_j (later D_j - least D_j) (one stage's later visits)
 
-where *later* leaves out round 1, which may overlap the end of prefill. With weights on the stages
+where *later* leaves out what may overlap the end of prefill: round 1 of the groups that do not wait
+for the last prefill micro-batch. With weights on the stages
 (w for prefill, v for decode, sum v = 1 - alpha, alpha on the path) every maximum becomes a weighted
 sum; with a price per unit of loss and per byte of each device the constraints join the sum; then
 each block may be placed where it is cheapest, and the total can only be too low:

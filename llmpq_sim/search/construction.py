@@ -120,10 +120,18 @@ def arrange_formats(task: PlanningTask, counts: Sequence[int], first_layer: int)
 def best_formats(
     task: PlanningTask, micro_batching: MicroBatching, order: Sequence[int], layers: Sequence[int]
 ) -> Plan | None:
-    """Return the plan with the best formats for a given partition, or None if none fits."""
-    problem = stage_problem(task, micro_batching, order, layers)
-    blocks = solve_integrally(problem, FORMAT_GAP, FORMAT_NODES)
-    return None if blocks is None else plan_of_formats(task, problem, order, blocks)
+    """Return the plan with the best formats for a given partition, or None if none fits.
+
+    Where layers differ, the budget may be kept in one direction of the pipeline only: the other is
+    tried if this one has no plan.
+    """
+    for step in (1, -1):
+        stages = order[::step]
+        problem = stage_problem(task, micro_batching, stages, layers[::step])
+        blocks = solve_integrally(problem, FORMAT_GAP, FORMAT_NODES)
+        if blocks is not None:
+            return plan_of_formats(task, problem, stages, blocks)
+    return None
 
 
 def _stage_items(

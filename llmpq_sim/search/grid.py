@@ -29,7 +29,7 @@ def micro_batching_grid(requests: int, devices: int) -> list[MicroBatching]:
     grid = []
     for decode in sizes:
         for groups in _halves(ceil(requests / decode)):
-            rows = min(decode * groups, requests)
+            rows = MicroBatching(1, decode, groups).wave_rows(requests)
             grid += [MicroBatching(size, decode, groups) for size in sizes if size <= rows]
     return list(dict.fromkeys([*grid, *paper_micro_batchings(requests, devices)]))
 

@@ -3,7 +3,8 @@
 Layers cost alike, so whole numbers of layers per device and format say as much as LLM-PQ's binary
 ``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after the
 other. Where layers lose differently, the program counts an average layer, and a second program
-chooses the formats of the partition found, layer by layer. The objective is LLM-PQ's
+chooses the formats of the partition found, layer by layer; if that fails, the program is solved
+once more with every layer's own losses. The objective is LLM-PQ's
 (arXiv:2403.01136, sec. 4) with its decode term corrected, as in `certificate`.
 """
 
@@ -46,17 +47,19 @@ def integer_plan(
     members = task.costs.scenario.cluster.devices
     places = tuple(Place(member.name, member.device.name, 1) for member in members)
     apart = len(places) > 1
-    problem = averaged(build_problem(task, micro_batching, places, ends_apart=apart))
-    blocks = solve_integrally(
-        problem,
-        PROGRAM_GAP,
-        PROGRAM_NODES,
-        as_pipeline=apart,
-        minimise=minimise,
-    )
-    if blocks is None:
-        return None
-    return _laid_out(task, micro_batching, problem, blocks)
+    free = build_problem(task, micro_batching, places, ends_apart=apart)
+    for problem in [averaged(free), free][: 1 + layers_differ(task)]:
+        blocks = solve_integrally(
+            problem,
+            PROGRAM_GAP,
+            PROGRAM_NODES,
+            as_pipeline=apart,
+            minimise=minimise,
+        )
+        plan = None if blocks is None else _laid_out(task, micro_batching, problem, blocks)
+        if plan is not None:
+            return plan
+    return None
 
 
 def single_device_plans(task: PlanningTask, micro_batching: MicroBatching) -> list[Plan]:
@@ -69,6 +72,11 @@ def single_device_plans(task: PlanningTask, micro_batching: MicroBatching) -> li
         best_formats(task, micro_batching, [number], [layers]) for number in first_of_kind.values()
     ]
     return [plan for plan in plans if plan is not None]
+
+
+def layers_differ(task: PlanningTask) -> bool:
+    """Return whether some layers lose more than others in the same format."""
+    return any(len(set(task.quality.losses[name])) > 1 for name in task.formats)
 
 
 def averaged(problem: Problem) -> Problem:
@@ -86,13 +94,13 @@ def _laid_out(
 ) -> Plan | None:
     """Return the plan with these layers per device and format, in an order with fast links."""
     layer, embedding, head = (_item(problem, block) for block in (LAYER, EMBEDDING, HEAD))
-    per_device = blocks[layer].sum(axis=1).astype(int)
+    per_device = blocks[:embedding].sum(axis=(0, 2)).astype(int)
     used = [int(device) for device in np.flatnonzero(per_device)]
     first = int(blocks[embedding].sum(axis=1).argmax())
     last = int(blocks[head].sum(axis=1).argmax())
     order = order_devices(task.costs.scenario.cluster, used, first, last)
     layers = [int(per_device[device]) for device in order]
-    if any(len(set(task.quality.losses[name])) > 1 for name in task.formats):
+    if layers_differ(task):
         return best_formats(task, micro_batching, order, layers)
     staged = stage_problem(task, micro_batching, order, layers)
     placed = np.zeros((len(staged.items), len(order), len(task.formats)))

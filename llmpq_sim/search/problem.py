@@ -99,7 +99,7 @@ class WaveTerms:
         prefill_least: its shortest prefill visit.
         prefill_rest: its other prefill visits together.
         decode_least: its shortest decode visit.
-        decode_rest: its decode visits from round 2 on, less the shortest.
+        decode_rest: its decode visits that follow the end of prefill, less the shortest.
         decode_path: its visits in the rounds of one group, one after another.
         prefill_links_s, path_links_s: what the links add at least to a prefill and to those rounds.
     """
@@ -317,9 +317,11 @@ def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) ->
 def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
     """Return the five terms of WaveTerms for one block on one kind in one format."""
     least_s = min(prefill_s)
-    group, skipped = _path(shape)
+    first, group = _first_rounds(shape), _path(shape)
     visits_s = np.concatenate(decode_s)
-    later_s = sum(float(times_s[1:].sum()) for times_s in decode_s)
+    later_s = sum(
+        float(times_s[start:].sum()) for times_s, start in zip(decode_s, first, strict=True)
+    )
     decode_least_s = float(visits_s.min()) if later_s > 0 else 0.0
     return np.array(
         [
@@ -327,23 +329,26 @@ def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray])
             sum(prefill_s) - least_s,
             decode_least_s,
             later_s - decode_least_s,
-            float(decode_s[group][skipped:].sum()),
+            float(decode_s[group][first[group] :].sum()),
         ]
     )
 
 
-def _path(shape: WaveShape) -> tuple[int, int]:
-    """Return the group whose rounds make the longest proven path, and its rounds not counted.
+def _first_rounds(shape: WaveShape) -> list[int]:
+    """Return the turn from which each group's decode visits follow the end of prefill.
 
-    All prefills pass a stage before any decode visit does, so the last group, which holds the last
-    prompt, starts its first round when prefill ends; any other group at least its second.
+    It is turn 0 for groups whose last prompt the last prefill micro-batch holds. All prefills pass
+    the last stage before any decode visit does, so that others return there in turn 1 at least.
     """
-    last = len(shape.decode_rows) - 1
-    work = [sum(rows[1:]) for rows in shape.decode_rows]
-    longest = max(range(len(work)), key=lambda group: (work[group], group))
-    if work[longest] > sum(shape.decode_rows[last]):
-        return longest, 1
-    return last, 0
+    released = shape.releases()[-1]
+    return [int(group not in released) for group in range(len(shape.decode_rows))]
+
+
+def _path(shape: WaveShape) -> int:
+    """Return the group with the most rows to decode after the end of prefill."""
+    first = _first_rounds(shape)
+    work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
+    return max(range(len(work)), key=lambda group: (work[group], group))
 
 
 def link_terms_s(
@@ -356,7 +361,8 @@ def link_terms_s(
         shape: the micro-batches of a wave.
         links: the link behind each stage, the last one back to the first; None on one device.
     """
-    group, skipped = _path(shape)
+    group = _path(shape)
+    start = _first_rounds(shape)[group]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     prompt = costs.scenario.workload.prompt_tokens
     present = [link for link in links if link is not None]
@@ -366,9 +372,9 @@ def link_terms_s(
     prefill_bytes = min(shape.prefill_rows) * prompt * hidden
     prefill_s = sum(link.transfer_s(prefill_bytes) for link in forward)
     rows_by_round = shape.decode_rows[group]
-    returned = (shape.prefill_rows[-1], *rows_by_round)[skipped : len(rows_by_round)]
+    returned = (shape.prefill_rows[-1], *rows_by_round)[start : len(rows_by_round)]
     path_s = 0.0
-    for rows, rounds in Counter(rows_by_round[skipped:]).items():
+    for rows, rounds in Counter(rows_by_round[start:]).items():
         path_s += rounds * sum(link.transfer_s(rows * hidden) for link in forward)
     for rows, rounds in Counter(returned).items():
         path_s += rounds * back.transfer_s(rows * TOKEN_BYTES)

@@ -107,5 +107,7 @@ def _may_be_better(seeds: Seeds, cuts: MicroBatching, screen: Screen) -> bool:
 def _plans(cuts: MicroBatching, screen: Screen, *, guided: bool) -> list[Plan]:
     found: list[Plan | None] = [integer_plan(screen.task, cuts)]
     if guided:
-        found += [guided_plan(screen.task, cuts), *single_device_plans(screen.task, cuts)]
+        found.append(guided_plan(screen.task, cuts))
+    if not screen.problem(cuts).ends_apart:
+        found += single_device_plans(screen.task, cuts)
     return [plan for plan in found if plan is not None]

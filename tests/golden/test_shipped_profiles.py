@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from llmpq_sim.latency.fitting import FitReport
 from llmpq_sim.profile_files import load_profile
 from tests.golden.shipped_profiles import (
     PROFILES,
+    ROOT,
     SHARED_KERNELS,
     TENSORRT_LLM,
     profiles_of_2023,
@@ -70,3 +73,18 @@ def test_unseen_layers_are_predicted_better_than_by_the_linear_model(
     assert {(error.format, error.phase) for error in layers} == set(linear)
     for error in layers:
         assert error.p90_ape < linear[error.format, error.phase].p90_ape
+
+
+@pytest.mark.slow
+def test_the_readme_states_these_errors(fitted: tuple[str, FitReport]) -> None:
+    """To 0.3 points, because the last bits of a fit depend on the processor."""
+    device, report = fitted
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| {device.upper()} |"))
+    stated = [float(number) for number in re.findall(r"\d+\.\d", row)]
+    found = {(error.op, error.format, error.phase): error for error in report.errors}
+    columns = [("gemm", name, "any") for name in ("fp16", "int8", "int4")]
+    columns += [("layer", n, p) for n in ("fp16", "int4") for p in ("prefill", "decode")]
+    errors = [found[column] for column in columns]
+    expected = [100 * value for error in errors for value in (error.median_ape, error.p90_ape)]
+    assert stated == pytest.approx(expected, abs=0.3)

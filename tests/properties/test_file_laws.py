@@ -35,7 +35,9 @@ PROFILES = bundled_dir("cluster_profiles")
 CARD = {"name": "a", "memory_gib": 1, "memory_gb_per_s": 1, "fp16_tflops": 1, "kernels": ["spec"]}
 CARDS = {"devices": [CARD | {"formats": ["fp16"], "price_usd_per_hour": 1}]}
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"]).filter(str.isprintable), min_size=1, max_size=12
+)
 COUNTS = st.integers(1, 10**12)
 RATES = st.floats(1e-3, 1e18)
 FRACTIONS = st.floats(1e-6, 1)

@@ -1,0 +1,47 @@
+"""How far is a request, from its arrival to its last token?"""
+
+Names = tuple[int, ...]
+"""Names of the blocks that a prompt starts with; equal names mean equal prompts up to there."""
+
+
+class Sequence:
+    """A request from its arrival to its last token.
+
+    Attributes:
+        request: its position in the workload.
+        known_tokens: of the prompt and the output so far; what a prefill must compute.
+        computed_tokens: whose keys and values are in its blocks.
+        remaining: output tokens to be sampled.
+        admission: how many were admitted before it; -1 while it waits for admission.
+        token_s: when its last token was sampled, negative before the first.
+        in_flight: whether a batch under way holds it.
+        base: its context less the rounds of its cohort, while it is in one.
+        blocks: KV blocks it holds, shared ones included; not kept up while it is in a cohort.
+        names: names of its prompt's full units.
+        units: names of the shared ones among them.
+    """
+
+    __slots__ = (
+        "admission",
+        "base",
+        "blocks",
+        "computed_tokens",
+        "in_flight",
+        "known_tokens",
+        "names",
+        "remaining",
+        "request",
+        "token_s",
+        "units",
+    )
+
+    def __init__(self, request: int, prompt_tokens: int, output_tokens: int, names: Names) -> None:
+        self.request = request
+        self.known_tokens = prompt_tokens
+        self.remaining = output_tokens
+        self.computed_tokens = self.blocks = self.base = 0
+        self.admission = -1
+        self.token_s = -1.0
+        self.in_flight = False
+        self.names = names
+        self.units: list[int] = []

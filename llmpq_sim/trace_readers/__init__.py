@@ -1,0 +1,1 @@
+"""How the files in which services record their requests become workloads."""

@@ -1,0 +1,1 @@
+"""How workloads are cut, scaled and made up."""

@@ -1,0 +1,57 @@
+"""The README says what the code does: its commands print what it shows, its example runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmpq_sim.cluster_files import cluster_from_content
+from llmpq_sim.files import parse_yaml
+from tests.e2e.commands import llmpq
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def without_seconds(text: str) -> str:
+    """Return text without how long a search took, the one figure that changes between runs."""
+    return re.sub(r"^(search    )[\d.]+ m?s", r"\1-", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.split("\n", 1)[0][:50])
+def test_a_command_prints_what_the_readme_shows(tmp_path: Path, block: str) -> None:
+    command, shown = block.split("\n", 1)
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+    assert program == "llmpq"
+    done = llmpq(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert without_seconds(done.stdout) == without_seconds(shown)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_the_library_example_runs(tmp_path: Path, block: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Plan(stages=(Stage(")
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_the_cluster_example_is_a_cluster(block: str) -> None:
+    cluster = cluster_from_content(parse_yaml(block, "lab.yaml"), "lab.yaml")
+    assert [member.name for member in cluster.devices] == ["rtx-3090-0", "rtx-3090-1", "rtx-4090-0"]
+
+
+def test_every_command_of_the_readme_exists(tmp_path: Path) -> None:
+    commands = set(re.findall(r"llmpq (search|simulate|verify|fit|list)\b", README))
+    shown = llmpq("--help", cwd=tmp_path).stdout
+    listed = set(re.findall(r"^  (\w+) {2,}", shown, flags=re.MULTILINE))
+    assert commands == listed

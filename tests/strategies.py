@@ -1,0 +1,147 @@
+"""Which tiny tasks do laws of the search hold for? Every plan of each can be written down."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from hypothesis import strategies as st
+
+from llmpq_sim.cluster import Device, Link
+from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.quality.table import nominal_quality
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.scoring import fits, keeps_budget
+from llmpq_sim.simulator.static import simulate_static
+from tests.builders import (
+    every_placement,
+    every_plan,
+    plan_at,
+    task_grid,
+    tiny_device,
+    tiny_model,
+    tiny_scenario,
+    tiny_task,
+)
+
+FORMAT_SETS = (("int4", "fp16"), ("int3", "int4"), ("int4", "int8"), ("int4", "int8", "fp16"))
+
+SIZES = ((4, 2, 2), (3, 3, 2), (3, 2, 3), (4, 1, 3), (2, 3, 3))
+"""Layers, devices and formats, so that there are at most some hundred plans a micro-batching."""
+
+exponents = st.integers(0, 30).map(lambda tenth: tenth / 10.0)
+
+
+def tenfold(low: float) -> st.SearchStrategy[float]:
+    """Return numbers from ``low`` to 1000 times as much, evenly on a logarithmic scale."""
+    return exponents.map(lambda exponent: float(low * 10.0**exponent))
+
+
+rooms_mib = st.sampled_from([64.0, 7.0, 5.0, 3.5, 2.5, 1.5])
+
+
+@st.composite
+def devices(
+    draw: st.DrawFn,
+    kind: str,
+    formats: tuple[str, ...],
+    room_mib: st.SearchStrategy[float] = rooms_mib,
+) -> Device:
+    """Any speed, room for half a layer to for the whole model, perhaps lacking a format."""
+    runs = [name for name in formats if name == formats[-1] or draw(st.integers(0, 4))]
+    return tiny_device(
+        kind,
+        room_mib=draw(room_mib),
+        bytes_per_s=draw(tenfold(1e7)),
+        flops_per_s=draw(tenfold(1e9)),
+        formats=tuple(dict.fromkeys(["fp16", *runs])),
+    )
+
+
+links = st.builds(Link, st.just(0.0) | tenfold(1e-6), tenfold(1e4) | tenfold(1e7))
+
+
+def output_lengths(requests: int) -> st.SearchStrategy[list[int]]:
+    """Return lengths of outputs, one for all or one for each request."""
+    alike = st.integers(1, 6).map(lambda tokens: [tokens] * requests)
+    return alike | st.lists(st.integers(1, 6), min_size=requests, max_size=requests)
+
+
+@st.composite
+def tasks(draw: st.DrawFn, *, alike: bool | None = None) -> PlanningTask:
+    """Any task; ``alike`` says whether all layers lose the same, and None leaves it open."""
+    layers, places, width = draw(st.sampled_from(SIZES))
+    formats = draw(st.sampled_from([names for names in FORMAT_SETS if len(names) == width]))
+    kinds = {kind: draw(devices(kind, formats)) for kind in "abc"[:places]}
+    chosen = [kinds[draw(st.sampled_from(sorted(kinds)))] for _ in range(places)]
+    pairs = places * (places - 1) // 2
+    scenario = tiny_scenario(
+        chosen,
+        draw(st.lists(links, min_size=pairs, max_size=pairs)),
+        model=tiny_model(layers, tied=draw(st.booleans())),
+        prompt_tokens=draw(st.integers(1, 40)),
+        output_tokens=tuple(draw(output_lengths(draw(st.integers(1, 4))))),
+    )
+    weights = [1.0] * layers
+    if alike is not True:
+        weights = draw(st.lists(tenfold(0.1), min_size=layers, max_size=layers))
+    quality = nominal_quality(layers, weights)
+    share = draw(st.sampled_from([1.0, 0.7, 0.3, 0.0]))
+    limit = share * quality.uniform_loss(formats[0])
+    return tiny_task(scenario, formats=formats, quality=quality, budget=limit)
+
+
+@st.composite
+def tasks_and_plans(draw: st.DrawFn) -> tuple[PlanningTask, Plan]:
+    """Any task of which every plan is feasible, and one of them."""
+    layers, places = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    kinds = {kind: draw(devices(kind, ("fp16",), room_mib=st.just(640.0))) for kind in "ab"}
+    pairs = places * (places - 1) // 2
+    scenario = tiny_scenario(
+        [kinds[draw(st.sampled_from("ab"))] for _ in range(places)],
+        draw(st.lists(links, min_size=pairs, max_size=pairs)),
+        model=tiny_model(layers, tied=draw(st.booleans())),
+        prompt_tokens=draw(st.integers(1, 40)),
+        output_tokens=tuple(draw(output_lengths(draw(st.integers(1, 9))))),
+    )
+    task = tiny_task(scenario, formats=("fp16",))
+    cuts = draw(st.sampled_from(task_grid(task)))
+    placement = draw(st.sampled_from(list(every_placement(places, layers))))
+    return task, plan_at(scenario, placement, ["fp16"] * layers, cuts)
+
+
+@dataclass(frozen=True)
+class Enumerated:
+    """A task with every feasible plan of it, simulated.
+
+    Attributes:
+        task: the task.
+        makespans_s: by micro-batching, then by plan; plans that differ only in the order of formats
+            within a stage take the same time, and one stands for all.
+    """
+
+    task: PlanningTask
+
+    @cached_property
+    def makespans_s(self) -> dict[MicroBatching, dict[Plan, float]]:
+        return {cuts: self._simulated(cuts) for cuts in task_grid(self.task)}
+
+    def _simulated(self, cuts: MicroBatching) -> dict[Plan, float]:
+        found: dict[Plan, float] = {}
+        for plan in every_plan(self.task, cuts):
+            if fits(plan, self.task) and keeps_budget(plan, self.task):
+                alike = tuple(
+                    replace(stage, formats=tuple(sorted(stage.formats))) for stage in plan.stages
+                )
+                if Plan(alike, cuts) not in found:
+                    makespan_s = simulate_static(plan, self.task.costs).makespan_s
+                    found[Plan(alike, cuts)] = makespan_s
+        return found
+
+    @property
+    def best_by_micro_batching(self) -> dict[MicroBatching, float]:
+        """The shortest makespan of each micro-batching that has a plan."""
+        return {cuts: min(plans.values()) for cuts, plans in self.makespans_s.items() if plans}
+
+    @property
+    def best_s(self) -> float | None:
+        """The shortest makespan of any plan, or None where there is no plan."""
+        return min(self.best_by_micro_batching.values(), default=None)

@@ -1,0 +1,98 @@
+"""Do imports point down, is every module in the docs, and does the command start light?"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "llmpq_sim"
+
+LAYERS = (
+    ("errors", "units"),
+    ("fields",),  # reading mappings strictly
+    ("formats", "cluster", "model"),  # weight formats; devices and links; shapes
+    ("scenario", "result", "trace"),  # the data
+    ("plan",),
+    ("schedule", "memory", "quality", "latency", "workloads"),  # estimates: pure functions
+    ("closed_form", "simulator"),  # what would happen
+    ("search",),  # what to decide
+    ("parsing",),  # edges: disk and screen, from here on
+    ("files", "resources"),
+    ("device_files", "model_files", "measurement_files", "preset_files"),
+    ("cluster_files", "profile_files", "trace_readers"),
+    ("certificate_files", "task_files"),
+    ("plan_files",),
+    ("checkpoint_files", "verification"),
+    ("report",),
+)
+"""The layers of llmpq_sim, lowest first; above them are runtimes and cli."""
+
+HEAVY = ("torch", "sklearn", "scipy", "matplotlib", "pyarrow", "joblib", "numpy", "rich", "simpy")
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+SOURCES = [*MODULES, ROOT / "cli.py", *sorted((ROOT / "runtimes").rglob("*.py"))]
+
+
+def layer_of(name: str) -> int:
+    """Return the layer of a part of llmpq_sim."""
+    return next(number for number, parts in enumerate(LAYERS) if name in parts)
+
+
+def part_of(path: Path) -> str:
+    """Return the top-level module or package of llmpq_sim that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Return the parts of llmpq_sim that a file imports, anywhere in it."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        parts |= {name.split(".")[1] for name in names if name.startswith("llmpq_sim.")}
+    return parts
+
+
+def test_every_part_has_a_layer_and_every_layer_a_part() -> None:
+    assert {part_of(path) for path in MODULES} == {part for layer in LAYERS for part in layer}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = part_of(path)
+    above = [part for part in imported_parts(path) if part != own]
+    assert [part for part in above if layer_of(part) >= layer_of(own)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_small_and_says_what_it_answers(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    assert text.count("\n") <= 400
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, functions) and node.end_lineno is not None and path.name != "cli.py":
+            docstring = (ast.get_docstring(node) or "").count("\n")
+            assert node.end_lineno - node.lineno + 1 - docstring <= 45, node.name
+
+
+def test_the_architecture_page_lists_every_module_with_its_question() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    for path in SOURCES:
+        if path.name == "__init__.py":
+            continue
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first_line = docstring.splitlines()[0]
+        assert f"`{path.relative_to(ROOT)}`: {first_line}" in page
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = f"import sys, cli; print(sorted(set(sys.modules) & set({HEAVY})))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from llmpq_sim.simulator.continuous import run_service
+from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.simulator.mixed_costs import BatchLoad
+from llmpq_sim.simulator.service_times import service_result
+from tests.serving import ENGINES, Run, even_pipeline, limits, trace, with_batch_of
+
+either_engine = pytest.mark.parametrize("run", ENGINES)
+
+
+@either_engine
+def test_a_request_alone_takes_the_sum_of_its_parts(run: Run) -> None:
+    limit = limits()
+    pipeline = even_pipeline(
+        limit,
+        stages=3,
+        token_s=0.25,
+        sample_s=0.5,
+        prompt_s=0.125,
+        context_s=0.0625,
+        transfer_s=2.0,
+    )
+    times = run(pipeline, trace([0.0], [20], [3]), limit)
+    loads = [
+        BatchLoad(0, 0, ((start, chunk),), start == 16)
+        for start, chunk in ((0, 8), (8, 8), (16, 4))
+    ]
+    loads += [BatchLoad(1, context, (), 1) for context in (21, 22)]
+    round_s = [sum(pipeline.service_s(stage, load) + 2.0 for stage in range(3)) for load in loads]
+    assert times.first_s[0] == sum(round_s[:3]) - 2.0
+    assert times.last_s[0] == sum(round_s) - 2.0
+    assert round_s[2] == 3 * (1 + 4 * 0.25 + 4 * 0.125 + 2) + 0.5
+    assert round_s[3] == 3 * (1 + 0.25 + 21 * 0.0625 + 2) + 0.5
+
+
+@either_engine
+def test_decodes_come_first_and_a_prompt_gets_what_is_left_of_the_budget(run: Run) -> None:
+    limit = limits(token_budget=4)
+    times = run(even_pipeline(limit), trace([0.0, 0.5], [4, 6], [9, 1]), limit)
+    # Batches end at 1, 2, ...: 4 of prompt 0; then one decode and 3 of prompt 1, twice.
+    assert times.first_s.tolist() == [1.0, 3.0]
+    assert times.last_s.tolist() == [9.0, 3.0]
+
+
+@either_engine
+def test_whole_prompts_come_before_decodes(run: Run) -> None:
+    limit = limits(token_budget=64, chunked_prefill=False)
+    times = run(even_pipeline(limit), trace([0.0, 0.5, 0.5], [4, 6, 9], [2, 1, 1]), limit)
+    assert times.first_s.tolist() == [1.0, 2.0, 2.0]
+    assert times.last_s.tolist() == [3.0, 2.0, 2.0]
+
+
+@either_engine
+def test_as_many_batches_are_under_way_as_there_are_stages(run: Run) -> None:
+    limit = limits(token_budget=4)
+    times = run(even_pipeline(limit, stages=2), trace([0.0] * 3, [4] * 3, [1] * 3), limit)
+    assert times.first_s.tolist() == [2.0, 3.0, 4.0]
+
+
+@either_engine
+@pytest.mark.parametrize(("ahead", "second_s"), [(True, [22.0, 23.0]), (False, [22.0, 22.0])])
+def test_batches_that_return_while_stage_0_works_stay_apart_only_if_formed_ahead(
+    run: Run, ahead: bool, second_s: list[float]
+) -> None:
+    limit = limits(token_budget=4, sequence_limit=3, schedules_ahead=ahead)
+    # The third prompt holds stage 0 from 2 to 19, while the others return.
+    pipeline = with_batch_of(even_pipeline(limit, stages=3), 0, 3, 17.0)
+    times = run(pipeline, trace([0.0, 0.5, 1.5], [4, 4, 3], [2, 2, 1]), limit)
+    assert times.first_s[:2].tolist() == [3.0, 4.0]
+    assert times.last_s[:2].tolist() == second_s
+
+
+@either_engine
+def test_the_last_one_admitted_gives_its_blocks_and_keeps_its_tokens(run: Run) -> None:
+    limit = limits(longest_context_tokens=12)
+    pipeline = even_pipeline(limit, blocks=3)
+    times = run(pipeline, trace([0.0, 0.0], [4, 4], [6, 6]), limit)
+    # At 1 both need a second block and one is left: request 1 is computed anew after 0 is done.
+    assert times.preemptions == 1
+    assert times.first_s.tolist() == [1.0, 1.0]
+    assert times.last_s.tolist() == [6.0, 11.0]
+    assert times.gaps.summary(0.0).p99 > 5.0
+
+
+@either_engine
+def test_requests_that_can_never_fit_are_refused(run: Run) -> None:
+    limit = limits(longest_context_tokens=40)
+    pipeline = even_pipeline(limit, blocks=5)
+    times = run(pipeline, trace([0.0] * 3, [39, 18, 17], [2, 3, 3]), limit)
+    assert np.isnan(times.first_s).tolist() == [True, True, False]
+
+
+@either_engine
+def test_a_prompt_seen_before_is_not_computed_again(run: Run) -> None:
+    limit = limits(prefix_caching=True)
+    workload = trace([0.0, 9.0], [16, 18], [1, 1], ((1, 2), (1, 2)), 8)
+    times = run(even_pipeline(limit, token_s=1.0), workload, limit)
+    assert times.reused_tokens == 16
+    assert times.first_s[1] - 18.0 == 1.0 + 2.0
+
+
+def test_metrics_are_those_of_the_instants() -> None:
+    limit = limits()
+    pipeline = even_pipeline(limit, blocks=4)
+    workload = trace([0.0, 1.0, 2.0], [4, 4, 400], [3, 1, 1])
+    times = run_service(pipeline, workload, limit)
+    result = service_result(times, workload, pipeline, ServiceObjectives(ttft_s=1.0, tpot_s=1.0))
+    assert (result.requests, result.finished, result.refused) == (3, 2, 1)
+    assert (result.output_tokens, result.makespan_s) == (4, 3.0)
+    assert (result.ttft_s.mean, result.tpot_s.mean, result.itl_s.mean) == (1.0, 1.0, 1.0)
+    assert result.kv_peak_fraction == (0.75,)
+    assert (result.good, result.goodput_per_s) == (2, 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "good"),
+    [
+        (ServiceObjectives(), 2),
+        (ServiceObjectives(ttft_s=2.0), 2),
+        (ServiceObjectives(ttft_s=1.5), 1),
+        (ServiceObjectives(tpot_s=0.5), 1),
+        (ServiceObjectives(latency_s=2.5), 1),
+    ],
+)
+def test_a_request_is_good_if_it_meets_every_objective(
+    objectives: ServiceObjectives, good: int
+) -> None:
+    limit = limits(token_budget=4)
+    pipeline, workload = even_pipeline(limit), trace([0.0, 0.0], [4, 3], [3, 1])
+    times = run_service(pipeline, workload, limit)
+    assert service_result(times, workload, pipeline, objectives).good == good
+    assert service_result(times, workload, pipeline, None).goodput_per_s is None
+
+
+def test_where_nothing_can_be_served_rates_are_zero() -> None:
+    limit = limits()
+    pipeline, workload = even_pipeline(limit, blocks=0), trace([0.0], [4], [3])
+    result = service_result(run_service(pipeline, workload, limit), workload, pipeline, None)
+    assert (result.refused, result.makespan_s) == (1, 0.0)
+    assert (result.tokens_per_s, result.requests_per_s, result.stage_busy_fraction) == (0, 0, (0,))
+    assert result.kv_peak_fraction == (0.0,)

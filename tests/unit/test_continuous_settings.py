@@ -1,0 +1,40 @@
+from typing import Any
+
+import pytest
+
+from llmpq_sim.errors import InputError
+from tests.serving import limits
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"token_budget": 0}, "token_budget: expected at least 1, got 0"),
+        ({"sequence_limit": 0}, "sequence_limit: expected at least 1, got 0"),
+        ({"block_tokens": -1}, "block_tokens: expected at least 1, got -1"),
+        (
+            {"longest_context_tokens": 1},
+            "longest_context_tokens: expected at least 2 (a prompt and an output token), got 1",
+        ),
+        (
+            {"sequence_limit": 9},
+            "sequence_limit: expected at most the token budget of 8, so that every sequence can "
+            "decode in one batch, got 9",
+        ),
+        (
+            {"chunked_prefill": False},
+            "token_budget: expected at least the longest context of 64 tokens where prompts are "
+            "not cut, got 8; raise it or use chunked prefill",
+        ),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        limits(**fields)
+    assert str(caught.value) == message
+
+
+def test_a_block_begun_is_a_block_taken() -> None:
+    assert [limits().blocks(tokens) for tokens in (0, 1, 4, 5)] == [0, 1, 1, 2]

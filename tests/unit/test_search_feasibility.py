@@ -1,0 +1,69 @@
+import pytest
+
+from llmpq_sim.errors import InfeasibleError
+from llmpq_sim.model_files import load_model
+from llmpq_sim.search.bound import first_certificate
+from llmpq_sim.search.feasibility import check_feasible, needed_bytes
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.screening import Screen
+from llmpq_sim.units import GIB
+from tests.builders import task_grid, tiny_device, tiny_model, tiny_scenario, tiny_task
+
+
+def large_task(formats: tuple[str, ...], budget: float) -> PlanningTask:
+    """Return OPT-30b on two devices with 15 GiB each beside the runtime."""
+    scenario = tiny_scenario(
+        [tiny_device(room_mib=15 * 1024, formats=("fp16", "int8", "int4", "int3"))] * 2,
+        model=load_model("opt-30b"),
+        prompt_tokens=512,
+        output_tokens=(100,) * 4,
+    )
+    return tiny_task(scenario, formats=formats, budget=budget)
+
+
+def refusal(task: PlanningTask) -> str:
+    certificate = first_certificate(Screen(task), task_grid(task), lambda done, total: None)
+    with pytest.raises(InfeasibleError) as caught:
+        check_feasible(task, certificate)
+    return str(caught.value)
+
+
+def test_a_model_that_is_too_large_is_refused_with_what_is_short() -> None:
+    assert refusal(large_task(("int8", "fp16"), 1.0)) == (
+        "opt-30b on tiny: does not fit at int8, the smallest allowed format: layers, embedding and "
+        "one request's KV cache need 29.7 GiB, the devices have 29.1 GiB beside 1.0 GiB of runtime "
+        "and workspace each; 0.7 GiB are short; it would fit at int4 or int3"
+    )
+
+
+def test_a_quality_out_of_reach_is_refused_with_one_that_is_not() -> None:
+    assert refusal(large_task(("int3", "int4", "fp16"), 0.01)) == (
+        "opt-30b on tiny: no plan fits the memory within a quality loss of 0.01; with one request "
+        "in flight int4 everywhere would fit and lose 0.058: try --quality-at-least int4"
+    )
+
+
+def test_layers_that_fit_only_in_pieces_are_refused_as_such() -> None:
+    """Three devices with room for 1.7 layers each hold five pieces, but three whole layers."""
+    devices = [tiny_device(room_mib=3.2)] * 3
+    task = tiny_task(tiny_scenario(devices, output_tokens=(2,)), formats=("fp16",))
+    assert refusal(task) == (
+        "tiny on tiny: no plan fits the memory within a quality loss of 0; whole layers do not "
+        "divide over the devices; allow more loss or shorter requests"
+    )
+
+
+def test_a_feasible_task_is_not_refused() -> None:
+    task = tiny_task()
+    certificate = first_certificate(Screen(task), task_grid(task), lambda done, total: None)
+    check_feasible(task, certificate)
+
+
+def test_a_tied_matrix_is_needed_once_by_one_device_only() -> None:
+    tied, matrix = tiny_model(tied=True), 2 * 1024 * 256
+    one, two = (
+        needed_bytes(tiny_task(tiny_scenario([tiny_device()] * count, model=tied)), "int4")
+        for count in (1, 2)
+    )
+    assert two - one == matrix
+    assert two < GIB

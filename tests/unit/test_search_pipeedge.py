@@ -1,0 +1,84 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmpq_sim.memory import available_bytes, plan_memory
+from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.search.pipeedge import pipeedge_layers
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.scoring import fits
+from llmpq_sim.simulator.static import HIDDEN_BYTES
+from tests.builders import (
+    Placement,
+    every_placement,
+    plan_at,
+    tiny_device,
+    tiny_scenario,
+    tiny_task,
+)
+from tests.strategies import tasks
+
+
+def slowest_s(task: PlanningTask, placement: Placement, cuts: MicroBatching, name: str) -> float:
+    """Return PipeEdge's cost of a plan: its slowest stage, decoding or sending."""
+    costs, cluster = task.costs, task.costs.scenario.cluster
+    message = cuts.decode * HIDDEN_BYTES * costs.scenario.model.hidden_size
+    hop_s = min((link.transfer_s(message) for link in cluster.links.values()), default=0.0)
+    stages_s = []
+    for number, (device, count) in enumerate(placement):
+        kind = cluster.devices[device].device.name
+        stage_s = count * float(costs.decode_layer_s(kind, name, cuts.decode).mean())
+        is_last = number == len(placement) - 1
+        stages_s.append(
+            stage_s + costs.head_s(kind, cuts.decode) if is_last else max(stage_s, hop_s)
+        )
+    return max(stages_s)
+
+
+@settings(deadline=None, max_examples=40)
+@given(tasks(), st.sampled_from([1, 2]))
+def test_the_partition_is_the_best_of_all_by_pipeedges_measure(
+    task: PlanningTask, decode: int
+) -> None:
+    scenario, name = task.costs.scenario, "fp16"
+    cuts = MicroBatching(decode, decode, 1)
+    layers = scenario.model.layers
+
+    def plan(placement: Placement) -> Plan:
+        return plan_at(scenario, placement, [name] * layers, cuts)
+
+    fitting = [
+        slowest_s(task, placement, cuts, name)
+        for placement in every_placement(len(scenario.cluster.devices), layers)
+        if fits(plan(placement), task)
+    ]
+    found = pipeedge_layers(task, cuts, name)
+    if found is None:
+        assert not fitting
+        return
+    placement = tuple(zip(*found, strict=True))
+    assert fits(plan(placement), task)
+    assert slowest_s(task, placement, cuts, name) <= min(fitting) * (1 + 1e-12)
+
+
+def test_a_slow_device_gets_fewer_layers() -> None:
+    devices = [tiny_device("slow", bytes_per_s=1e9), tiny_device(bytes_per_s=3e9)]
+    task = tiny_task(tiny_scenario(devices))
+    found = pipeedge_layers(task, MicroBatching(1, 1, 1), "int8")
+    assert found in (([0, 1], [1, 3]), ([1, 0], [3, 1]))
+
+
+def test_there_is_no_partition_where_nothing_fits() -> None:
+    scenario = tiny_scenario([tiny_device(room_mib=0.6)] * 2)
+    task = tiny_task(scenario)
+    cuts = MicroBatching(1, 1, 1)
+    device = scenario.cluster.devices[0].device
+    assert available_bytes(device, scenario.model, scenario.workload, cuts) < 2**20
+    assert pipeedge_layers(task, cuts, "fp16") is None
+
+
+def test_the_memory_it_counts_is_the_memory_of_the_plan() -> None:
+    task = tiny_task()
+    order, counts = pipeedge_layers(task, MicroBatching(2, 2, 1), "int4") or ([], [])
+    placement = tuple(zip(order, counts, strict=True))
+    plan = plan_at(task.costs.scenario, placement, ["int4"] * 4, MicroBatching(2, 2, 1))
+    assert all(stage.fits for stage in plan_memory(plan, task.costs.scenario))
