@@ -21,6 +21,8 @@ from llmpq_sim.scenario import Scenario
 from llmpq_sim.search.bound import Certificate
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.serving_files import settings_from_fields
+from llmpq_sim.simulator.continuous_settings import ContinuousSettings
 from llmpq_sim.task_files import (
     QualityTarget,
     batch_workload,
@@ -42,6 +44,7 @@ class SavedPlan:
         target: the quality target.
         certificate: the proof of its bound.
         seed: of the search that found it.
+        serving: how to batch continuously, where the plan was made for a trace.
     """
 
     plan: Plan
@@ -49,6 +52,7 @@ class SavedPlan:
     target: QualityTarget
     certificate: Certificate
     seed: int
+    serving: ContinuousSettings | None = None
 
 
 def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[str, Any]:
@@ -157,8 +161,16 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         plan = plan_from_fields(fields.fields("plan"))
         fields.fields("predicted").ignore_rest()
         certificate = certificate_from_fields(fields.each("certificate"))
+        serving = _serving(fields.fields("serving")) if fields.has("serving") else None
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed)
+    return SavedPlan(plan, task, target, certificate, seed, serving)
+
+
+def _serving(fields: Fields) -> ContinuousSettings:
+    """Return the settings of a plan for a trace; what else is said of it is for readers."""
+    settings = settings_from_fields(fields.fields("settings"))
+    fields.ignore_rest()
+    return settings
 
 
 def with_workload(

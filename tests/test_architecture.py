@@ -23,7 +23,7 @@ LAYERS = (
     ("files", "resources"),
     ("device_files", "model_files", "measurement_files", "preset_files"),
     ("cluster_files", "profile_files", "trace_readers"),
-    ("certificate_files", "task_files"),
+    ("certificate_files", "task_files", "serving_files", "workload_files"),
     ("plan_files",),
     ("checkpoint_files", "verification"),
     ("report",),
