@@ -173,9 +173,11 @@ def _show_outcome(
 ) -> None:
     from llmpq_sim.report.content import search_content
     from llmpq_sim.report.screen import show_front, show_search
+    from llmpq_sim.simulator.extrapolation import extrapolations
 
+    notes = [*notes, *extrapolations(outcome.best.plan, outcome.task.costs)]
     if as_json:
-        _print_json(search_content(outcome, content, str(out)))
+        _print_json({**search_content(outcome, content, str(out)), "notes": notes})
         return
     console = _console()
     show_search(console, outcome, str(out), notes)

@@ -1,0 +1,38 @@
+from dataclasses import replace
+
+from llmpq_sim.cluster_files import load_cluster
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.model_files import load_model
+from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.profile_files import cluster_profiles
+from llmpq_sim.scenario import BatchWorkload, Scenario
+from llmpq_sim.simulator.extrapolation import extrapolations
+
+MODEL = replace(load_model("llama-3.1-8b"), layers=4)
+CLUSTER = load_cluster("a100-l40s")
+
+
+def said(prefill: int, kernels: str | None) -> list[str]:
+    costs = LayerCosts(
+        Scenario(MODEL, CLUSTER, BatchWorkload(1024, (8,) * 32)),
+        cluster_profiles(CLUSTER, kernels, {}),
+    )
+    stages = (Stage("a100-sxm-0", ("int4", "int8")), Stage("l40s-0", ("int4", "int4")))
+    return extrapolations(Plan(stages, MicroBatching(prefill, 8, 4)), costs)
+
+
+def test_a_plan_within_the_profiled_sizes_says_nothing() -> None:
+    assert said(8, None) == []
+
+
+def test_products_beyond_the_profiled_tokens_are_counted_by_device() -> None:
+    assert said(32, None) == [
+        "a100-sxm: 8 of 16 sizes of matrix products in this plan are beyond the profiled range of "
+        "a100-sxm/trtllm-1.0; they follow its fitted roofline",
+        "l40s: 4 of 8 sizes of matrix products in this plan are beyond the profiled range of "
+        "l40s/trtllm-1.0; they follow its fitted roofline",
+    ]
+
+
+def test_a_data_sheet_has_no_profiled_range() -> None:
+    assert said(32, "spec") == []
