@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmpq_sim import options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llmpq_sim.search.online.task import OnlineTask
     from llmpq_sim.search.planner import SearchOutcome, SearchSettings
     from llmpq_sim.search.problem import PlanningTask
+    from llmpq_sim.serving import ServingOptions
     from llmpq_sim.task_files import QualityTarget
+    from llmpq_sim.workload_files import TraceOptions
 
 app = typer.Typer(
     name="llmpq",
@@ -54,85 +59,100 @@ def main() -> None:
 def search(
     model: Annotated[str, typer.Option(help="Bundled model, or a folder with config.json.")],
     cluster: Annotated[str, typer.Option(help="Bundled cluster, or a .yaml file.")],
-    batch: Annotated[int, typer.Option(help="Requests in the batch.")] = 32,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each (padded) prompt.")] = 512,
-    output_tokens: Annotated[int, typer.Option(help="Tokens to generate per request.")] = 128,
-    output_lengths: Annotated[
-        Path | None, typer.Option(help="Tokens per request, one number a line, instead.")
+    batch: Annotated[int | None, typer.Option(help="Requests in the batch; default: 32.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of each (padded) prompt; default: 512.")
     ] = None,
-    quality_at_least: Annotated[
-        str, typer.Option(help="No worse than this format everywhere; or the largest loss.")
-    ] = "int4",
-    sensitivity: Annotated[
-        Path | None, typer.Option(help="Weight of each layer's loss (llmpq/sensitivity).")
+    output_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to generate per request; default: 128.")
     ] = None,
-    formats: Annotated[
-        str | None, typer.Option(help="Allowed formats, as int4,int8,fp16; default: all four.")
-    ] = None,
-    kernels: Annotated[
-        str | None, typer.Option(help="Kernel set for every device; default: each one's first.")
-    ] = None,
+    output_lengths: options.OutputLengths = None,
+    trace: options.Trace = None,
+    requests: options.Requests = None,
+    rate: options.Rate = None,
+    rate_scaling: options.RateScaling = "compress",
+    lengths: options.Lengths = None,
+    arrivals: options.Arrivals = None,
+    trace_format: options.TraceFormat = None,
+    time_unit: options.TimeUnit = None,
+    tokenizer: options.Tokenizer = None,
+    chars_per_token: options.CharsPerToken = None,
+    overlong: options.Overlong = "error",
+    objective: options.SearchObjective = None,
+    slo_ttft_ms: options.SloTtft = None,
+    slo_tpot_ms: options.SloTpot = None,
+    slo_e2e_ms: options.SloLatency = None,
+    quality_at_least: options.QualityAtLeast = "int4",
+    sensitivity: options.Sensitivity = None,
+    formats: options.Formats = None,
+    kernels: options.Kernels = None,
     profile: Profiles = None,
-    pareto: Annotated[
-        bool, typer.Option("--pareto", help="Seek the front of throughput and quality loss.")
-    ] = False,
+    pareto: options.Pareto = False,
     seed: Annotated[int, typer.Option(help="Same seed, same plan.", min=0)] = 0,
     generations: Annotated[int, typer.Option(help="Of the genetic search, at most.", min=0)] = 40,
-    budget_s: Annotated[
-        float | None, typer.Option(help="Seconds after which no further step starts.", min=0)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
-    ] = None,
+    budget_s: options.BudgetSeconds = None,
+    workers: options.Workers = None,
     out: Annotated[Path, typer.Option(help="Where the plan is written.")] = Path("plan.json"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
-    ] = False,
+    resume: options.Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the best plan for a model on a cluster, with a proven bound on what is possible."""
+    """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
+    serves_trace = trace is not None or lengths is not None
+    options.check_search(locals(), serves_trace)
     from llmpq_sim.files import check_writable
     from llmpq_sim.model_files import load_model
+    from llmpq_sim.planning import TaskOptions, batch_task, trace_task
     from llmpq_sim.search.planner import SearchSettings
-    from llmpq_sim.task_files import (
-        batch_workload,
-        load_output_lengths,
-        load_sensitivity,
-        quality_target,
-    )
+    from llmpq_sim.serving import ServingOptions
+    from llmpq_sim.task_files import asked_batch, load_sensitivity, quality_target
+    from llmpq_sim.workload_files import TraceOptions
 
     check_writable(out)
     spec = load_model(model)
-    outputs = load_output_lengths(output_lengths) if output_lengths else output_tokens
-    workload = batch_workload(spec, batch, prompt_tokens, outputs)
     weights = load_sensitivity(sensitivity, spec) if sensitivity else None
     target = quality_target(quality_at_least, weights)
-    task, notes = _task(spec, cluster, workload, (formats, kernels, profile or []), target)
+    asked = TaskOptions(cluster, formats, kernels, tuple(profile or ()), target)
     settings = SearchSettings(
         seed, generations, budget_s, workers or os.cpu_count() or 1, wants_front=pareto
     )
+    if serves_trace:
+        wanted = TraceOptions(
+            trace, lengths, arrivals, requests, rate, rate_scaling, trace_format, time_unit,
+            tokenizer, chars_per_token, overlong, seed,
+        )  # fmt: skip
+        slo = ServingOptions(ttft_ms=slo_ttft_ms, tpot_ms=slo_tpot_ms, latency_ms=slo_e2e_ms)
+        served, notes = trace_task(spec, wanted, slo, objective, asked)
+        _search_online(served, target, settings, (out, as_json), notes)
+        return
+    workload = asked_batch(spec, batch, prompt_tokens, output_tokens, output_lengths)
+    task, notes = batch_task(spec, workload, asked)
     _search_and_show(task, target, settings, (out, resume, as_json), notes)
 
 
-def _task(
-    spec: Any,
-    cluster_name: str,
-    workload: Any,
-    choices: tuple[str | None, str | None, list[Path]],
+def _search_online(
+    task: "OnlineTask",
     target: "QualityTarget",
-) -> tuple["PlanningTask", list[str]]:
-    """Return the task and what the user should know about its profiles."""
-    from llmpq_sim.cluster_files import load_cluster
-    from llmpq_sim.profile_files import cluster_profiles, load_profiles
-    from llmpq_sim.scenario import Scenario
-    from llmpq_sim.task_files import chosen_formats, formats_without_times, planning_task
+    settings: "SearchSettings",
+    output: tuple[Path, bool],
+    notes: list[str],
+) -> None:
+    """Search for a trace, save the plan, and print what was found."""
+    from llmpq_sim.files import write_json
+    from llmpq_sim.plan_files import online_to_content
+    from llmpq_sim.report.native_output import native_output_on_stderr
+    from llmpq_sim.report.online import online_content, show_online
+    from llmpq_sim.report.progress import progress_bar
+    from llmpq_sim.search.online.planner import search_online
 
-    formats, kernels, own = choices
-    cluster = load_cluster(cluster_name)
-    profiles = cluster_profiles(cluster, kernels, load_profiles(own))
-    allowed = chosen_formats(formats, spec, cluster)
-    notes = formats_without_times(cluster, profiles, allowed)
-    return planning_task(Scenario(spec, cluster, workload), profiles, allowed, target), notes
+    out, as_json = output
+    with native_output_on_stderr(), progress_bar(sys.stderr.isatty()) as on_progress:
+        outcome = search_online(task, settings, on_progress)
+    content = online_to_content(outcome, target)
+    write_json(out, content)
+    if as_json:
+        _print_json(online_content(outcome, content, str(out)))
+        return
+    show_online(_console(), outcome, str(out), notes)
 
 
 def _search_and_show(
@@ -146,6 +166,7 @@ def _search_and_show(
     from llmpq_sim.checkpoint_files import load_checkpoint, search_sha256, write_checkpoint
     from llmpq_sim.files import write_json
     from llmpq_sim.plan_files import outcome_to_content
+    from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.progress import progress_bar
     from llmpq_sim.search.planner import search as find
 
@@ -153,7 +174,7 @@ def _search_and_show(
     checkpoint = out.with_name(out.name + ".checkpoint.json")
     search_hash = search_sha256(task, target, settings)
     resumed = load_checkpoint(checkpoint, task, search_hash) if resume else None
-    with progress_bar(sys.stderr.isatty()) as on_progress:
+    with native_output_on_stderr(), progress_bar(sys.stderr.isatty()) as on_progress:
         outcome = find(
             task,
             settings,
@@ -191,28 +212,107 @@ def simulate(
     batch: Annotated[int | None, typer.Option(help="Another number of requests.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Another prompt length.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Another output length.")] = None,
-    output_lengths: Annotated[
-        Path | None, typer.Option(help="Tokens per request, one number a line, instead.")
-    ] = None,
+    output_lengths: options.OutputLengths = None,
+    trace: options.Trace = None,
+    requests: options.Requests = None,
+    rate: options.Rate = None,
+    rate_scaling: options.RateScaling = "compress",
+    lengths: options.Lengths = None,
+    arrivals: options.Arrivals = None,
+    trace_format: options.TraceFormat = None,
+    time_unit: options.TimeUnit = None,
+    tokenizer: options.Tokenizer = None,
+    chars_per_token: options.CharsPerToken = None,
+    overlong: options.Overlong = "error",
+    token_budget: options.TokenBudget = None,
+    sequence_limit: options.SequenceLimit = None,
+    chunked_prefill: options.ChunkedPrefill = None,
+    prefix_caching: options.PrefixCaching = None,
+    slo_ttft_ms: options.SloTtft = None,
+    slo_tpot_ms: options.SloTpot = None,
+    slo_e2e_ms: options.SloLatency = None,
+    max_rate: options.FindMaxRate = False,
+    attainment: options.Attainment = None,
+    timeline: options.Timeline = None,
+    plot: options.Plot = None,
+    seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
     profile: Profiles = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Predict what a plan does with its own batch, or with another."""
+    """Predict what a plan does with its own batch, with another, or with requests over time."""
+    given = options.given_names(locals(), ("plan", "seed", "timeline", "profile", "as_json"))
+    if trace is None and lengths is None:
+        options.check_only(given, options.OF_BATCHES, "give --trace or --lengths as well")
+        wanted = (batch, prompt_tokens, output_tokens, output_lengths)
+        _simulate_batch(plan, profile or [], wanted, timeline, as_json)
+        return
+    options.check_none(given, options.OF_BATCHES, "a trace brings its own requests")
+    from llmpq_sim.serving import ServingOptions
+    from llmpq_sim.simulator.max_rate import ATTAINMENT
+    from llmpq_sim.workload_files import TraceOptions
+
+    asked = TraceOptions(
+        trace, lengths, arrivals, requests, rate, rate_scaling, trace_format, time_unit,
+        tokenizer, chars_per_token, overlong, seed,
+    )  # fmt: skip
+    limits = (token_budget, sequence_limit, chunked_prefill, prefix_caching)
+    share = ATTAINMENT if max_rate and attainment is None else attainment
+    wishes = ServingOptions(*limits, slo_ttft_ms, slo_tpot_ms, slo_e2e_ms, share)
+    _simulate_trace(plan, profile or [], asked, wishes, (timeline, plot, as_json))
+
+
+def _simulate_batch(
+    plan: Path,
+    profile: list[Path],
+    wanted: tuple[int | None, int | None, int | None, Path | None],
+    timeline: Path | None,
+    as_json: bool,
+) -> None:
     from llmpq_sim.plan_files import load_plan, with_workload
     from llmpq_sim.profile_files import load_profiles
     from llmpq_sim.report.content import predicted_content
+    from llmpq_sim.report.pictures import write_batch_timeline
     from llmpq_sim.report.screen import show_simulation
+    from llmpq_sim.report.timeline import timeline_text
     from llmpq_sim.search.scoring import score_plan
     from llmpq_sim.task_files import load_output_lengths
 
-    saved = load_plan(plan, load_profiles(profile or []))
+    saved = load_plan(plan, load_profiles(profile))
+    batch, prompt_tokens, output_tokens, output_lengths = wanted
     lengths = load_output_lengths(output_lengths) if output_lengths else output_tokens
     task, given = with_workload(saved, batch, prompt_tokens, lengths)
     score = score_plan(given, task)
+    written = []
+    if timeline is not None and score.result is not None:
+        drawn = write_batch_timeline(timeline, given, task.costs)
+        written = [timeline_text(drawn, str(timeline))]
     if as_json:
         _print_json(predicted_content(score, task))
         return
-    show_simulation(_console(), score, task)
+    show_simulation(_console(), score, task, written)
+
+
+def _simulate_trace(
+    plan: Path,
+    profile: list[Path],
+    asked: "TraceOptions",
+    wishes: "ServingOptions",
+    output: tuple[Path | None, Path | None, bool],
+) -> None:
+    from llmpq_sim.plan_files import load_plan
+    from llmpq_sim.profile_files import load_profiles
+    from llmpq_sim.report.pictures import Pictures, replay_drawn
+    from llmpq_sim.report.service_content import replay_content
+    from llmpq_sim.report.service_screen import show_replay
+
+    timeline, plot, as_json = output
+    saved = load_plan(plan, load_profiles(profile))
+    watched = sys.stderr.isatty()
+    found, written = replay_drawn(saved, asked, wishes, Pictures(timeline, plot), watched)
+    if as_json:
+        _print_json(replay_content(found))
+        return
+    show_replay(_console(), found, written)
 
 
 @app.command()

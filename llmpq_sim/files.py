@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.parsing import parse_json, parse_yaml
@@ -20,6 +22,7 @@ __all__ = [
     "read_text",
     "read_yaml",
     "sha256_of",
+    "whole_file",
     "write_json",
     "write_text",
 ]
@@ -140,22 +143,37 @@ def write_text(path: Path, text: str) -> None:
         InputError: it cannot be written.
     """
     try:
+        content = text.encode()
+    except ValueError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from None
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content takes a file's name once it is complete.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
         target = path.resolve()
         if target.exists() and not target.is_file():  # never put a file in a device's place
             raise InputError(f"cannot write {path}: it is not a regular file")
-        _write_beside(target, text.encode())
+        temporary = target.with_name(f".llmpq-{secrets.token_hex(8)}")
+        stream = temporary.open("xb")
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot write {path}: {_reason(error)}") from None
-
-
-def _write_beside(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".llmpq-{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
+        with stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {_reason(error)}") from None
     except BaseException:  # an interrupt, too, leaves nothing behind
         temporary.unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
 """How a plan is written to a file with its inputs and certificate, and read back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from llmpq_sim.plan import MicroBatching, Plan, Stage, check_plan
 from llmpq_sim.profile_files import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.scenario import Scenario
 from llmpq_sim.search.bound import Certificate
+from llmpq_sim.search.online.planner import OnlineOutcome
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.serving_files import settings_from_fields
+from llmpq_sim.serving_files import settings_from_fields, settings_to_content
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings
 from llmpq_sim.task_files import (
     QualityTarget,
@@ -29,6 +30,7 @@ from llmpq_sim.task_files import (
     checked_sensitivity,
     planning_task,
 )
+from llmpq_sim.workload_files import workload_sha256
 
 SCHEMA = "llmpq/plan"
 VERSION = 1
@@ -71,6 +73,32 @@ def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[st
             "bound_s": outcome.certificate.bound_s,
         },
         "certificate": certificate_to_content(outcome.certificate),
+    }
+
+
+def online_to_content(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
+    """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
+    task, result = outcome.task, outcome.best.result
+    return {
+        **outcome_to_content(outcome.batch, target),
+        "serving": {
+            "settings": settings_to_content(outcome.best.serving.settings),
+            "trace": task.workload.name,
+            "sha256": workload_sha256(task.workload),
+            "requests": task.workload.requests,
+            "rate_per_s": task.workload.rate_per_s,
+            "objective": task.objective,
+            "slo": task.objectives and asdict(task.objectives),
+            "predicted": {
+                "requests_per_s": result.requests_per_s,
+                "tokens_per_s": result.tokens_per_s,
+                "goodput_per_s": result.goodput_per_s,
+                "slo_attainment": result.slo_attainment,
+                "ttft_s": asdict(result.ttft_s),
+                "tpot_s": asdict(result.tpot_s),
+                "latency_s": asdict(result.latency_s),
+            },
+        },
     }
 
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -18,6 +16,8 @@ class Summary:
     @classmethod
     def of(cls, values: list[float]) -> "Summary":
         """Return the summary of a sample, percentiles interpolated linearly."""
+        import numpy as np  # noqa: PLC0415 - data types are imported by every command
+
         if not values:
             return cls(0.0, 0.0, 0.0, 0.0, 0.0)
         p50, p90, p95, p99 = np.percentile(values, [50, 90, 95, 99])
@@ -75,6 +75,11 @@ class SimulationResult:
     def goodput_per_s(self) -> float | None:
         """Requests over the makespan that met every objective."""
         return None if self.good is None else self._per_s(self.good)
+
+    @property
+    def slo_attainment(self) -> float | None:
+        """Share of all requests, refused ones included, that met every objective."""
+        return None if self.good is None else self.good / self.requests
 
     @property
     def stage_busy_fraction(self) -> tuple[float, ...]:

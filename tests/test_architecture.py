@@ -25,8 +25,8 @@ LAYERS = (
     ("cluster_files", "profile_files", "trace_readers"),
     ("certificate_files", "task_files", "serving_files", "workload_files"),
     ("plan_files",),
-    ("checkpoint_files", "verification"),
-    ("report",),
+    ("checkpoint_files", "serving", "verification"),
+    ("report", "options", "planning"),
 )
 """The layers of llmpq_sim, lowest first; above them are runtimes and cli."""
 

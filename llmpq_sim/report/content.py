@@ -62,7 +62,15 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
 
 def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
     """Return what a plan is predicted to do as plain data; null where it does not fit."""
-    return {"schema": SIMULATION_SCHEMA, "version": VERSION, **_predicted(score, task)}
+    result = score.result
+    return {
+        "schema": SIMULATION_SCHEMA,
+        "version": VERSION,
+        "requests": task.costs.scenario.workload.requests,
+        "finished": result.finished if result else 0,
+        "requests_per_s": result and _finite(result.requests_per_s),
+        **_predicted(score, task),
+    }
 
 
 def verification_content(verification: Verification) -> Content:

@@ -79,7 +79,9 @@ def show_search(
         _put_next(console, plan_file)
 
 
-def show_simulation(console: Console, score: PlanScore, task: PlanningTask) -> None:
+def show_simulation(
+    console: Console, score: PlanScore, task: PlanningTask, written: Sequence[str] = ()
+) -> None:
     """Write what a plan would do; a plan that does not fit shows its memory and what is short."""
     profiles = plan_profiles(score, task)
     _put_headline(console, simulation_headline(score, task), score, profiles)
@@ -88,6 +90,8 @@ def show_simulation(console: Console, score: PlanScore, task: PlanningTask) -> N
     _put_strip(console, score.plan)
     if score.result is not None:
         put(console, "", latency_table(score.result))
+    for text in written:
+        put(console, "", plain(text))
 
 
 def show_front(console: Console, outcome: SearchOutcome) -> None:

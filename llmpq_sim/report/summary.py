@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from llmpq_sim.cluster import Cluster
 from llmpq_sim.latency.fitting import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.plan import MicroBatching, equal_parts
+from llmpq_sim.plan import MicroBatching, Plan, equal_parts
 from llmpq_sim.report.words import (
     counted,
     joined,
@@ -21,6 +21,12 @@ from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
 from llmpq_sim.verification import Verification
+
+STOPPED = {
+    "budget": "stopped at its time budget: more time may find more",
+    "interrupted": "interrupted: more time may find more",
+}
+"""Why a search ended that did not end by itself."""
 
 
 def search_headline(outcome: SearchOutcome) -> list[str]:
@@ -53,9 +59,14 @@ def loss_part(score: PlanScore, task: PlanningTask) -> str:
 
 
 def plan_profiles(score: PlanScore, task: PlanningTask) -> dict[str, DeviceProfile]:
+    """Return the latency profiles of the kinds of device that a scored plan uses."""
+    return used_profiles(score.plan, task)
+
+
+def used_profiles(plan: Plan, task: PlanningTask) -> dict[str, DeviceProfile]:
     """Return the latency profiles of the kinds of device that a plan uses."""
     cluster = task.costs.scenario.cluster
-    places = [cluster.index(stage.device, "plan") for stage in score.plan.stages]
+    places = [cluster.index(stage.device, "plan") for stage in plan.stages]
     kinds = {cluster.devices[place].device.name for place in places}
     return {kind: profile for kind, profile in task.costs.profiles.items() if kind in kinds}
 
@@ -137,17 +148,13 @@ def _at_a_time(sizes: list[int], noun: str) -> str:
 
 def effort_parts(outcome: SearchOutcome) -> list[str]:
     """Return what a search did, and why it stopped if that was early."""
-    stopped = {
-        "budget": "stopped at its time budget: more time may find more",
-        "interrupted": "interrupted: more time may find more",
-    }
     parts = [
         seconds_text(outcome.seconds),
         f"{counted(outcome.evaluations, 'plan')} tried",
         counted(outcome.generations, "generation"),
         f"seed {outcome.settings.seed}",
     ]
-    return parts + ([stopped[outcome.ended]] if outcome.ended in stopped else [])
+    return parts + ([STOPPED[outcome.ended]] if outcome.ended in STOPPED else [])
 
 
 def verification_parts(verification: Verification) -> list[str]:

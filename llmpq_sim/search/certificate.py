@@ -195,7 +195,7 @@ def cell_bound_s(
     total_s += layer_s * problem.items[0].count + embedding_s + head_s
     total_s -= max(multipliers.loss_price_s, 0.0) * problem.budget
     for count, price in zip(counts, priced, strict=True):
-        total_s += float(count) * float(price.min())
+        total_s += float(count) * float(price.min(initial=np.inf))
     return float(total_s)
 
 

@@ -12,7 +12,7 @@ from llmpq_sim.simulator.static import simulate_static
 VISITS_PER_CALL = 1_500_000
 """Stage visits simulated for one set of plans, at most, beyond the plans that must be."""
 
-VISITS_PER_POOL = 3_000_000
+VISITS_PER_POOL = 750_000
 """Stage visits from which starting worker processes pays."""
 
 

@@ -1,8 +1,8 @@
 """Which plan is best: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
-2. Seeds: each baseline, and for the most promising micro-batchings the integer program and the
-   partition that the relaxation guides to.
+2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and
+   the partition that the relaxation guides to.
 3. A genetic search whose fitness is the simulator improves the seeds.
 4. The bound is tightened where the relaxation is loose, until it meets the plan found.
 
@@ -38,6 +38,8 @@ class SearchSettings:
         budget_s: seconds after which no further step starts, or None.
         workers: processes that may simulate at once; they do not change the result.
         wants_front: whether to seek the whole front of throughput and quality loss.
+        only_plans: whether to leave out what does not change the plan: tightening the bound, and
+            what one device less would do.
     """
 
     seed: int = 0
@@ -45,6 +47,7 @@ class SearchSettings:
     budget_s: float | None = None
     workers: int = 1
     wants_front: bool = False
+    only_plans: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class _Search:
             certificate=certificate,
             evaluations=state.evaluations,
             generations=state.generation,
-            what_if=tuple(without_one(self.task, best) if self._has_time() else ()),
+            what_if=self._what_if(best),
             seconds=time.monotonic() - self.started_s,
             ended=self.ended,
         )
@@ -210,13 +213,18 @@ class _Search:
             return state
 
     def _tightened(self, certificate: Certificate, screen: Screen, best: PlanScore) -> Certificate:
-        if not self._has_time():
+        if self.settings.only_plans or not self._has_time():
             return certificate
         try:
             return tighten(certificate, screen, best.makespan_s, self._told("certificate"))
         except KeyboardInterrupt:
             self.ended = "interrupted"
             return certificate
+
+    def _what_if(self, best: PlanScore) -> tuple[WhatIf, ...]:
+        if self.settings.only_plans or not self._has_time():
+            return ()
+        return tuple(without_one(self.task, best))
 
     def _has_time(self) -> bool:
         if self.ended == "interrupted":

@@ -73,7 +73,7 @@ def refine(problem: Problem, target_s: float, cells: int) -> Proof | None:
     if root is None:
         return None
     waiting, number = [(root.bound_s, 0, root)], 0
-    while number + 2 <= cells and waiting[0][0] < target_s and waiting[0][2].cut is not None:
+    while number + 2 < cells and waiting[0][0] < target_s and waiting[0][2].cut is not None:
         leaf = waiting[0][2]
         leaf.parts = search.split(leaf)
         if leaf.parts is None:
@@ -265,7 +265,7 @@ class _Master:
             ("decode", "decode_rest_s", counted_s),
         ):
             largest_s = float(self._row(name)[used].max(initial=0.0))
-            excess_s = largest_s - held_s
+            excess_s = largest_s - max(held_s, 0.0)
             if excess_s > 1e-6 * largest_s:
-                found.append((excess_s, term, held_s + excess_s / 2))
+                found.append((excess_s, term, largest_s - excess_s / 2))
         return max(found)[1:] if found else None

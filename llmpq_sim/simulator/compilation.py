@@ -142,20 +142,31 @@ def stage_blocks(
     largest batch is cut into blocks of ``block_tokens`` tokens of all its layers.
     """
     blocks = []
+    fixed_bytes = stage_fixed_bytes(plan, model, settings)
+    for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
+        position = cluster.index(stage.device, f"plan.stages[{number}].device")
+        left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
+        block_bytes = len(stage.formats) * model.kv_bytes(1, settings.block_tokens)
+        blocks.append(max(left_bytes // block_bytes, 0))
+    return tuple(blocks)
+
+
+def stage_fixed_bytes(
+    plan: Plan, model: ModelSpec, settings: ContinuousSettings
+) -> tuple[int, ...]:
+    """Return the bytes that each stage takes beside its KV cache."""
+    fixed_bytes = []
     last = len(plan.stages) - 1
     for number, stage in enumerate(plan.stages):
-        position = cluster.index(stage.device, f"plan.stages[{number}].device")
-        counts = Counter(stage.formats)
         weights = sum(
-            count * layer_weight_bytes(model, FORMATS[name]) for name, count in counts.items()
+            count * layer_weight_bytes(model, FORMATS[name])
+            for name, count in Counter(stage.formats).items()
         )
         taken = weights + ends_bytes(model, number == 0, number == last) + RUNTIME_BYTES
         taken += batch_temporaries_bytes(model, settings.token_budget)
         taken += (number == last) * sampled_logits_bytes(model, settings.sequence_limit)
-        left = cluster.devices[position].device.memory_bytes - taken
-        block_bytes = len(stage.formats) * model.kv_bytes(1, settings.block_tokens)
-        blocks.append(max(left // block_bytes, 0))
-    return tuple(blocks)
+        fixed_bytes.append(taken)
+    return tuple(fixed_bytes)
 
 
 def _stage_tables(

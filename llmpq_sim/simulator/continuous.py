@@ -24,7 +24,7 @@ from llmpq_sim.simulator.mixed_costs import Pipeline
 from llmpq_sim.simulator.sequence import Sequence
 from llmpq_sim.simulator.service_times import ServiceTimes, can_be_served, service_result
 from llmpq_sim.simulator.transit import Transit
-from llmpq_sim.simulator.wave import OnVisit
+from llmpq_sim.simulator.wave import OnBatch, OnVisit
 from llmpq_sim.trace import TraceWorkload
 
 ARRIVALS_AT_ONCE = 4096
@@ -62,9 +62,10 @@ def run_service(
     workload: TraceWorkload,
     settings: ContinuousSettings,
     on_visit: OnVisit | None = None,
+    on_batch: OnBatch | None = None,
 ) -> ServiceTimes:
     """Return when each request of a trace is served by a compiled pipeline."""
-    return _Service(pipeline, workload, settings, on_visit).run()
+    return _Service(pipeline, workload, settings, on_visit, on_batch).run()
 
 
 class _Service:
@@ -76,8 +77,10 @@ class _Service:
         workload: TraceWorkload,
         settings: ContinuousSettings,
         on_visit: OnVisit | None,
+        on_batch: OnBatch | None,
     ) -> None:
         self.settings = settings
+        self.on_batch = on_batch
         self.gaps = Gaps()
         per_unit = unit_blocks(workload, settings)
         self.pool = BlockPool(pipeline.block_capacity, per_unit, settings.block_tokens)
@@ -132,6 +135,8 @@ class _Service:
         batch.sampled_s, batch.return_s = sampled_s, return_s
         self.in_flight.append(batch)
         self.fewest_available = min(self.fewest_available, self.pool.available)
+        if self.on_batch is not None:
+            self._tell(batch, now)
         most_rows = max([cohort.rows for cohort in self.in_flight])
         if self.batcher.can_only_decode(most_rows):
             self._coast()
@@ -144,6 +149,7 @@ class _Service:
         in_flight, pool, gaps, transit = self.in_flight, self.pool, self.gaps, self.transit
         slots, ahead = self.settings.block_tokens, self.settings.schedules_ahead
         free_s, next_s, waiting = transit.stage_free_s, self.next_s, self.batcher.waiting
+        on_batch = self.on_batch
         while True:
             batch = in_flight[0]
             at_s = batch.return_s
@@ -165,8 +171,16 @@ class _Service:
             gaps.values_s.append(sampled_s - batch.sampled_s)
             gaps.counts.append(rows)
             batch.sampled_s = sampled_s
+            if on_batch is not None:
+                self._tell(batch, at_s)
             in_flight.rotate(-1)
         self.fewest_available = min(self.fewest_available, pool.available)
+
+    def _tell(self, batch: Cohort, now: float) -> None:
+        if self.on_batch is not None:
+            prompt_tokens = sum(chunk for _, _, chunk in batch.work)
+            used = self.pool.capacity - self.pool.available
+            self.on_batch(now, batch.rows, prompt_tokens, used, len(self.batcher.waiting))
 
     def _times(self) -> ServiceTimes:
         self.transit.tell_rest()

@@ -13,6 +13,12 @@ OnVisit = Callable[[int, int, float, float], None]
 """Told of each stage visit: stage, visit, and the instants in s at which its service began, ended.
 """
 
+OnBatch = Callable[[float, int, int, int, int], None]
+"""Told of each batch of continuous batching in order, the first being visit 0: the instant in s at
+which it joins the line before stage 0, sequences that decode, prompt tokens, KV blocks then in use,
+and sequences that wait to be admitted.
+"""
+
 
 @dataclass(frozen=True)
 class Wave:

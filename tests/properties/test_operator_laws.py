@@ -1,6 +1,7 @@
 """What holds of every mutation, crossover and repair."""
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.random import Generator
 
-from llmpq_sim.plan import Plan, check_plan
+from llmpq_sim.plan import MicroBatching, Plan, check_plan
 from llmpq_sim.search.operators import Operators
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
-from tests.builders import every_placement, plan_at, task_grid
+from tests.builders import every_placement, plan_at, task_grid, tiny_task
 from tests.strategies import tasks
 
 seeds = st.integers(0, 2**32 - 1)
@@ -98,6 +99,16 @@ def test_repairing_a_feasible_plan_keeps_its_stages_and_never_loses_more(
         assert (before.device, sorted(before.formats)) == (after.device, sorted(after.formats))
     losses = task.quality
     assert losses.plan_loss(repaired.layer_formats) <= losses.plan_loss(plan.layer_formats) + 1e-15
+
+
+def test_plans_that_differ_in_the_order_within_a_stage_are_repaired_to_the_best() -> None:
+    task = tiny_task(sensitivity=[4.0, 1.0, 2.0, 3.0], budget=1.0)
+    operators, cuts = Operators(task, task_grid(task)), MicroBatching(1, 1, 1)
+    orders = permutations(["int4", "int8", "fp16", "fp16"])
+    plans = [plan_at(task.costs.scenario, ((0, 4),), order, cuts) for order in orders]
+    assert {operators.repair(plan) for plan in plans} == {
+        plan_at(task.costs.scenario, ((0, 4),), ["fp16", "int4", "int8", "fp16"], cuts)
+    }
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,6 +1,7 @@
 import pytest
 
 from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.search import evaluation
 from llmpq_sim.search.evaluation import Evaluator
 from llmpq_sim.search.evolution import (
     PATIENCE,
@@ -82,6 +83,15 @@ def test_no_plan_of_the_front_is_beaten_by_another(task: PlanningTask) -> None:
     losses = [member.loss for member in ordered]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == len(losses)
+    assert all(member.is_simulated for member in state.front)
+
+
+def test_only_simulated_plans_are_in_the_front(
+    task: PlanningTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", 0)
+    state, _ = run(task, 3)
+    assert not all(member.is_simulated for member in state.population)
     assert all(member.is_simulated for member in state.front)
 
 

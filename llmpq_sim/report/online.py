@@ -1,0 +1,271 @@
+"""What does a search for a trace tell a program, and what does the user see of it?"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from llmpq_sim.plan import Plan
+from llmpq_sim.report.content import SEARCH_SCHEMA, VERSION, Content
+from llmpq_sim.report.drawing import (
+    folded_lines,
+    labelled,
+    new_table,
+    paragraph,
+    plain,
+    put,
+    width_of,
+)
+from llmpq_sim.report.service_content import finite, service_content, trace_content
+from llmpq_sim.report.service_screen import service_latency_table, service_stage_table
+from llmpq_sim.report.service_summary import (
+    objective_parts,
+    service_headline,
+    service_scenario_parts,
+    settings_parts,
+    trouble_sentences,
+)
+from llmpq_sim.report.stages import unused_devices
+from llmpq_sim.report.summary import (
+    STOPPED,
+    error_fraction,
+    loss_part,
+    trust_parts,
+    used_profiles,
+)
+from llmpq_sim.report.words import (
+    counted,
+    format_parts,
+    joined,
+    loss_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
+from llmpq_sim.search.online.evaluation import Candidate
+from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
+from llmpq_sim.serving_files import settings_to_content
+
+SOUGHT = {
+    "goodput": "goodput/s",
+    "mean-latency": "E2E mean",
+    "p99-latency": "E2E p99",
+    "cost": "$/M tokens",
+}
+"""What stands above the objective in tables."""
+
+
+def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None) -> Content:
+    """Return what a search for a trace found as plain data without NaN or infinity.
+
+    Args:
+        outcome: what was found.
+        plan: the content of the plan file.
+        plan_file: its name, or None if it was not written.
+    """
+    task, score = outcome.task, outcome.batch.best
+    profiles = used_profiles(score.plan, task.batch)
+    return {
+        "schema": SEARCH_SCHEMA,
+        "version": VERSION,
+        "plan": plan,
+        "plan_file": plan_file,
+        "objective": {"name": task.objective, "value": _objective(outcome, outcome.best)},
+        "objectives": task.objectives and asdict(task.objectives),
+        "predicted": {
+            **service_content(outcome.service),
+            "error_fraction": error_fraction(profiles),
+        },
+        "bound": _bound(outcome),
+        "settings": settings_to_content(outcome.best.serving.settings),
+        "quality": {
+            "loss": score.loss,
+            "budget": score.budget,
+            "measure": task.batch.quality.measure,
+        },
+        "baselines": [_baseline(outcome, each) for each in outcome.baselines],
+        "trace": trace_content(task.workload),
+        "representative_batch": _batch(outcome),
+        "notes": list(task.workload.notes),
+        "search": {
+            "seconds": outcome.seconds,
+            "evaluations": outcome.evaluations + outcome.batch.evaluations,
+            "generations": outcome.generations,
+            "seed": outcome.batch.settings.seed,
+            "ended": outcome.ended,
+        },
+    }
+
+
+def show_online(
+    console: Console, outcome: OnlineOutcome, plan_file: str, profile_lines: Sequence[str] = ()
+) -> None:
+    """Write what a search for a trace found, the answer first.
+
+    Args:
+        console: where to.
+        outcome: what was found.
+        plan_file: name of the file the plan was written to.
+        profile_lines: what else is to be said of the latency profiles.
+    """
+    service, width = outcome.service, width_of(console)
+    put(console, folded_lines(_headline(outcome), width, "bold"))
+    sentences = [*_missed(outcome), *trouble_sentences(service)]
+    if sentences:
+        put(console, *(paragraph(text, width) for text in sentences))
+    trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
+    put(console, folded_lines(trust, width), "")
+    put(console, labelled(_facts(outcome, profile_lines), width))
+    put(console, "", service_stage_table(service, width))
+    unused = unused_devices(outcome.batch.best, outcome.task.batch)
+    if unused:
+        put(console, "", paragraph(f"Not used: {joined(unused)}.", width))
+    put(console, "", service_latency_table(service.result))
+    put(console, "", _comparison_table(outcome))
+    _put_next(console, plan_file)
+
+
+def _objective(outcome: OnlineOutcome, candidate: Candidate) -> float | None:
+    """Return what was sought of a candidate, goodput as it is understood: more is better."""
+    sign = -1.0 if outcome.task.objective == "goodput" else 1.0
+    return finite(sign * candidate.value + 0.0)
+
+
+def _bound(outcome: OnlineOutcome) -> Content:
+    """Return the offered load: no plan serves more than arrives. Latencies have no bound here."""
+    workload, offered_per_s = outcome.task.workload, outcome.offered_per_s
+    is_goodput = outcome.task.objective == "goodput"
+    return {
+        "measure": "goodput_per_s" if is_goodput and offered_per_s is not None else None,
+        "requests_per_s": offered_per_s,
+        "tokens_per_s": offered_per_s and workload.total_output_tokens / workload.span_s,
+        "gap_fraction": outcome.gap_fraction,
+    }
+
+
+def _batch(outcome: OnlineOutcome) -> Content:
+    """Return what the plan would do with the batch that its certificate is about."""
+    batch = outcome.batch
+    workload = batch.task.costs.scenario.workload
+    return {
+        "requests": workload.requests,
+        "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.longest_output_tokens,
+        "makespan_s": finite(batch.best.makespan_s),
+        "bound_s": finite(batch.certificate.bound_s),
+        "gap_fraction": finite(batch.gap_fraction),
+    }
+
+
+def _baseline(outcome: OnlineOutcome, baseline: ServedBaseline) -> Content:
+    served = baseline.served
+    result = served and served.result
+    return {
+        "name": baseline.name,
+        "feasible": served is not None,
+        "objective": served and _objective(outcome, served),
+        "tokens_per_s": result and finite(result.tokens_per_s),
+        "goodput_per_s": result and result.goodput_per_s,
+        "slo_attainment": result and result.slo_attainment,
+        "refused": result and result.refused,
+        "ttft_p99_s": result and finite(result.ttft_s.p99),
+        "latency_mean_s": result and finite(result.latency_s.mean),
+        "latency_p99_s": result and finite(result.latency_s.p99),
+        "quality_loss": served and outcome.task.loss(served.serving.plan),
+        "why_not": baseline.why_not,
+    }
+
+
+def _headline(outcome: OnlineOutcome) -> list[str]:
+    parts, gap = service_headline(outcome.service), outcome.gap_fraction
+    if gap is not None and outcome.offered_per_s is not None:
+        offered = rate_text(outcome.offered_per_s)
+        parts.append(f"{offered} requests/s arrive (gap {percent_text(gap, 1)})")
+    return [*parts, loss_part(outcome.batch.best, outcome.task.batch)]
+
+
+def _missed(outcome: OnlineOutcome) -> list[str]:
+    """Return what to say where no request meets its objectives."""
+    result = outcome.best.result
+    if result.good != 0:
+        return []
+    return [
+        "No request meets the SLO with any plan found. With this one half of the requests have a "
+        f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
+        f"{seconds_text(result.tpot_s.p50)} and end after {seconds_text(result.latency_s.p50)}: "
+        "allow more, lower --rate, or add devices."
+    ]
+
+
+def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[str, list[str]]]:
+    service, task = outcome.service, outcome.task
+    objectives, batch = objective_parts(task.objectives), _batch(outcome)
+    stopped = [STOPPED[outcome.ended]] if outcome.ended in STOPPED else []
+    return [
+        ("scenario", service_scenario_parts(service)),
+        ("batches", settings_parts(service)),
+        *([("SLO", objectives)] if objectives else []),
+        *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
+        *[("" if number else "profiles", [line]) for number, line in enumerate(profile_lines)],
+        (
+            "search",
+            [
+                f"for {task.objective}",
+                seconds_text(outcome.seconds),
+                f"{counted(outcome.evaluations, 'service')} tried",
+                counted(outcome.generations, "generation"),
+                f"seed {outcome.batch.settings.seed}",
+                *stopped,
+            ],
+        ),
+        (
+            "",
+            [
+                f"begun with plans for {counted(batch['requests'], 'request')} of "
+                f"{batch['prompt_tokens']} + {batch['output_tokens']} tokens at once",
+                "the certificate is about these",
+            ],
+        ),
+    ]
+
+
+def _comparison_table(outcome: OnlineOutcome) -> Table:
+    """Return the plan found beside others with default settings, on the same requests."""
+    headings = (SOUGHT[outcome.task.objective], "TTFT p99", "TPOT p99", "loss")
+    table = new_table("plan", *headings, "formats", right=headings)
+    table.columns[0].no_wrap = True
+    for row in (ServedBaseline("this plan", outcome.best, None), *outcome.baselines):
+        style = "bold" if row.served is outcome.best else ""
+        figures, said = [""] * len(headings), row.why_not or ""
+        if row.served is not None:
+            figures, said = _figures(outcome, row.served), _formats(row.served.serving.plan)
+        table.add_row(plain(row.name, style), *figures, plain(said))
+    return table
+
+
+def _figures(outcome: OnlineOutcome, served: Candidate) -> list[str]:
+    result, sought = served.result, _objective(outcome, served)
+    is_time = outcome.task.objective in ("mean-latency", "p99-latency")
+    written = seconds_text if is_time else rate_text
+    return [
+        "none" if sought is None else written(sought),
+        seconds_text(result.ttft_s.p99),
+        seconds_text(result.tpot_s.p99),
+        loss_text(outcome.task.loss(served.serving.plan)),
+    ]
+
+
+def _formats(plan: Plan) -> str:
+    return ", ".join(format_parts(plan.layer_formats))
+
+
+def _put_next(console: Console, plan_file: str) -> None:
+    name = shlex.quote(plan_file)
+    grid = Table.grid(padding=(0, 3))
+    grid.add_row(
+        plain(f"  llmpq simulate {name} --trace ..."), plain("serve other requests with it", "dim")
+    )
+    grid.add_row(plain(f"  llmpq verify {name}"), plain("check the bound for the batch", "dim"))
+    put(console, "", plain(f"Wrote {plan_file}. Next:"), grid)

@@ -1,0 +1,1 @@
+"""Which plan serves a trace best, and with which limits of continuous batching."""

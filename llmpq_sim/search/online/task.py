@@ -1,0 +1,119 @@
+"""What is asked of a plan that serves a trace?"""
+
+from dataclasses import dataclass
+from math import ceil, inf, log2
+from typing import Literal
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.plan import Plan
+from llmpq_sim.result import SimulationResult
+from llmpq_sim.scenario import BatchWorkload
+from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.simulator.compilation import ServingCosts
+from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.trace import TraceWorkload
+
+Objective = Literal["goodput", "mean-latency", "p99-latency", "cost"]
+OBJECTIVES: tuple[Objective, ...] = ("goodput", "mean-latency", "p99-latency", "cost")
+
+USUAL_TTFT_S = 2.0
+USUAL_TPOT_S = 0.1
+"""What a request takes where no objective says it, to guess how many are in flight."""
+
+IN_FLIGHT = (8, 64)
+"""Requests of the representative batch: a search of larger ones takes long and tells no more."""
+
+
+@dataclass(frozen=True)
+class OnlineTask:
+    """Everything a search for a service is asked.
+
+    Attributes:
+        batch: the representative batch: formats, quality budget, and the cluster. Its search gives
+            plans to start from.
+        costs: block times of continuous batching.
+        workload: which requests arrive when.
+        defaults: settings that other plans are served with; the search starts from them.
+        objectives: what a request must meet to count as good, or None.
+        objective: what is sought.
+
+    Raises:
+        InputError: the objective needs something that is not there.
+    """
+
+    batch: PlanningTask
+    costs: ServingCosts
+    workload: TraceWorkload
+    defaults: ContinuousSettings
+    objectives: ServiceObjectives | None
+    objective: Objective
+
+    def __post_init__(self) -> None:
+        if self.objective == "goodput" and self.objectives is None:
+            raise InputError(
+                "--objective goodput: expected what a good request meets: --slo-ttft-ms, "
+                "--slo-tpot-ms or --slo-e2e-ms"
+            )
+        for member in self.costs.cluster.devices if self.objective == "cost" else ():
+            if member.device.price_usd_per_hour is None:
+                raise InputError(
+                    f"--objective cost: {member.device.name} has no known price; give its "
+                    "price_usd_per_hour in a cluster file of your own"
+                )
+
+    def value(self, plan: Plan, result: SimulationResult) -> float:
+        """Return what is sought as a number that is to be small.
+
+        Goodput counts negatively. Cost is in USD per million output tokens; where requests have
+        objectives to meet, only the share of tokens of as many good requests counts.
+        """
+        match self.objective:
+            case "goodput":
+                return -(result.goodput_per_s or 0.0)
+            case "mean-latency":
+                return result.latency_s.mean
+            case "p99-latency":
+                return result.latency_s.p99
+            case "cost":
+                cost = usd_per_million_tokens(plan, self.costs, result)
+                share = 1.0 if result.good is None else result.good / result.requests
+                return inf if cost is None or share == 0 else cost / share
+
+    def loss(self, plan: Plan) -> float:
+        """Return the quality loss of a plan."""
+        return self.batch.quality.plan_loss(plan.layer_formats)
+
+
+def usd_per_million_tokens(
+    plan: Plan, costs: ServingCosts, result: SimulationResult
+) -> float | None:
+    """Return what a plan's devices cost for a million output tokens; None without a price."""
+    cluster, hourly = costs.cluster, 0.0
+    for stage in plan.stages:
+        price = cluster.devices[cluster.index(stage.device, "plan")].device.price_usd_per_hour
+        if price is None:
+            return None
+        hourly += price
+    if not result.output_tokens:
+        return None
+    return hourly * result.makespan_s / 3600 / result.output_tokens * 1e6
+
+
+def representative_batch(
+    workload: TraceWorkload, objectives: ServiceObjectives | None
+) -> BatchWorkload:
+    """Return an offline batch like what is in flight: mean lengths, and as many by Little's law.
+
+    A request is taken to stay as long as its objectives allow; the batch is a power of two, as
+    batches of odd sizes have many more ways to be cut.
+    """
+    prompt_tokens = ceil(float(workload.prompt_tokens.mean()))
+    output_tokens = ceil(float(workload.output_tokens.mean()))
+    limits = objectives or ServiceObjectives()
+    stay_s = limits.latency_s or (
+        (limits.ttft_s or USUAL_TTFT_S) + (limits.tpot_s or USUAL_TPOT_S) * output_tokens
+    )
+    least, most = IN_FLIGHT
+    in_flight = most if workload.rate_per_s is None else ceil(workload.rate_per_s * stay_s)
+    requests = min(max(2 ** round(log2(in_flight)), least), most, workload.requests)
+    return BatchWorkload(prompt_tokens, (output_tokens,) * requests)

@@ -1,0 +1,88 @@
+"""Does the queue grow without bound, and which rate could the plan hold?
+
+A queue that grows as long as requests arrive is told from one that comes and goes with bursts by
+looking at it at the quarters of the arrivals: where it is larger at each quarter than at the one
+before and has grown over the second half by more than GROWTH of what arrived in it, the plan
+serves less than arrives. It then serves as fast as it can, and that is the rate it could hold.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from llmpq_sim.simulator.service import FloatArray, Service
+
+GROWTH = 0.05
+"""Share of the arrivals of the second half by which a queue must have grown to be a trend."""
+
+LEAST_REQUESTS = 50
+"""Fewer requests show no trend."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Requests that wait for their first token.
+
+    Attributes:
+        most: at once.
+        mean: over the time in which requests arrive.
+        at_end: when the last one has arrived.
+        sustained_rate_per_s: requests per second that the plan could hold, where the queue grows
+            without bound; None where it does not.
+    """
+
+    most: int
+    mean: float
+    at_end: int
+    sustained_rate_per_s: float | None
+
+
+def queue_of(service: Service) -> Queue:
+    """Return how the queue of a service develops."""
+    served = service.served
+    arrival_s, first_s = service.workload.arrival_s[served], service.times.first_s[served]
+    if not len(arrival_s):
+        return Queue(0, 0.0, 0, None)
+    span_s = float(arrival_s[-1])
+    waited_s = np.minimum(first_s, span_s) - arrival_s
+    return Queue(
+        most=_most(arrival_s, first_s),
+        mean=float(waited_s.sum()) / span_s if span_s else float(len(arrival_s)),
+        at_end=_waiting(arrival_s, first_s, span_s),
+        sustained_rate_per_s=_sustained_rate_per_s(arrival_s, first_s, service.times.last_s),
+    )
+
+
+def _most(arrival_s: FloatArray, first_s: FloatArray) -> int:
+    """Return the most that wait at once; at one instant, those who are served leave first."""
+    begun = np.searchsorted(np.sort(first_s), arrival_s, side="right")
+    return int((np.arange(1, len(arrival_s) + 1) - begun).max())
+
+
+def _waiting(arrival_s: FloatArray, first_s: FloatArray, at_s: float) -> int:
+    return int(((arrival_s <= at_s) & (first_s > at_s)).sum())
+
+
+def _sustained_rate_per_s(
+    arrival_s: FloatArray, first_s: FloatArray, last_s: FloatArray
+) -> float | None:
+    """Return the rate of last tokens while all stages have work, or None where they keep up.
+
+    That is from the middle of the arrivals, and from a third of the last tokens on, until every
+    request has begun.
+    """
+    span_s = float(arrival_s[-1])
+    if len(arrival_s) < LEAST_REQUESTS or span_s == 0:
+        return None
+    quarters = [_waiting(arrival_s, first_s, part * span_s / 4) for part in (1, 2, 3, 4)]
+    late = int((arrival_s > span_s / 2).sum())
+    rises = all(before < after for before, after in pairwise(quarters))
+    if not rises or quarters[3] - quarters[1] < GROWTH * late:
+        return None
+    end_s = float(first_s.max())
+    done_s = np.sort(last_s[last_s <= end_s])
+    if len(done_s) < 2:
+        return None
+    begin_s = max(span_s / 2, float(done_s[len(done_s) // 3]))
+    return float((done_s > begin_s).sum()) / (end_s - begin_s)

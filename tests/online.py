@@ -1,0 +1,55 @@
+"""Small searches for a service: the tiny model on tiny devices, and a trace of a few requests."""
+
+from random import Random
+
+from llmpq_sim.scenario import Scenario
+from llmpq_sim.search.online.planner import OnlineOutcome, search_online
+from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
+from llmpq_sim.search.planner import SearchSettings
+from llmpq_sim.serving_files import default_settings
+from llmpq_sim.simulator.compilation import ServingCosts
+from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.trace import TraceWorkload
+from tests.builders import tiny_cluster, tiny_costs, tiny_device, tiny_model, tiny_task
+from tests.serving import trace
+
+SOON = ServiceObjectives(ttft_s=0.05, tpot_s=0.02)
+
+
+def tiny_trace(requests: int = 60, *, gap_s: float = 0.02, seed: int = 0) -> TraceWorkload:
+    """Return requests that arrive one after another, of 8 to 200 and 2 to 24 tokens."""
+    random = Random(seed)
+    arrival_s = [number * gap_s for number in range(requests)]
+    prompts = [random.randint(8, 200) for _ in range(requests)]
+    return trace(arrival_s, prompts, [random.randint(2, 24) for _ in range(requests)])
+
+
+def online_task(
+    workload: TraceWorkload | None = None,
+    *,
+    objective: Objective = "goodput",
+    objectives: ServiceObjectives | None = SOON,
+    room_mib: float = 64.0,
+) -> OnlineTask:
+    """Return the task of serving a trace on a fast and a slow device."""
+    requests, model = workload or tiny_trace(), tiny_model()
+    devices = [
+        tiny_device(room_mib=room_mib),
+        tiny_device("slow", room_mib=room_mib, bytes_per_s=1e9),
+    ]
+    batch = representative_batch(requests, objectives)
+    scenario = Scenario(model, tiny_cluster(devices), batch)
+    profiles = tiny_costs(scenario).profiles
+    return OnlineTask(
+        batch=tiny_task(scenario),
+        costs=ServingCosts(model, scenario.cluster, profiles),
+        workload=requests,
+        defaults=default_settings(model, requests),
+        objectives=objectives,
+        objective=objective,
+    )
+
+
+def found(task: OnlineTask, *, seed: int = 0, generations: int = 3) -> OnlineOutcome:
+    """Return what a short search finds."""
+    return search_online(task, SearchSettings(seed, generations))

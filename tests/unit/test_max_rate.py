@@ -1,0 +1,60 @@
+"""The highest rate holds, and one a little higher does not."""
+
+import numpy as np
+import pytest
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.simulator.max_rate import PRECISION, Trial, max_rate
+from llmpq_sim.workloads.shaping import compress
+from tests.services import made_service
+
+LIMITS = ServiceObjectives(ttft_s=0.02, tpot_s=0.004)
+
+
+@pytest.mark.parametrize("rate_per_s", [20.0, 3000.0])
+def test_at_the_highest_rate_the_objectives_hold_and_one_percent_above_they_do_not(
+    rate_per_s: float,
+) -> None:
+    service = made_service(rate_per_s=rate_per_s, objectives=LIMITS)
+    told: list[Trial] = []
+    found = max_rate(service, 0.9, told.append)
+    assert found.rate_per_s is not None
+    assert found.is_limit
+    assert found.trials == tuple(told)
+    shares = {trial.rate_per_s: trial.slo_attainment for trial in told}
+    assert shares[found.rate_per_s] >= 0.9
+    failed = min(rate for rate, share in shares.items() if share < 0.9)
+    assert found.rate_per_s < failed <= found.rate_per_s * (1 + PRECISION)
+    there = service.of(compress(service.workload, found.rate_per_s)).result
+    assert there.slo_attainment == shares[found.rate_per_s]
+
+
+def test_the_search_starts_anywhere_and_ends_at_the_same_rate() -> None:
+    rates = [
+        max_rate(made_service(rate_per_s=rate, objectives=LIMITS), 0.9).rate_per_s
+        for rate in (100.0, 1000.0)
+    ]
+    assert None not in rates
+    assert np.ptp(np.log([rate for rate in rates if rate])) <= 2 * PRECISION
+
+
+def test_objectives_that_none_or_all_rates_meet_say_so() -> None:
+    never = max_rate(made_service(objectives=ServiceObjectives(ttft_s=1e-9)), 0.9)
+    assert never.rate_per_s is None
+    always = max_rate(made_service(objectives=ServiceObjectives(ttft_s=1e9)), 0.9)
+    assert always.rate_per_s is not None
+    assert not always.is_limit
+
+
+def test_a_rate_needs_objectives_and_a_trace_with_one() -> None:
+    with pytest.raises(InputError) as error:
+        max_rate(made_service(), 0.9)
+    assert str(error.value) == (
+        "--max-rate: expected at least one of --slo-ttft-ms, --slo-tpot-ms and --slo-e2e-ms"
+    )
+    with pytest.raises(InputError) as error:
+        max_rate(made_service(requests=1, objectives=LIMITS), 0.9)
+    assert str(error.value) == (
+        "--max-rate: made up has no rate to change: all requests arrive at once; give --arrivals"
+    )

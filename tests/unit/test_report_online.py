@@ -1,0 +1,81 @@
+import json
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from llmpq_sim.files import json_text
+from llmpq_sim.plan_files import online_to_content
+from llmpq_sim.report.online import online_content, show_online
+from llmpq_sim.search.online.planner import OnlineOutcome
+from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.task_files import QualityTarget
+from tests.online import found, online_task, tiny_trace
+
+TARGET = QualityTarget("int4", None)
+
+
+@pytest.fixture(name="outcome", scope="module")
+def _outcome() -> OnlineOutcome:
+    return found(online_task())
+
+
+def screen(outcome: OnlineOutcome) -> str:
+    console = Console(file=StringIO(), width=88, highlight=False)
+    show_online(console, outcome, "plan.json", ["fast is not given int3"])
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_screen_names_the_answer_each_baseline_and_what_is_next(
+    outcome: OnlineOutcome,
+) -> None:
+    text = screen(outcome)
+    assert "meet the SLO" in text.splitlines()[0]
+    for baseline in outcome.baselines:
+        assert f"\n{baseline.name}" in text
+    assert "fast is not given int3" in text
+    assert "Wrote plan.json. Next:" in text
+    assert max(map(len, text.splitlines())) <= 88
+
+
+def test_what_is_sought_stands_first_in_the_table() -> None:
+    task = online_task(tiny_trace(12), objective="p99-latency", objectives=None)
+    text = screen(found(task, generations=0))
+    assert "E2E p99" in text
+    assert "goodput" not in text
+
+
+def test_an_objective_that_nothing_meets_is_said() -> None:
+    never = ServiceObjectives(ttft_s=1e-9)
+    outcome = found(online_task(tiny_trace(12), objectives=never), generations=0)
+    text = " ".join(screen(outcome).split())
+    assert "No request meets the SLO with any plan found." in text
+    assert online_content(outcome, {}, None)["objective"]["value"] == 0.0
+
+
+def test_the_content_is_plain_data_with_the_bound_of_its_objective(
+    outcome: OnlineOutcome,
+) -> None:
+    content = online_content(outcome, online_to_content(outcome, TARGET), "plan.json")
+    assert json_text(json.loads(json_text(content))) == json_text(content)
+    assert content["bound"] == {
+        "measure": "goodput_per_s",
+        "requests_per_s": outcome.offered_per_s,
+        "tokens_per_s": content["bound"]["tokens_per_s"],
+        "gap_fraction": outcome.gap_fraction,
+    }
+    assert content["objective"] == {
+        "name": "goodput", "value": outcome.best.result.goodput_per_s
+    }  # fmt: skip
+    assert content["predicted"]["tokens_per_s"] <= content["bound"]["tokens_per_s"]
+
+
+def test_the_plan_file_says_how_to_serve_with_it(outcome: OnlineOutcome) -> None:
+    serving = online_to_content(outcome, TARGET)["serving"]
+    assert serving["settings"]["token_budget"] == outcome.best.serving.settings.token_budget
+    assert serving["trace"] == "made up"
+    assert serving["requests"] == 60
+    assert serving["slo"] == {"ttft_s": 0.05, "tpot_s": 0.02, "latency_s": None}
+    assert serving["predicted"]["goodput_per_s"] == outcome.best.result.goodput_per_s
