@@ -19,6 +19,7 @@ from llmpq_sim.task_files import (
     planning_task,
 )
 from llmpq_sim.workload_files import DEFAULT_REQUESTS, TraceOptions, load_workload
+from llmpq_sim.workloads.shaping import noted
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def trace_task(
 ) -> tuple[OnlineTask, list[str]]:
     """Return the task of planning for a trace, and what the user should know of its profiles.
 
-    The objective is goodput where requests have limits to meet, or else mean latency, unless told.
+    The objective is goodput where requests have limits to meet, or else mean latency, unless told;
+    requests are as many as a simulation draws by default, of a file the first ones.
 
     Raises:
         InputError: a name, a file or an option says something that cannot be.
@@ -73,6 +75,8 @@ def trace_task(
     objectives = service_objectives(service)
     wanted = replace(trace, requests=trace.requests or DEFAULT_REQUESTS)
     workload = load_workload(wanted, model.max_positions)
+    if trace.requests is None:
+        workload = noted(workload, f"{workload.requests} requests; --requests for others")
     batch, notes = batch_task(model, representative_batch(workload, objectives), options)
     scenario = batch.costs.scenario
     task = OnlineTask(

@@ -47,6 +47,7 @@ from llmpq_sim.report.words import (
 from llmpq_sim.search.online.evaluation import Candidate
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.serving_files import settings_to_content
+from llmpq_sim.simulator.saturation import queue_of
 
 SOUGHT = {
     "goodput": "goodput/s",
@@ -112,7 +113,7 @@ def show_online(
     """
     service, width = outcome.service, width_of(console)
     put(console, folded_lines(_headline(outcome), width, "bold"))
-    sentences = [*_missed(outcome), *trouble_sentences(service)]
+    sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service)]
     if sentences:
         put(console, *(paragraph(text, width) for text in sentences))
     trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
@@ -196,6 +197,17 @@ def _missed(outcome: OnlineOutcome) -> list[str]:
         f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
         f"{seconds_text(result.tpot_s.p50)} and end after {seconds_text(result.latency_s.p50)}: "
         "allow more, lower --rate, or add devices."
+    ]
+
+
+def _overload(outcome: OnlineOutcome) -> list[str]:
+    """Return what to say where even the best plan serves less than arrives."""
+    held_per_s, rate_per_s = queue_of(outcome.service).sustained_rate_per_s, outcome.offered_per_s
+    if held_per_s is None or rate_per_s is None:
+        return []
+    return [
+        f"The queue grows without bound: {rate_text(rate_per_s)} requests/s arrive, this plan "
+        f"could hold about {rate_text(held_per_s)}."
     ]
 
 

@@ -1,23 +1,22 @@
 """Does the queue grow without bound, and which rate could the plan hold?
 
 A queue that grows as long as requests arrive is told from one that comes and goes with bursts by
-looking at it at the quarters of the arrivals: where it is larger at each quarter than at the one
-before and has grown over the second half by more than GROWTH of what arrived in it, the plan
-serves less than arrives. It then serves as fast as it can, and that is the rate it could hold.
+two signs: from the middle of the arrivals on someone is always waiting, and when the last request
+arrives more than BACKLOG of all wait. The plan then works at its limit, and what it finishes a
+second is the rate it could hold; that must be less than what arrives.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from llmpq_sim.simulator.service import FloatArray, Service
 
-GROWTH = 0.05
-"""Share of the arrivals of the second half by which a queue must have grown to be a trend."""
+BACKLOG = 0.05
+"""Share of all requests that must wait when the last one arrives."""
 
-LEAST_REQUESTS = 50
-"""Fewer requests show no trend."""
+LEAST_WAITING = 20
+"""Fewer may be on their way through the stages."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +71,22 @@ def _sustained_rate_per_s(
     That is from the middle of the arrivals, and from a third of the last tokens on, until every
     request has begun.
     """
-    span_s = float(arrival_s[-1])
-    if len(arrival_s) < LEAST_REQUESTS or span_s == 0:
+    span_s, end_s = float(arrival_s[-1]), float(first_s.max())
+    at_end = _waiting(arrival_s, first_s, span_s)
+    if at_end < max(BACKLOG * len(arrival_s), LEAST_WAITING) or span_s == 0:
         return None
-    quarters = [_waiting(arrival_s, first_s, part * span_s / 4) for part in (1, 2, 3, 4)]
-    late = int((arrival_s > span_s / 2).sum())
-    rises = all(before < after for before, after in pairwise(quarters))
-    if not rises or quarters[3] - quarters[1] < GROWTH * late:
-        return None
-    end_s = float(first_s.max())
     done_s = np.sort(last_s[last_s <= end_s])
-    if len(done_s) < 2:
+    if len(done_s) < 2 or not _always_waiting(arrival_s, first_s, span_s / 2):
         return None
     begin_s = max(span_s / 2, float(done_s[len(done_s) // 3]))
-    return float((done_s > begin_s).sum()) / (end_s - begin_s)
+    rate_per_s = float((done_s > begin_s).sum()) / (end_s - begin_s)
+    return rate_per_s if rate_per_s < len(arrival_s) / span_s else None
+
+
+def _always_waiting(arrival_s: FloatArray, first_s: FloatArray, begin_s: float) -> bool:
+    """Return whether someone waits at every instant from one to the last arrival."""
+    begun_s = np.sort(first_s)
+    looked_s = begun_s[(begun_s >= begin_s) & (begun_s < arrival_s[-1])]
+    arrived = np.searchsorted(arrival_s, looked_s, side="right")
+    begun = np.searchsorted(begun_s, looked_s, side="right")
+    return bool((arrived > begun).all()) and _waiting(arrival_s, first_s, begin_s) > 0

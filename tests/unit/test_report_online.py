@@ -55,6 +55,13 @@ def test_an_objective_that_nothing_meets_is_said() -> None:
     assert online_content(outcome, {}, None)["objective"]["value"] == 0.0
 
 
+def test_a_rate_that_no_plan_holds_is_said() -> None:
+    task = online_task(tiny_trace(200, gap_s=0.0005))
+    assert "The queue grows without bound: 2010.1 requests/s arrive" in " ".join(
+        screen(found(task, generations=0)).split()
+    )
+
+
 def test_the_content_is_plain_data_with_the_bound_of_its_objective(
     outcome: OnlineOutcome,
 ) -> None:

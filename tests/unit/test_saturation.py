@@ -1,9 +1,11 @@
 """A queue that grows without bound is told from one that comes and goes, with the rate held."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from llmpq_sim.simulator.saturation import LEAST_REQUESTS, queue_of
+from llmpq_sim.simulator.saturation import LEAST_WAITING, queue_of
 from llmpq_sim.workloads.shaping import compress
 from tests.services import made_service
 
@@ -40,7 +42,7 @@ def test_the_queue_is_counted_as_by_hand() -> None:
 
 
 def test_few_requests_and_requests_all_at_once_show_no_trend() -> None:
-    few = made_service(requests=LEAST_REQUESTS - 1, rate_per_s=1e4)
+    few = made_service(requests=LEAST_WAITING - 1, rate_per_s=1e4)
     assert queue_of(few).sustained_rate_per_s is None
     once = made_service(requests=200, rate_per_s=1e12)
     assert queue_of(once).most > 100
@@ -49,3 +51,12 @@ def test_few_requests_and_requests_all_at_once_show_no_trend() -> None:
 def test_a_service_that_refuses_everything_has_no_queue() -> None:
     queue = queue_of(made_service(lengths=(3000, 4000)))
     assert (queue.most, queue.mean, queue.sustained_rate_per_s) == (0, 0.0, None)
+
+
+def test_a_burst_at_the_end_is_no_growing_queue() -> None:
+    service = made_service(requests=200, rate_per_s=20.0)
+    arrival_s = np.array(service.workload.arrival_s)
+    arrival_s[100:] = arrival_s[100]
+    burst = service.of(replace(service.workload, arrival_s=arrival_s))
+    assert queue_of(burst).at_end > 20
+    assert queue_of(burst).sustained_rate_per_s is None
