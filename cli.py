@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print("interrupted: no plan was found yet", file=sys.stderr)  # noqa: T201
+        print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except Exception as error:
         from llmpq_sim.errors import LlmpqError

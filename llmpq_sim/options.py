@@ -143,8 +143,12 @@ def given_names(values: Mapping[str, object], others: Collection[str]) -> list[s
         values: of all parameters of a command.
         others: parameters that any input takes.
     """
-    unset = (None, False, "compress", "error")
-    return [name for name, value in values.items() if name not in others and value not in unset]
+    unset = ("compress", "error")
+    return [
+        name
+        for name, value in values.items()
+        if name not in others and value is not None and value is not False and value not in unset
+    ]
 
 
 def check_only(given: Iterable[str], names: Collection[str], hint: str) -> None:

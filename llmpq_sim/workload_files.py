@@ -87,6 +87,7 @@ def workload_sha256(workload: TraceWorkload) -> str:
     digest = hashlib.sha256()
     for array in (workload.arrival_s, workload.prompt_tokens, workload.output_tokens):
         digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
+    digest.update(repr(workload.prefix_blocks).encode())
     return digest.hexdigest()
 
 

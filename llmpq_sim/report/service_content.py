@@ -42,7 +42,7 @@ def service_content(service: Service) -> Content:
         **result_content(service.result),
         "stage_memory_bytes": list(service.memory_bytes),
         "stage_memory_limit_bytes": list(service.limit_bytes),
-        "usd_per_million_tokens": usd_per_million_tokens(service),
+        "usd_per_million_tokens": service.usd_per_million_tokens,
     }
 
 
@@ -91,20 +91,6 @@ def replay_notes(replay: Replay) -> list[str]:
             f"could hold about {queue.sustained_rate_per_s:.3g}"
         )
     return notes
-
-
-def usd_per_million_tokens(service: Service) -> float | None:
-    """Return what a million output tokens cost on the devices that the plan uses.
-
-    None where the price of one of them is not known, or nothing was generated.
-    """
-    cluster, result = service.costs.cluster, service.result
-    places = [cluster.index(stage.device, "plan") for stage in service.plan.stages]
-    prices = [cluster.devices[place].device.price_usd_per_hour for place in places]
-    known = [price for price in prices if price is not None]
-    if len(known) < len(prices) or not result.tokens_per_s:
-        return None
-    return sum(known) / 3600 / result.tokens_per_s * 1e6
 
 
 def summary_content(summary: Summary) -> Content:

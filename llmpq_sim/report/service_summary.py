@@ -1,6 +1,5 @@
 """What is the answer of a simulated service in a few words?"""
 
-from llmpq_sim.report.service_content import usd_per_million_tokens
 from llmpq_sim.report.summary import kinds_text
 from llmpq_sim.report.words import counted, joined, percent_text, rate_text, seconds_text
 from llmpq_sim.serving import Replay
@@ -21,7 +20,7 @@ def service_headline(service: Service) -> list[str]:
     if result.goodput_per_s is not None and result.slo_attainment is not None:
         met = percent_text(result.slo_attainment, 1)
         parts += [f"goodput {rate_text(result.goodput_per_s)} requests/s", f"{met} meet the SLO"]
-    cost = usd_per_million_tokens(service)
+    cost = service.usd_per_million_tokens
     return parts if cost is None else [*parts, f"${cost:.2f} per million tokens"]
 
 

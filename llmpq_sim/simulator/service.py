@@ -12,6 +12,7 @@ from llmpq_sim.simulator.compilation import ServingCosts, compile_pipeline, stag
 from llmpq_sim.simulator.continuous import run_service
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
 from llmpq_sim.simulator.mixed_costs import Pipeline
+from llmpq_sim.simulator.prices import usd_per_million_tokens
 from llmpq_sim.simulator.service_times import ServiceTimes, service_result
 from llmpq_sim.simulator.wave import OnBatch, OnVisit
 from llmpq_sim.trace import TraceWorkload
@@ -43,6 +44,11 @@ class Service:
     workload: TraceWorkload
     times: ServiceTimes
     result: SimulationResult
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """What a million output tokens cost, or None without prices or tokens."""
+        return usd_per_million_tokens(self.plan, self.costs.cluster, self.result)
 
     @property
     def memory_bytes(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.report.charts import MEDIAN
-from llmpq_sim.report.service_content import replay_content, usd_per_million_tokens
+from llmpq_sim.report.service_content import replay_content
 from llmpq_sim.report.service_screen import show_replay
 from llmpq_sim.simulator.continuous_settings import ServiceObjectives
 from tests.reports import paper, written
@@ -49,8 +49,8 @@ def test_the_metrics_page_has_an_entry_for_every_key() -> None:
 
 def test_a_price_is_that_of_the_devices_in_use() -> None:
     service = made_service()
-    assert usd_per_million_tokens(with_prices(service, 1.0, None)) is None
-    one = usd_per_million_tokens(with_prices(service, 1.5, 0.5))
+    assert with_prices(service, 1.0, None).usd_per_million_tokens is None
+    one = with_prices(service, 1.5, 0.5).usd_per_million_tokens
     assert one == pytest.approx(2.0 / 3600 / service.result.tokens_per_s * 1e6)
 
 

@@ -6,10 +6,11 @@ import pytest
 from llmpq_sim.cluster import ClusterDevice
 from llmpq_sim.errors import InputError
 from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search.online.task import OnlineTask, representative_batch, usd_per_million_tokens
+from llmpq_sim.search.online.task import OnlineTask, representative_batch
 from llmpq_sim.simulator.compilation import ServingCosts
 from llmpq_sim.simulator.continuous import simulate_continuous
 from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.simulator.prices import usd_per_million_tokens
 from tests.builders import plan_at
 from tests.online import SOON, online_task, tiny_trace
 from tests.serving import trace
@@ -52,10 +53,10 @@ def test_a_cost_is_the_price_of_the_time_that_a_token_takes() -> None:
     task = online_task(objective="mean-latency")
     plan, costs = even_plan(task), priced(task, 1.8)
     result = simulate_continuous(plan, costs, task.workload, task.defaults, objectives=SOON)
-    usd = usd_per_million_tokens(plan, costs, result)
+    usd = usd_per_million_tokens(plan, costs.cluster, result)
     assert usd is not None
     assert usd == pytest.approx(2 * 1.8 / 3600 / result.tokens_per_s * 1e6, rel=1e-12)
-    assert usd_per_million_tokens(plan, task.costs, result) is None
+    assert usd_per_million_tokens(plan, task.costs.cluster, result) is None
     by_cost = replace(task, costs=costs, objective="cost")
     assert result.good
     assert by_cost.value(plan, result) == pytest.approx(usd * result.requests / result.good)

@@ -11,6 +11,7 @@ from llmpq_sim.scenario import BatchWorkload
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.simulator.compilation import ServingCosts
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.prices import usd_per_million_tokens
 from llmpq_sim.trace import TraceWorkload
 
 Objective = Literal["goodput", "mean-latency", "p99-latency", "cost"]
@@ -75,28 +76,13 @@ class OnlineTask:
             case "p99-latency":
                 return result.latency_s.p99
             case "cost":
-                cost = usd_per_million_tokens(plan, self.costs, result)
+                cost = usd_per_million_tokens(plan, self.costs.cluster, result)
                 share = 1.0 if result.good is None else result.good / result.requests
                 return inf if cost is None or share == 0 else cost / share
 
     def loss(self, plan: Plan) -> float:
         """Return the quality loss of a plan."""
         return self.batch.quality.plan_loss(plan.layer_formats)
-
-
-def usd_per_million_tokens(
-    plan: Plan, costs: ServingCosts, result: SimulationResult
-) -> float | None:
-    """Return what a plan's devices cost for a million output tokens; None without a price."""
-    cluster, hourly = costs.cluster, 0.0
-    for stage in plan.stages:
-        price = cluster.devices[cluster.index(stage.device, "plan")].device.price_usd_per_hour
-        if price is None:
-            return None
-        hourly += price
-    if not result.output_tokens:
-        return None
-    return hourly * result.makespan_s / 3600 / result.output_tokens * 1e6
 
 
 def representative_batch(
