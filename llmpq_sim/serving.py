@@ -10,6 +10,7 @@ from llmpq_sim.plan_files import SavedPlan
 from llmpq_sim.serving_files import default_settings
 from llmpq_sim.simulator.compilation import ServingCosts
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.extrapolation import products_beyond
 from llmpq_sim.simulator.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.saturation import Queue, queue_of
 from llmpq_sim.simulator.service import Service, serve
@@ -17,6 +18,7 @@ from llmpq_sim.simulator.wave import OnBatch, OnVisit
 from llmpq_sim.trace import TraceWorkload
 from llmpq_sim.units import MS
 from llmpq_sim.workload_files import TraceOptions, load_workload
+from llmpq_sim.workloads.shaping import noted
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ def replay(
     workload = load_workload(trace, scenario.model.max_positions)
     settings = chosen_settings(saved, workload, options)
     costs = ServingCosts(scenario.model, scenario.cluster, task_costs.profiles)
+    batches = (1, settings.sequence_limit, settings.token_budget)
+    beyond = products_beyond(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
+    workload = noted(workload, *beyond)
     service = serve(saved.plan, costs, workload, settings, objectives, on_visit, on_batch)
     highest = None
     if options.attainment is not None:

@@ -6,7 +6,7 @@ from llmpq_sim.model_files import load_model
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.profile_files import cluster_profiles
 from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.simulator.extrapolation import extrapolations
+from llmpq_sim.simulator.extrapolation import extrapolations, products_beyond
 
 MODEL = replace(load_model("llama-3.1-8b"), layers=4)
 CLUSTER = load_cluster("a100-l40s")
@@ -36,3 +36,13 @@ def test_products_beyond_the_profiled_tokens_are_counted_by_device() -> None:
 
 def test_a_data_sheet_has_no_profiled_range() -> None:
     assert said(32, "spec") == []
+
+
+def test_batches_of_a_service_are_judged_by_their_tokens() -> None:
+    profiles = cluster_profiles(CLUSTER, None, {})
+    plan = Plan((Stage("l40s-0", ("int4",) * 4),), MicroBatching(1, 1, 1))
+    assert products_beyond(plan, MODEL, CLUSTER, profiles, (1, 256, 8192)) == []
+    assert products_beyond(plan, MODEL, CLUSTER, profiles, (1, 256, 16384)) == [
+        "l40s: 4 of 12 sizes of matrix products in this plan are beyond the profiled range of "
+        "l40s/trtllm-1.0; they follow its fitted roofline"
+    ]
