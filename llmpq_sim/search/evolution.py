@@ -1,7 +1,8 @@
 """How a population of plans evolves: DEAP's selection over simulated makespan and quality loss."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.random import Generator
 from llmpq_sim.plan import Plan
 from llmpq_sim.search.evaluation import Evaluator
 from llmpq_sim.search.operators import Operators
+
+Genome = TypeVar("Genome", bound=Hashable)
 
 POPULATION = 32
 PATIENCE = 8
@@ -133,14 +136,24 @@ def evolve(
 
 
 def _offspring(state: EvolutionState, operators: Operators) -> list[Plan]:
-    """Return new plans, fewer than a population where many attempts end in known ones."""
     known = {individual.plan for individual in state.population}
-    children: dict[Plan, None] = {}
-    for _ in range(ATTEMPTS * POPULATION):
-        child = operators.repair(_child(state, operators))
+    return new_children(lambda: operators.repair(_child(state, operators)), known, POPULATION)
+
+
+def new_children(breed: Callable[[], Genome | None], known: Set[Genome], most: int) -> list[Genome]:
+    """Return children that are new, fewer than the most where many attempts end in known ones.
+
+    Args:
+        breed: makes a child, or None where it could not be repaired.
+        known: those that are not wanted again.
+        most: how many to return at most.
+    """
+    children: dict[Genome, None] = {}
+    for _ in range(ATTEMPTS * most):
+        child = breed()
         if child is not None and child not in known:
             children[child] = None
-        if len(children) == POPULATION:
+        if len(children) == most:
             break
     return list(children)
 

@@ -7,6 +7,7 @@ from math import ceil
 from deap import tools
 from numpy.random import Generator
 
+from llmpq_sim.search.evolution import ATTEMPTS, new_children
 from llmpq_sim.search.online.evaluation import Candidate, ServiceEvaluator
 from llmpq_sim.search.online.operators import ServiceOperators, ServingPlan
 
@@ -19,9 +20,6 @@ KEPT_SHARE = 1 / 3
 arXiv:1502.07943, with eta = 3)."""
 
 CROSSOVER_SHARE = 0.3
-
-ATTEMPTS = 4
-"""Children drawn for each one wanted, at most."""
 
 
 @dataclass
@@ -120,14 +118,7 @@ def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _offspring(state: ServiceState, operators: ServiceOperators) -> list[ServingPlan]:
     known = {candidate.serving for candidate in state.population}
-    children: dict[ServingPlan, None] = {}
-    for _ in range(ATTEMPTS * POPULATION):
-        child = operators.repair(_child(state, operators))
-        if child is not None and child not in known:
-            children[child] = None
-        if len(children) == POPULATION:
-            break
-    return list(children)
+    return new_children(lambda: operators.repair(_child(state, operators)), known, POPULATION)
 
 
 def _child(state: ServiceState, operators: ServiceOperators) -> ServingPlan:
