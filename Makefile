@@ -6,15 +6,16 @@ DEMO := .demo
 
 .PHONY: demo test check bench clean
 
-demo: .venv/installed
+demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
 	$(BIN)/llmpq search --model llama-3.1-70b --cluster a100-l40s --batch 32 \
 	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json
 	$(BIN)/llmpq verify $(DEMO)/plan.json
 	$(BIN)/llmpq simulate $(DEMO)/plan.json
+	$(BIN)/llmpq demo --dir $(DEMO)/run
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark
 
 check: .venv/installed-check
 	$(BIN)/ruff check .
@@ -34,7 +35,12 @@ clean:
 	$(PIP) --editable .
 	@touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-torch: .venv/installed
+	$(PIP) 'torch==2.13.0'
+	$(PIP) --editable '.[torch]'
+	@touch $@
+
+.venv/installed-test: .venv/installed-torch
 	$(PIP) --editable '.[test]'
 	@touch $@
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmpq_sim import options
+from runtimes import commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -377,16 +378,19 @@ def list_bundled(
 
 
 def _console() -> "Console":
-    from rich.console import Console
+    from llmpq_sim.report.output import answer_console as console
 
-    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
-    return Console(width=width or (None if sys.stdout.isatty() else 88), highlight=False)
+    return console()
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    from llmpq_sim.files import json_text
+    from llmpq_sim.report.output import print_json as show
 
-    sys.stdout.write(json_text(content))
+    show(content)
+
+
+for _command in commands.ALL:
+    app.command()(_command)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 from llmpq_sim.errors import InputError
+from llmpq_sim.units import MIB
+
+RUNTIME_BYTES = 1024 * MIB
+"""What a runtime takes on every device beside tensors: the driver's context, the collective
+library's buffers, and what the allocator cannot use. An assumption between the 0.5 GiB of a bare
+CUDA context and the reference's 1,930 MB + 5 %."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Device:
         source: where the figures are from.
         price_usd_per_hour: what an hour costs, or None where it is not known.
         price_source: where and when that price was asked, empty where it is not known.
+        runtime_bytes: what a runtime takes on it beside tensors.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Device:
     source: str
     price_usd_per_hour: float | None = None
     price_source: str = ""
+    runtime_bytes: int = RUNTIME_BYTES
 
 
 @dataclass(frozen=True)

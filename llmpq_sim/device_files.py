@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from llmpq_sim.cluster import Device, Link
+from llmpq_sim.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import LARGEST_NUMBER, Fields, check_header
 from llmpq_sim.files import read_yaml
@@ -40,6 +40,7 @@ DEVICE_KEYS = (
     "formats",
     "kernels",
     "source",
+    "runtime_gib",
     "price_usd_per_hour",
     "price_source",
 )
@@ -112,6 +113,7 @@ def _device_type(fields: Fields) -> Device:
             formats=_formats(fields, DEFAULT_FORMATS),
             kernels=_kernels(fields, DEFAULT_KERNELS),
             source=fields.text("source", DEFAULT_SOURCE),
+            runtime_bytes=round(_scaled(fields, "runtime_gib", GIB, RUNTIME_BYTES / GIB)),
             **_price(fields),
         )
 
@@ -178,8 +180,11 @@ def _listed(names: tuple[str, ...], where: str) -> tuple[str, ...]:
 
 
 def device_to_content(device: Device) -> dict[str, object]:
-    """Return a kind of device as plain data in SI units, without what is not known."""
-    return {key: value for key, value in asdict(device).items() if value not in (None, "")}
+    """Return a kind of device as plain data in SI units, without what is not known or as usual."""
+    content = {key: value for key, value in asdict(device).items() if value not in (None, "")}
+    if device.runtime_bytes == RUNTIME_BYTES:
+        del content["runtime_bytes"]
+    return content
 
 
 def device_from_snapshot(fields: Fields) -> Device:
@@ -201,5 +206,6 @@ def device_from_snapshot(fields: Fields) -> Device:
             formats=_formats(fields),
             kernels=_kernels(fields),
             source=fields.text("source"),
+            runtime_bytes=fields.integer("runtime_bytes", RUNTIME_BYTES),
             **_price(fields),
         )

@@ -3,7 +3,8 @@
 LlmpqError
 ├── InputError          a file, an option or a field says something that cannot be
 ├── InfeasibleError     nothing meets the constraints: memory or quality is short
-└── CertificateError    a plan's certificate does not prove what it states
+├── CertificateError    a plan's certificate does not prove what it states
+└── ExecutionError      a stage died, hung or ran out of memory while carrying out a plan
 """
 
 
@@ -21,3 +22,7 @@ class InfeasibleError(LlmpqError):
 
 class CertificateError(LlmpqError):
     """A plan's certificate does not prove what it states."""
+
+
+class ExecutionError(LlmpqError):
+    """A stage died, hung or ran out of memory; what was finished until then is kept."""

@@ -16,13 +16,17 @@ from llmpq_sim.files import LARGEST_FILE_BYTES, read_text
 from llmpq_sim.latency.rows import Measurements
 from llmpq_sim.units import MIB
 
-TEXTS = ("op", "phase", "quant", "backend", "version", "gpu", "model")
+TEXTS = ("op", "phase", "quant", "backend", "version", "gpu", "model", "kernel")
 NUMBERS = tuple(column.name for column in fields(Measurements) if column.name not in TEXTS)
 
 NEEDED = {
     "gemm": ("quant", "m", "n", "k"),
     "attention": ("phase", "batch", "seq", "heads", "kv_heads", "head_dim"),
     "layer": ("model", "phase", "quant", "batch", "seq"),
+    "embedding": ("m", "n"),
+    "head": ("m", "n", "k"),
+    "visit": ("batch",),
+    "link": ("bytes",),
 }
 """Columns without which rows of an operator say nothing. Others than these, ``op`` and
 ``latency_us`` are optional, and unknown columns are ignored."""

@@ -8,12 +8,6 @@ from llmpq_sim.formats import FORMATS, WeightFormat
 from llmpq_sim.model import ModelSpec
 from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.units import MIB
-
-RUNTIME_BYTES = 1024 * MIB
-"""What a runtime takes on every device beside tensors: the driver's context, the collective
-library's buffers, and what the allocator cannot use. An assumption between the 0.5 GiB of a bare
-CUDA context and the reference's 1,930 MB + 5 %."""
 
 ACTIVATION_BYTES = 2
 
@@ -116,7 +110,7 @@ def available_bytes(
     device: Device, model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching
 ) -> int:
     """Return the bytes a device has for layers and ends (negative if not even for temporaries)."""
-    needed = RUNTIME_BYTES + temporaries_bytes(model, workload, micro_batching)
+    needed = device.runtime_bytes + temporaries_bytes(model, workload, micro_batching)
     return device.memory_bytes - needed
 
 
@@ -129,6 +123,7 @@ def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
     for number, stage in enumerate(plan.stages):
         is_last = number == len(plan.stages) - 1
         position = scenario.cluster.index(stage.device, f"plan.stages[{number}].device")
+        device = scenario.cluster.devices[position].device
         stages.append(
             StageMemory(
                 weights_bytes=sum(
@@ -138,8 +133,8 @@ def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
                 kv_bytes=kv_bytes * len(stage.formats),
                 ends_bytes=ends_bytes(model, number == 0, is_last),
                 temporaries_bytes=temporaries + is_last * logits_bytes(model, cuts),
-                runtime_bytes=RUNTIME_BYTES,
-                limit_bytes=scenario.cluster.devices[position].device.memory_bytes,
+                runtime_bytes=device.runtime_bytes,
+                limit_bytes=device.memory_bytes,
             )
         )
     return stages

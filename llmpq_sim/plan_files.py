@@ -7,13 +7,14 @@ from typing import Any
 
 import llmpq_sim
 from llmpq_sim.certificate_files import certificate_from_fields, certificate_to_content
+from llmpq_sim.cluster import Device
 from llmpq_sim.cluster_files import cluster_from_snapshot, cluster_to_content
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields, check_header
 from llmpq_sim.files import read_json, sha256_of
 from llmpq_sim.formats import format_named
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
 from llmpq_sim.model_files import model_from_snapshot, model_to_content
 from llmpq_sim.plan import MicroBatching, Plan, Stage, check_plan
 from llmpq_sim.profile_files import SPEC, bundled_profile, profile_sha256
@@ -142,7 +143,7 @@ def plan_from_fields(fields: Fields) -> Plan:
 
 
 def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
-    """Return everything a plan depends on; profiles by name and hash, the rest in full."""
+    """Return everything a plan depends on; profiles that ship by name and hash, others in full."""
     scenario = task.costs.scenario
     outputs = scenario.workload.output_tokens
     content: dict[str, Any] = {
@@ -153,12 +154,8 @@ def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]
             "output_tokens": list(outputs),
         },
         "profiles": [
-            {
-                "device": profile.device,
-                "kernels": profile.kernels,
-                "sha256": profile_sha256(profile),
-            }
-            for profile in task.costs.profiles.values()
+            _profile_to_content(profile, task.costs.devices[kind])
+            for kind, profile in task.costs.profiles.items()
         ],
         "formats": list(task.formats),
         "quality": {
@@ -270,6 +267,16 @@ def _check_hashes(fields: Fields) -> None:
                 )
 
 
+def _profile_to_content(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+    """Return a profile by name and hash, and in full where it is of the user's own."""
+    stated = profile_sha256(profile)
+    content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
+    ships = profile.kernels in (*device.kernels, SPEC)
+    if ships and profile_sha256(bundled_profile(device, profile.kernels)) == stated:
+        return content
+    return {**content, "content": profile_to_content(profile)}
+
+
 def _profiles(
     fields: Fields, devices: Mapping[str, Any], own: Mapping[str, DeviceProfile]
 ) -> dict[str, DeviceProfile]:
@@ -277,11 +284,14 @@ def _profiles(
     for each in fields.each("profiles"):
         with each:
             kind, kernels, stated = each.text("device"), each.text("kernels"), each.text("sha256")
+            carried = each.fields("content") if each.has("content") else None
         if kind not in devices:
             raise InputError(f"{each.where}.device: {kind!r} is not in the cluster")
         device = devices[kind]
         if kind in own:
             profile = own[kind]
+        elif carried is not None:
+            profile = profile_from_fields(carried)
         elif kernels in (*device.kernels, SPEC):
             profile = bundled_profile(device, kernels)
         else:

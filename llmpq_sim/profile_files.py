@@ -10,8 +10,11 @@ from llmpq_sim.fields import Fields
 from llmpq_sim.files import read_json, sha256_of
 from llmpq_sim.latency.fitting import FitReport, fit_profile
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.rows import Measurements
 from llmpq_sim.latency.spec import spec_profile
+from llmpq_sim.machine_files import machine_beside
 from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.model import ModelSpec
 from llmpq_sim.model_files import bundled_models, load_model
 from llmpq_sim.resources import bundled_dir, unknown_name
 
@@ -83,21 +86,53 @@ def cluster_profiles(
 
 
 def fit_measurements(
-    path: Path, device_name: str, kernels: str | None, seed: int, on_progress: Callable[[str], None]
+    path: Path,
+    device_name: str,
+    kernels: str | None,
+    seed: int,
+    on_progress: Callable[[str], None],
+    own_models: Sequence[ModelSpec] = (),
 ) -> FitReport:
-    """Return the profile of a bundled device that a file of measurements gives.
+    """Return the profile of a device that a file of measurements gives.
+
+    Args:
+        path: the rows; a machine file beside them says what they were measured on.
+        device_name: a bundled device, or any name where there is a machine file.
+        kernels: name of the kernel set; None takes it from the rows.
+        seed: picks what is held out.
+        on_progress: called with a sentence before each step.
+        own_models: models that rows name, beside bundled ones and folders.
 
     Raises:
         InputError: the device is unknown, or the file has nothing to fit.
     """
     devices = load_devices()
-    if device_name not in devices:
+    machine = machine_beside(path)
+    if machine is None and device_name not in devices:
         raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
     measurements = read_measurements(path)
-    models = {name: load_model(name) for name in bundled_models()}
+    if machine is None:
+        device = devices[device_name]
+    else:
+        device = machine.as_device(device_name, machine.formats, kernels or SPEC)
     return fit_profile(
-        measurements, devices[device_name], kernels, seed, models=models, on_progress=on_progress
+        measurements,
+        device,
+        kernels,
+        seed,
+        models=_models_of(measurements, own_models),
+        machine=machine,
+        on_progress=on_progress,
     )
+
+
+def _models_of(rows: Measurements, own_models: Sequence[ModelSpec]) -> dict[str, ModelSpec]:
+    """Return the models that rows name: given, bundled, or in a folder of this name."""
+    models = {model.name: model for model in own_models}
+    for name in dict.fromkeys(rows.model.tolist()):
+        if name not in models and (name in bundled_models() or (name and Path(name).exists())):
+            models[name] = load_model(name)
+    return models
 
 
 def profile_sha256(profile: DeviceProfile) -> str:

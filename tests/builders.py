@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
 
-from llmpq_sim.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.cluster import RUNTIME_BYTES, Cluster, ClusterDevice, Device, Link
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.memory import RUNTIME_BYTES
 from llmpq_sim.model import ModelSpec
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.quality.table import QualityTable, nominal_quality
@@ -50,11 +49,12 @@ def tiny_device(
     bytes_per_s: float = 2e9,
     flops_per_s: float = 2e11,
     formats: tuple[str, ...] = FORMATS_OF_TESTS,
+    runtime_bytes: int = RUNTIME_BYTES,
 ) -> Device:
     """Return a device with so much memory beside the runtime, slow as the model is tiny."""
     return Device(
         name=name,
-        memory_bytes=RUNTIME_BYTES + round(room_mib * MIB),
+        memory_bytes=runtime_bytes + round(room_mib * MIB),
         memory_bytes_per_s=bytes_per_s,
         flops_per_s=flops_per_s,
         multiprocessors=4,
@@ -64,6 +64,7 @@ def tiny_device(
         formats=formats,
         kernels=("spec",),
         source="made up",
+        runtime_bytes=runtime_bytes,
     )
 
 

@@ -14,18 +14,19 @@ LAYERS = (
     ("errors", "units"),
     ("fields",),  # reading mappings strictly
     ("formats", "cluster", "model"),  # weight formats; devices and links; shapes
-    ("scenario", "result", "trace"),  # the data
-    ("plan",),
+    ("scenario", "result", "trace", "machine"),  # the data
+    ("plan", "execution"),  # what is decided; what was measured
     ("schedule", "memory", "quality", "latency", "workloads"),  # estimates: pure functions
     ("closed_form", "simulator"),  # what would happen
     ("search",),  # what to decide
     ("parsing",),  # edges: disk and screen, from here on
     ("files", "resources"),
-    ("device_files", "model_files", "measurement_files", "preset_files"),
+    ("device_files", "model_files", "measurement_files", "preset_files", "machine_files"),
     ("cluster_files", "profile_files", "trace_readers"),
-    ("certificate_files", "task_files", "serving_files", "workload_files"),
+    ("certificate_files", "task_files", "profiled_clusters", "serving_files", "workload_files"),
     ("plan_files",),
-    ("checkpoint_files", "serving", "verification"),
+    ("checkpoint_files", "serving", "verification", "execution_files"),
+    ("prediction",),
     ("report", "options", "planning"),
 )
 """The layers of llmpq_sim, lowest first; above them are runtimes and cli."""
@@ -74,8 +75,10 @@ def test_a_module_is_small_and_says_what_it_answers(path: Path) -> None:
     assert ast.get_docstring(tree)
     assert text.count("\n") <= 400
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    if path.name in ("cli.py", "commands.py"):  # a command's options are its parameters
+        return
     for node in ast.walk(tree):
-        if isinstance(node, functions) and node.end_lineno is not None and path.name != "cli.py":
+        if isinstance(node, functions) and node.end_lineno is not None:
             docstring = (ast.get_docstring(node) or "").count("\n")
             assert node.end_lineno - node.lineno + 1 - docstring <= 45, node.name
 

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+from llmpq_sim.cluster import Link
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields, is_finite, kind_of
-from llmpq_sim.latency.models import AttentionModel, Correction, GemmModel, Roofline
+from llmpq_sim.latency.models import (
+    AttentionModel,
+    Correction,
+    GemmModel,
+    Overhead,
+    Roofline,
+)
 from llmpq_sim.latency.trees import Trees
 from llmpq_sim.latency.work import (
     ATTENTION_FEATURES,
@@ -68,6 +75,42 @@ def attention_from_fields(fields: Fields, phase: str) -> AttentionModel:
             seconds=tuple(seconds.number(term, positive=False) for term in ATTENTION_TERMS),
             correction=_correction(fields, ATTENTION_SIZES, len(ATTENTION_FEATURES)),
             multiprocessors=fields.integer("multiprocessors"),
+        )
+
+
+def overhead_to_content(overhead: Overhead) -> dict[str, float]:
+    """Return the mapping that ``overhead_from_fields`` reads."""
+    return {"fixed_s": overhead.fixed_s, "byte_s": overhead.byte_s}
+
+
+def overhead_from_fields(fields: Fields) -> Overhead:
+    """Return the overhead that a mapping describes.
+
+    Raises:
+        InputError: it describes none.
+    """
+    with fields:
+        return Overhead(
+            fixed_s=fields.number("fixed_s", positive=False),
+            byte_s=fields.number("byte_s", positive=False),
+        )
+
+
+def link_to_content(link: Link) -> dict[str, float]:
+    """Return the mapping that ``link_from_fields`` reads."""
+    return {"latency_s": link.latency_s, "bytes_per_s": link.bytes_per_s}
+
+
+def link_from_fields(fields: Fields) -> Link:
+    """Return the link that a mapping describes, in SI units.
+
+    Raises:
+        InputError: it describes none.
+    """
+    with fields:
+        return Link(
+            latency_s=fields.number("latency_s", positive=False),
+            bytes_per_s=fields.number("bytes_per_s"),
         )
 
 

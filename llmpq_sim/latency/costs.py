@@ -50,13 +50,13 @@ def products_s(
 
 def embeddings_s(model: ModelSpec, profile: DeviceProfile, tokens: FloatArray) -> FloatArray:
     """Return the time to look up and write the embeddings of so many tokens."""
-    return profile.elementwise_s(2.0 * 2 * model.hidden_size * tokens)
+    return profile.embedding_s(2.0 * 2 * model.hidden_size * tokens)
 
 
 def heads_s(model: ModelSpec, profile: DeviceProfile, rows: FloatArray) -> FloatArray:
-    """Return the time of the LM head and of sampling one token for each row."""
+    """Return the time of final norm, LM head and sampling of one token for each row."""
     product_s = profile.gemm_s(HEAD_FORMAT, rows, model.vocab_size, model.hidden_size)
-    return product_s + profile.elementwise_s(8.0 * rows * model.vocab_size)
+    return product_s + profile.head_s(8.0 * rows * model.vocab_size)
 
 
 class LayerCosts:
@@ -99,6 +99,10 @@ class LayerCosts:
     def decode_layer_s(self, kind: str, format_name: str, rows: int) -> FloatArray:
         """Return the time of one layer in each decode round, round 1 first. Shape: (rounds,)."""
         return self._products_s(kind, format_name, rows) + self._decode_attention_s(kind, rows)
+
+    def step_s(self, kind: str) -> float:
+        """Return what each visit of a stage costs beside its layers, embedding and LM head."""
+        return self.profiles[kind].step_overhead_s
 
     def embedding_s(self, kind: str, tokens: int) -> float:
         """Return the time to look up and write the embeddings of so many tokens."""

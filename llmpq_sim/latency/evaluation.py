@@ -41,7 +41,7 @@ class FitError:
     """Error of a model on rows it was not fitted to.
 
     Attributes:
-        op: ``gemm``, ``attention`` or ``layer``.
+        op: ``gemm``, ``attention``, ``layer`` or ``head``.
         format: weight format; of attention, the format of its vectors.
         phase: ``prefill``, ``decode`` or ``any``.
         median_ape, p90_ape: median and 90th percentile of the absolute relative error.
@@ -123,7 +123,9 @@ def kernel_errors(usable: UsableRows, device: Device, seed: int) -> list[FitErro
             attention = fit_attention(rows.where(~held_out), device, phase, seed)
             unseen = rows.where(held_out)
             predicted_s = attention.time_s(attention_sizes_of(unseen))
-            errors.append(_error("attention", "fp16", phase, predicted_s, unseen.latency_us * US))
+            errors.append(
+                fit_error("attention", "fp16", phase, predicted_s, unseen.latency_us * US)
+            )
     return errors
 
 
@@ -232,7 +234,7 @@ def _errors_of_layers(measured: list[LayerTimes], predicted: list[FloatArray]) -
         ]
         time_s = np.concatenate([measured[i].time_s for i in own])
         errors.append(
-            _error("layer", name, phase, np.concatenate([predicted[i] for i in own]), time_s)
+            fit_error("layer", name, phase, np.concatenate([predicted[i] for i in own]), time_s)
         )
     return errors
 
@@ -242,13 +244,16 @@ def _gemm_errors(model: GemmModel, unseen: Measurements, name: str) -> list[FitE
     decode = unseen.m <= DECODE_TOKENS
     parts = {"any": np.ones_like(decode), "decode": decode, "prefill": ~decode}
     return [
-        _error("gemm", name, phase, predicted_s[mask], time_s[mask])
+        fit_error("gemm", name, phase, predicted_s[mask], time_s[mask])
         for phase, mask in parts.items()
         if mask.any()
     ]
 
 
-def _error(op: str, name: str, phase: str, predicted_s: FloatArray, time_s: FloatArray) -> FitError:
+def fit_error(
+    op: str, name: str, phase: str, predicted_s: FloatArray, time_s: FloatArray
+) -> FitError:
+    """Return the error of predicted times."""
     error = np.abs(predicted_s / time_s - 1)
     median, p90 = np.quantile(error, (0.5, 0.9)).tolist()
     return FitError(op, name, phase, median, p90, len(error))

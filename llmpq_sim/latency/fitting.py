@@ -10,9 +10,12 @@ from llmpq_sim.latency.evaluation import FitError, baseline_errors, kernel_error
 from llmpq_sim.latency.kernel_fits import by_format, fit_attention, fit_gemm
 from llmpq_sim.latency.layer_fits import fit_layers
 from llmpq_sim.latency.models import AttentionModel, GemmModel
+from llmpq_sim.latency.own_fits import own_profile, own_rows
+from llmpq_sim.latency.own_notes import own_notes
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.rows import Measurements, UsableRows, usable_rows
 from llmpq_sim.latency.spec import spec_attention, spec_gemm, spec_profile
+from llmpq_sim.machine import Machine
 from llmpq_sim.model import ModelSpec
 
 __all__ = ["FitError", "FitReport", "fit_profile"]
@@ -60,9 +63,12 @@ def fit_profile(
     *,
     models: Mapping[str, ModelSpec] | None = None,
     source: str | None = None,
+    machine: Machine | None = None,
     on_progress: Callable[[str], None] = _silently,
 ) -> FitReport:
     """Return the profile that measurements give, and its errors on what was held out of a fit.
+
+    Medians of repeats, which state their spread, are followed closely; single readings are not.
 
     Args:
         measurements: timed kernels, or whole layers where no kernel was timed.
@@ -71,13 +77,18 @@ def fit_profile(
         seed: picks what is held out; the same seed gives the same report.
         models: the models that whole-layer rows name.
         source: where the measurements are from; None takes it from the rows.
+        machine: what the rows were measured on, where they are own ones.
         on_progress: called with a sentence before each step.
 
     Raises:
         InputError: no row can be used, or one names an unknown model.
     """
     on_progress(f"reading {len(measurements):,} rows")
-    usable = usable_rows(measurements, device)
+    also_called = (machine.device,) if machine else ()
+    usable = usable_rows(measurements, device, also_called)
+    if usable.are_repeated:
+        report = _report_of_own(usable, device, kernels, seed, models or {}, source, on_progress)
+        return replace(report, profile=replace(report.profile, machine=machine))
     if len(usable.gemms):
         return _report_of_kernels(usable, device, kernels, seed, source, on_progress)
     if len(usable.layers):
@@ -128,6 +139,33 @@ def _report_of_kernels(
         [*errors, *of_layers],
         of_baseline,
     )
+
+
+def _report_of_own(
+    usable: UsableRows,
+    device: Device,
+    kernels: str | None,
+    seed: int,
+    models: Mapping[str, ModelSpec],
+    source: str | None,
+    on_progress: Callable[[str], None],
+) -> FitReport:
+    rows = own_rows(usable, kernels)
+    if not rows.gemms:
+        raise InputError(f"--kernels: no product was timed with the kernels of {kernels}")
+    start = {name: spec_gemm(device, name) for name in rows.gemms}
+    base = replace(_profile_of(start, usable, device, kernels, source), notes=())
+    profile, errors = own_profile(base, usable, rows, models, device, seed, on_progress)
+    of_layers = [error.p90_ape for error in errors if error.op == "layer"]
+    timed = all(len(own) for own in rows.attention.values()) and "fp16" in rows.gemms
+    profile = replace(
+        profile,
+        status="measured" if timed else "calibrated",
+        calibration_rows=len(usable),
+        error_fraction=round(max(of_layers, default=CALIBRATED_ERROR_FRACTION), 4),
+    )
+    notes = own_notes(profile, rows, [error for error in errors if error.op == "layer"])
+    return FitReport(replace(profile, notes=notes), len(usable), dict(usable.dropped), errors, [])
 
 
 def _report_of_layers(

@@ -63,7 +63,7 @@ def fit_gemm(rows: Measurements, device: Device, format_name: str, seed: int) ->
         return model
     features = sizes.features(weight_bits, device.multiprocessors)
     trees = fit_trees(features, np.log(time_s / model.time_s(sizes)), seed)
-    return GemmModel(weight_bits, base, _boxed(trees, sizes), device.multiprocessors)
+    return GemmModel(weight_bits, base, boxed(trees, sizes), device.multiprocessors)
 
 
 def fit_attention(rows: Measurements, device: Device, phase: str, seed: int) -> AttentionModel:
@@ -73,16 +73,16 @@ def fit_attention(rows: Measurements, device: Device, phase: str, seed: int) -> 
     """
     sizes, time_s = attention_sizes_of(rows), rows.latency_us * US
     terms = sizes.terms(phase, device.multiprocessors)
-    seconds = _fit_terms(terms / time_s[:, np.newaxis], spec_attention(device, phase).seconds)
+    seconds = fit_terms(terms / time_s[:, np.newaxis], spec_attention(device, phase).seconds)
     model = AttentionModel(phase, seconds, None, device.multiprocessors)
     if len(rows) < FEWEST_ROWS_FOR_TREES:
         return model
     features = sizes.features(phase, device.multiprocessors)
     trees = fit_trees(features, np.log(time_s / model.time_s(sizes)), seed)
-    return AttentionModel(phase, seconds, _boxed(trees, sizes), device.multiprocessors)
+    return AttentionModel(phase, seconds, boxed(trees, sizes), device.multiprocessors)
 
 
-def _fit_terms(relative: FloatArray, start: tuple[float, ...]) -> tuple[float, ...]:
+def fit_terms(relative: FloatArray, start: tuple[float, ...]) -> tuple[float, ...]:
     """Return non-negative seconds per term with the least squared relative error.
 
     ``relative`` holds terms per measured second. The data sheet counts as one row for each term it
@@ -122,7 +122,8 @@ def fit_roofline(
     return Roofline(*(significant(value) for value in np.exp(found.x).tolist()))
 
 
-def _boxed(trees: Trees, sizes: tuple[FloatArray, ...]) -> Correction:
+def boxed(trees: Trees, sizes: tuple[FloatArray, ...]) -> Correction:
+    """Return a correction that holds within the smallest box around some sizes."""
     least = tuple(float(size.min()) for size in sizes)
     most = tuple(float(size.max()) for size in sizes)
     return Correction(trees, least, most)

@@ -35,6 +35,18 @@ class Roofline:
 
 
 @dataclass(frozen=True)
+class Overhead:
+    """What a part of a step costs beside its matrix products: ``fixed + bytes x byte_s``."""
+
+    fixed_s: float
+    byte_s: float
+
+    def time_s(self, moved_bytes: FloatArray) -> FloatArray:
+        """Return the time where so many bytes are moved."""
+        return self.fixed_s + moved_bytes * self.byte_s
+
+
+@dataclass(frozen=True)
 class Correction:
     """What trees learned about the logarithm of measured over base time, and where.
 

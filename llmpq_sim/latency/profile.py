@@ -1,10 +1,12 @@
 """How long each kernel takes on one device with one set of kernels."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from llmpq_sim.cluster import Link
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields, check_header
 from llmpq_sim.formats import format_named
@@ -13,13 +15,19 @@ from llmpq_sim.latency.content import (
     attention_to_content,
     gemm_from_fields,
     gemm_to_content,
+    link_from_fields,
+    link_to_content,
+    overhead_from_fields,
+    overhead_to_content,
 )
-from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel
+from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel, Overhead
 from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
+from llmpq_sim.machine import Machine, machine_from_fields, machine_to_content
 
 SCHEMA = "llmpq/profile"
 VERSION = 1
 STATUSES = ("measured", "calibrated", "spec")
+OVERHEADS = ("embedding_overhead", "head_overhead")
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,13 @@ class DeviceProfile:
             fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
             the same arithmetic and decode besides; gains measured there come from 16-bit kernels
             that were timed at sustained, lower clocks.
+        step_overhead_s: what a stage visit costs beside its layers, embedding and LM head.
+        embedding_overhead, head_overhead: what embedding, and LM head with sampling, cost beside
+            matrix products; None where they move bytes as fast as other activations.
+        dense_from_tokens: by weight format, the tokens from which weights are decoded first and
+            multiplied densely; a format that is absent has one kernel for all tokens.
+        machine: what was profiled, or None where nothing says.
+        link: between two processes of that machine, or None where it was not timed.
     """
 
     device: str
@@ -64,6 +79,12 @@ class DeviceProfile:
     elementwise_bytes_per_s: float | None
     layer_overhead_s: float
     no_gain_tokens: float | None = None
+    step_overhead_s: float = 0.0
+    embedding_overhead: Overhead | None = None
+    head_overhead: Overhead | None = None
+    dense_from_tokens: dict[str, int] = field(default_factory=dict)
+    machine: Machine | None = None
+    link: Link | None = None
 
     @property
     def name(self) -> str:
@@ -126,6 +147,19 @@ class DeviceProfile:
             return np.zeros_like(moved)
         return moved / self.elementwise_bytes_per_s
 
+    def embedding_s(self, moved_bytes: Any) -> FloatArray:
+        """Return the time to move these bytes through the embedding."""
+        return self._moved_s(self.embedding_overhead, moved_bytes)
+
+    def head_s(self, moved_bytes: Any) -> FloatArray:
+        """Return the time of LM head and sampling beside the product, for these bytes of logits."""
+        return self._moved_s(self.head_overhead, moved_bytes)
+
+    def _moved_s(self, overhead: Overhead | None, moved_bytes: Any) -> FloatArray:
+        if overhead is None:
+            return self.elementwise_s(moved_bytes)
+        return overhead.time_s(np.asarray(moved_bytes, np.float64))
+
     def _gemm(self, format_name: str) -> GemmModel:
         model = self.gemms.get(self.aliases.get(format_name, format_name))
         if model is None:
@@ -155,7 +189,26 @@ def profile_to_content(profile: DeviceProfile) -> dict[str, Any]:
         "prefill_attention": attention_to_content(profile.prefill_attention),
         "decode_attention": attention_to_content(profile.decode_attention),
         "gemms": {name: gemm_to_content(model) for name, model in profile.gemms.items()},
+        **_measured_to_content(profile),
     }
+
+
+def _measured_to_content(profile: DeviceProfile) -> dict[str, Any]:
+    """Return what only profiles of own measurements have, without what is not known."""
+    content: dict[str, Any] = {}
+    if profile.step_overhead_s:
+        content["step_overhead_s"] = profile.step_overhead_s
+    for name in OVERHEADS:
+        overhead: Overhead | None = getattr(profile, name)
+        if overhead is not None:
+            content[name] = overhead_to_content(overhead)
+    if profile.dense_from_tokens:
+        content["dense_from_tokens"] = dict(profile.dense_from_tokens)
+    if profile.machine is not None:
+        content["machine"] = machine_to_content(profile.machine)
+    if profile.link is not None:
+        content["link"] = link_to_content(profile.link)
+    return content
 
 
 def profile_from_fields(fields: Fields) -> DeviceProfile:
@@ -184,7 +237,33 @@ def profile_from_fields(fields: Fields) -> DeviceProfile:
             elementwise_bytes_per_s=fields.number("elementwise_bytes_per_s") if moves else None,
             layer_overhead_s=fields.number("layer_overhead_s", positive=False),
             no_gain_tokens=fields.number("no_gain_tokens") if bounded else None,
+            step_overhead_s=fields.number("step_overhead_s", 0.0, positive=False),
+            dense_from_tokens=_switches(fields),
+            **_measured(fields),
         )
+
+
+def _measured(fields: Fields) -> Any:
+    """Return what a profile of own measurements may have; None where it is not known."""
+    readers: dict[str, Callable[[Fields], Any]] = {
+        **dict.fromkeys(OVERHEADS, overhead_from_fields),
+        "machine": machine_from_fields,
+        "link": link_from_fields,
+    }
+    return {
+        name: read(fields.fields(name)) if fields.has(name) else None
+        for name, read in readers.items()
+    }
+
+
+def _switches(fields: Fields) -> dict[str, int]:
+    if not fields.has("dense_from_tokens"):
+        return {}
+    with fields.fields("dense_from_tokens") as switches:
+        return {
+            format_named(name, switches.where).name: switches.integer(name)
+            for name in switches.names()
+        }
 
 
 def _gemms(fields: Fields) -> dict[str, GemmModel]:

@@ -25,8 +25,19 @@ FORMAT_OF_QUANT = {
 }
 """Weight format of each spelling of a column ``quant``: the 16-bit types share one table."""
 
+OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "link")
+
 SMALLEST_WIDTH = 512
-"""Narrower matrices occur in no model that is planned for, and behave differently."""
+"""Narrower matrices occur in no model that is planned for, and behave differently; whoever times
+them for an own model plans for one."""
+
+NEEDED_SIZES = {
+    "embedding": ("m", "n"),
+    "head": ("m", "n", "k"),
+    "visit": ("batch",),
+    "link": ("bytes",),
+}
+"""Sizes of what surrounds layers."""
 
 WEIGHT_COPIES = 5
 HOT_TOKENS = 256
@@ -39,16 +50,22 @@ class Measurements:
     """Timed kernels as columns; absent texts are empty, absent numbers are not-a-number.
 
     Attributes:
-        op: ``gemm``, ``attention``, ``layer``, or something that is not used.
+        op: one of OPERATORS, or something that is not used.
         phase: ``prefill``, ``decode``, or ``any`` for a matrix product.
         quant: weight format, as the source spells it.
         backend, version: kernel library.
         gpu: device, as the source spells it.
         model: for whole layers, a model's name.
+        kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
+            is one kernel only, or the source does not say.
         m, n, k: tokens, output features and input features of a matrix product.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.
-        latency_us: measured time.
+        layers: decoder layers among which a layer's time was shared.
+        bytes: of a message.
+        latency_us: measured time; of repeats their median.
+        spread: half the distance between the quartiles of repeats, relative to the median.
+        repeats: how many there were.
     """
 
     op: TextArray
@@ -58,6 +75,7 @@ class Measurements:
     version: TextArray
     gpu: TextArray
     model: TextArray
+    kernel: TextArray
     m: FloatArray
     n: FloatArray
     k: FloatArray
@@ -67,7 +85,11 @@ class Measurements:
     kv_heads: FloatArray
     head_dim: FloatArray
     kv_bits: FloatArray
+    layers: FloatArray
+    bytes: FloatArray
     latency_us: FloatArray
+    spread: FloatArray
+    repeats: FloatArray
 
     def __len__(self) -> int:
         return len(self.latency_us)
@@ -77,6 +99,11 @@ class Measurements:
         columns = (getattr(self, column.name)[mask] for column in fields(self))
         return Measurements(*columns)
 
+    def joined(self, other: "Measurements") -> "Measurements":
+        """Return these rows, then the others."""
+        pairs = ((getattr(self, c.name), getattr(other, c.name)) for c in fields(self))
+        return Measurements(*(np.concatenate(pair) for pair in pairs))
+
 
 @dataclass(frozen=True)
 class UsableRows:
@@ -85,21 +112,38 @@ class UsableRows:
     gemms: Measurements
     attention: Measurements
     layers: Measurements
+    embeddings: Measurements
+    heads: Measurements
+    visits: Measurements
+    links: Measurements
     dropped: dict[str, int]
 
     def __len__(self) -> int:
-        return len(self.gemms) + len(self.attention) + len(self.layers)
+        parts = (self.gemms, self.attention, self.layers)
+        return sum(map(len, (*parts, self.embeddings, self.heads, self.visits, self.links)))
+
+    @property
+    def are_repeated(self) -> bool:
+        """Whether products are medians of repeats, made for the shapes that will be served."""
+        return len(self.gemms) > 0 and bool(np.isfinite(self.gemms.spread).all())
 
 
-def usable_rows(measurements: Measurements, device: Device) -> UsableRows:
+def usable_rows(
+    measurements: Measurements, device: Device, also_called: tuple[str, ...] = ()
+) -> UsableRows:
     """Return the rows that describe kernels of this project's runtimes on this device.
 
     Of several kernel libraries the one that covers most formats is kept.
+
+    Args:
+        measurements: all rows.
+        device: what is to be described.
+        also_called: other names of it in the rows.
     """
     dropped: Counter[str] = Counter()
     rows = _drop(measurements, dropped, _not_a_kernel)
     rows = _drop(rows, dropped, _without_a_time)
-    rows = _drop(rows, dropped, lambda kept: _other_device(kept, device))
+    rows = _drop(rows, dropped, lambda kept: _other_device(kept, device, also_called))
     gemms = rows.where(rows.op == "gemm")
     for test in (_other_format, _incomplete_gemm, _narrow):
         gemms = _drop(gemms, dropped, test)
@@ -110,11 +154,12 @@ def usable_rows(measurements: Measurements, device: Device) -> UsableRows:
     layers = rows.where(rows.op == "layer")
     for test in (_other_format, _incomplete_layer):
         layers = _drop(layers, dropped, test)
-    gemms, attention, layers = (
+    ends = [_complete(rows, name, dropped) for name in NEEDED_SIZES]
+    gemms, attention, layers, embeddings, heads, visits, links = (
         _without_repeats(_drop(kept, dropped, _other_library), dropped)
-        for kept in (gemms, attention, layers)
+        for kept in (gemms, attention, layers, *ends)
     )
-    return UsableRows(gemms, attention, layers, dict(dropped))
+    return UsableRows(gemms, attention, layers, embeddings, heads, visits, links, dict(dropped))
 
 
 def formats_of(rows: Measurements) -> TextArray:
@@ -136,11 +181,13 @@ def _drop(rows: Measurements, dropped: Counter[str], test: Test) -> Measurements
 
 
 def _not_a_kernel(rows: Measurements) -> tuple[str, BoolArray]:
-    return "not a gemm, attention or layer row", ~np.isin(rows.op, ("gemm", "attention", "layer"))
+    return "not a gemm, attention or layer row", ~np.isin(rows.op, OPERATORS)
 
 
-def _other_device(rows: Measurements, device: Device) -> tuple[str, BoolArray]:
-    own = ("", device.name, device.name.replace("-", "_"))
+def _other_device(
+    rows: Measurements, device: Device, also_called: tuple[str, ...]
+) -> tuple[str, BoolArray]:
+    own = ("", device.name, device.name.replace("-", "_"), *also_called)
     return f"another device than {device.name}", ~np.isin(rows.gpu, own)
 
 
@@ -169,14 +216,23 @@ def _incomplete_layer(rows: Measurements) -> tuple[str, BoolArray]:
 
 
 def _narrow(rows: Measurements) -> tuple[str, BoolArray]:
-    narrow = np.minimum(rows.n, rows.k) < SMALLEST_WIDTH
+    narrow = (np.minimum(rows.n, rows.k) < SMALLEST_WIDTH) & ~np.isfinite(rows.spread)
     return f"n or k below {SMALLEST_WIDTH}", narrow
 
 
 def _l2_hot(rows: Measurements, device: Device) -> tuple[str, BoolArray]:
     copies_bytes = WEIGHT_COPIES * rows.n * rows.k * 2
     small = (copies_bytes < 1.25 * device.l2_bytes) & (rows.m <= HOT_TOKENS)
-    return "weights stayed in the cache", small & (formats_of(rows) == "fp16")
+    single = ~np.isfinite(rows.spread)
+    return "weights stayed in the cache", small & single & (formats_of(rows) == "fp16")
+
+
+def _complete(rows: Measurements, op: str, dropped: Counter[str]) -> Measurements:
+    """Return the rows of an operator that have all its sizes."""
+    own = rows.where(rows.op == op)
+    sizes = [getattr(own, name) for name in NEEDED_SIZES[op]]
+    needed = ", ".join(NEEDED_SIZES[op])
+    return _drop(own, dropped, lambda _: (f"{op} row lacks {needed}", ~_positive(*sizes)))
 
 
 def _quantized_cache(rows: Measurements) -> tuple[str, BoolArray]:
@@ -201,9 +257,10 @@ def _widest_library(library: TextArray, formats: TextArray) -> str:
 
 def _without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
     """Return one row for each distinct key, with the median latency."""
-    keys = (rows.m, rows.n, rows.k, rows.batch, rows.seq, rows.heads, rows.kv_heads, rows.head_dim)
-    texts = (rows.op, rows.phase, formats_of(rows), rows.model)
-    codes = [np.unique(column, return_inverse=True)[1] for column in (*texts, *keys)]
+    sizes = (rows.m, rows.n, rows.k, rows.batch, rows.seq, rows.bytes)
+    layout = (rows.heads, rows.kv_heads, rows.head_dim)
+    texts = (rows.op, rows.phase, formats_of(rows), rows.model, rows.kernel)
+    codes = [np.unique(column, return_inverse=True)[1] for column in (*texts, *sizes, *layout)]
     _, first, group = np.unique(
         np.stack(codes, axis=1), axis=0, return_index=True, return_inverse=True
     )

@@ -1,8 +1,8 @@
 """How does a simulation become a timeline that Perfetto and chrome://tracing show?
 
-Events are written as they happen, in the Trace Event Format: stages are tracks of one process, the
-visits of micro-batches slices on them, KV blocks in use and requests that wait counters. Times are
-in microseconds.
+Events are written as they happen, in the Trace Event Format: stages are tracks of a process, the
+visits of micro-batches slices on them, KV blocks in use and requests that wait counters. Several
+processes show one plan as it was carried out several times. Times are in microseconds.
 """
 
 import json
@@ -18,6 +18,9 @@ MOST_SLICES = 200_000
 """Beyond so many visits a timeline ends: about 25 MB, which viewers open in seconds."""
 
 PROCESS = 1
+"""Number of the first process, that of a simulation."""
+
+PIPELINE = ("pipeline",)
 
 
 class Timeline:
@@ -29,7 +32,13 @@ class Timeline:
         is_cut: whether later visits were left out.
     """
 
-    def __init__(self, stream: BinaryIO, tracks: Sequence[str], most_slices: int) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        tracks: Sequence[str],
+        most_slices: int,
+        processes: Sequence[str] = PIPELINE,
+    ) -> None:
         self.slices, self.end_s, self.is_cut = 0, 0.0, False
         self._stream = stream
         self._most_slices = most_slices
@@ -38,13 +47,9 @@ class Timeline:
         self._last_stage = len(tracks) - 1
         self._counted: dict[str, int] = {}
         stream.write(b'{"displayTimeUnit": "ms", "traceEvents": [\n')
-        names = [("process_name", 0, "pipeline")]
-        names += [("thread_name", number + 1, name) for number, name in enumerate(tracks)]
-        events = [_metadata(kind, track, {"name": name}) for kind, track, name in names]
-        events += [
-            _metadata("thread_sort_index", number + 1, {"sort_index": number})
-            for number in range(len(tracks))
-        ]
+        events: list[dict[str, Any]] = []
+        for process, name in enumerate(processes, PROCESS):
+            events += _names(process, name, tracks)
         stream.write(",\n".join(json.dumps(event) for event in events).encode())
 
     def visit(self, stage: int, visit: int, began_s: float, ended_s: float) -> None:
@@ -52,9 +57,8 @@ class Timeline:
         decodes, prompt_tokens = self._labels.get(visit, (0, 0))
         if stage == self._last_stage:
             self._labels.pop(visit, None)
-        kind = "mixed" if decodes and prompt_tokens else "prefill" if prompt_tokens else "decode"
         arguments = {"batch": visit, "decodes": decodes, "prompt_tokens": prompt_tokens}
-        self.slice(stage, kind, (began_s, ended_s), arguments)
+        self.slice(stage, phase_of(decodes, prompt_tokens), (began_s, ended_s), arguments)
 
     def batch(
         self, at_s: float, decodes: int, prompt_tokens: int, kv_blocks: int, waiting: int
@@ -68,9 +72,14 @@ class Timeline:
         self._count("requests waiting", at_s, waiting)
 
     def slice(
-        self, stage: int, name: str, instants_s: tuple[float, float], arguments: dict[str, int]
+        self,
+        stage: int,
+        name: str,
+        instants_s: tuple[float, float],
+        arguments: dict[str, int],
+        process: int = 0,
     ) -> None:
-        """Take down what a stage did between two instants."""
+        """Take down what a stage did between two instants, in the process at this place."""
         if self.slices == self._most_slices:
             self.is_cut = True
             return
@@ -83,7 +92,7 @@ class Timeline:
                 "ph": "X",
                 "ts": _us(began_s),
                 "dur": round(_us(ended_s) - _us(began_s), 3),
-                "pid": PROCESS,
+                "pid": PROCESS + process,
                 "tid": stage + 1,
                 "args": arguments,
             }
@@ -105,7 +114,10 @@ class Timeline:
 
 @contextmanager
 def timeline_file(
-    path: Path, tracks: Sequence[str], most_slices: int = MOST_SLICES
+    path: Path,
+    tracks: Sequence[str],
+    most_slices: int = MOST_SLICES,
+    processes: Sequence[str] = PIPELINE,
 ) -> Iterator[Timeline]:
     """Give a timeline that is written to a file, whole or not at all.
 
@@ -113,12 +125,13 @@ def timeline_file(
         path: of the file.
         tracks: name of each stage.
         most_slices: visits after which it ends.
+        processes: name of each execution of the pipeline, all with the same stages.
 
     Raises:
         InputError: it cannot be written.
     """
     with whole_file(path) as stream:
-        timeline = Timeline(stream, tracks, most_slices)
+        timeline = Timeline(stream, tracks, most_slices, processes)
         yield timeline
         timeline.close()
 
@@ -133,8 +146,25 @@ def timeline_text(timeline: Timeline, name: str) -> str:
     )
 
 
-def _metadata(kind: str, track: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": PROCESS, "tid": track, "args": arguments}
+def phase_of(decodes: int, prompt_tokens: int) -> str:
+    """Return what a micro-batch with so many decodes and prompt tokens does."""
+    if decodes and prompt_tokens:
+        return "mixed"
+    return "prefill" if prompt_tokens else "decode"
+
+
+def _names(process: int, name: str, tracks: Sequence[str]) -> list[dict[str, Any]]:
+    names = [("process_name", 0, name)]
+    names += [("thread_name", number + 1, track) for number, track in enumerate(tracks)]
+    events = [_metadata(process, kind, track, {"name": text}) for kind, track, text in names]
+    return events + [
+        _metadata(process, "thread_sort_index", number + 1, {"sort_index": number})
+        for number in range(len(tracks))
+    ]
+
+
+def _metadata(process: int, kind: str, track: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": process, "tid": track, "args": arguments}
 
 
 def _us(time_s: float) -> float:

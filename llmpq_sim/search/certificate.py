@@ -15,7 +15,8 @@ sum; with a price per unit of loss and per byte of each device the constraints j
 each block may be placed where it is cheapest, and the total can only be too low:
 
   makespan >= sum over blocks of min over places and formats of their weighted, priced times
-              + link times - loss price x budget - sum byte prices x capacities.
+              + link times + what visits cost beside blocks, on the fewest devices
+              - loss price x budget - sum byte prices x capacities.
 
 It uses no order and no contiguity, so it holds for every partition and device order. The best
 multipliers are the dual solution of the linear program in `relaxation`; checking needs no solver.
@@ -29,7 +30,8 @@ import numpy as np
 
 from llmpq_sim.errors import CertificateError
 from llmpq_sim.search.loads import Cell, Loads, LoadTable
-from llmpq_sim.search.problem import FloatArray, Problem, WaveTerms
+from llmpq_sim.search.problem import FloatArray, Problem
+from llmpq_sim.search.wave_terms import WaveTerms
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
 def _weighted(
     problem: Problem, terms: WaveTerms, weights: WaveMultipliers
 ) -> tuple[FloatArray, float]:
-    """Return each block's weighted seconds in one wave, and the weighted link time."""
+    """Return each block's weighted seconds in one wave, and those of links and bare visits."""
     path = min(max(weights.path, 0.0), 1.0)
     prefill = _scaled(weights.prefill, problem.place_counts, 1.0)[None, :, None]
     decode = _scaled(weights.decode, problem.place_counts, 1.0 - path)[None, :, None]
@@ -99,7 +101,10 @@ def _weighted(
         + (1.0 - path) * terms.decode_least
         + decode * terms.decode_rest
     )
-    return wave_s, terms.prefill_links_s + path * terms.path_links_s
+    prefill_s, slowest_s, path_s = terms.least_visit_s.tolist()
+    fixed_s = terms.prefill_links_s + prefill_s
+    fixed_s += path * (terms.path_links_s + path_s) + (1.0 - path) * slowest_s
+    return wave_s, fixed_s
 
 
 def _scaled(weights: tuple[float, ...], counts: FloatArray, total: float) -> FloatArray:

@@ -10,8 +10,6 @@ import numpy as np
 from llmpq_sim.cluster import Cluster
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.problem import (
-    EMBEDDING,
-    LAYER,
     BlockItem,
     BoolArray,
     FloatArray,
@@ -22,6 +20,7 @@ from llmpq_sim.search.problem import (
     layer_allowed,
 )
 from llmpq_sim.search.relaxation import solve_integrally
+from llmpq_sim.search.wave_terms import EMBEDDING, LAYER
 
 FORMAT_GAP = 1e-4
 FORMAT_NODES = 2_000

@@ -3,7 +3,6 @@
 from llmpq_sim.errors import InfeasibleError
 from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import (
-    RUNTIME_BYTES,
     available_bytes,
     ends_bytes,
     head_bytes,
@@ -39,7 +38,7 @@ def explain(task: PlanningTask) -> str:
         return (
             f"{name} on {cluster}: does not fit at {least}, the smallest allowed format: layers, "
             f"embedding and one request's KV cache need {gib(needs)} GiB, the devices have "
-            f"{gib(has)} GiB beside {gib(RUNTIME_BYTES)} GiB of runtime and workspace each; "
+            f"{gib(has)} GiB beside {_runtimes(task)} GiB of runtime and workspace each; "
             f"{gib(needs - has)} GiB are short{_what_would_fit(task, has)}"
         )
     return (
@@ -65,6 +64,13 @@ def total_available_bytes(task: PlanningTask) -> int:
         max(0, available_bytes(member.device, scenario.model, scenario.workload, SMALLEST))
         for member in scenario.cluster.devices
     )
+
+
+def _runtimes(task: PlanningTask) -> str:
+    """Return what a runtime takes in GiB: one figure, or the range over the devices."""
+    members = task.costs.scenario.cluster.devices
+    taken = sorted(member.device.runtime_bytes for member in members)
+    return " to ".join(dict.fromkeys((gib(taken[0]), gib(taken[-1]))))
 
 
 def _what_would_fit(task: PlanningTask, has: int) -> str:

@@ -11,16 +11,9 @@ import numpy as np
 
 from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
-from llmpq_sim.search.problem import (
-    EMBEDDING,
-    HEAD,
-    LAYER,
-    Place,
-    PlanningTask,
-    Problem,
-    build_problem,
-)
+from llmpq_sim.search.problem import Place, PlanningTask, Problem, build_problem
 from llmpq_sim.search.relaxation import Relaxation, relax
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
 
 STEPS = (4, 2, 1)
 

@@ -21,9 +21,6 @@ from llmpq_sim.search.construction import (
     stage_problem,
 )
 from llmpq_sim.search.problem import (
-    EMBEDDING,
-    HEAD,
-    LAYER,
     BlockItem,
     FloatArray,
     Place,
@@ -32,6 +29,7 @@ from llmpq_sim.search.problem import (
     build_problem,
 )
 from llmpq_sim.search.relaxation import solve_integrally
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
 
 PROGRAM_GAP = 1e-3
 PROGRAM_NODES = 1_000

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_sim.search.problem import EMBEDDING, HEAD, LAYER, FloatArray, Problem, WaveTerms
+from llmpq_sim.search.problem import FloatArray, Problem
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER, TERMS, WaveTerms
 
 MOST_LOADS = 400_000
 """Beyond so many loads of one device the refinement is not tried."""
@@ -115,8 +116,9 @@ class LoadTable:
         """Return the layer counts per format that memory and the cell's caps allow."""
         uses, limits = self._uses(place, cell)
         left = limits - embedding * uses[EMBEDDING, :, 0] - head * uses[HEAD, :, 0]
-        if (left < 0).any():
-            return np.zeros((0, len(self.problem.formats)))
+        if (left < 0).any():  # a device may always be left out
+            empty = not embedding and not head
+            return np.zeros((int(empty), len(self.problem.formats)))
         counts = np.zeros((1, len(self.problem.formats)))
         room = left[None, :]
         for column in range(len(self.problem.formats)):
@@ -135,7 +137,7 @@ class LoadTable:
         return counts
 
     def _uses(self, place: int, cell: Cell) -> tuple[FloatArray, FloatArray]:
-        """Return what each block uses of bytes, layers and capped times, and their limits.
+        """Return what each block uses of bytes, layers and capped times, and what is left for them.
 
         Shapes: (3 blocks, 5 limits, formats) and (5 limits,).
         """
@@ -153,33 +155,36 @@ class LoadTable:
             ],
             axis=1,
         )
+        prefill_least_s, prefill_rest_s, decode_least_s, decode_rest_s, _ = terms.visit_s[:, place]
         limits = np.array(
             [
                 problem.capacity_bytes[place],
                 float(self._layer.count),
-                cell.prefill_most_s,
-                cell.decode_most_s,
-                cell.makespan_s,
+                cell.prefill_most_s - prefill_rest_s,
+                cell.decode_most_s - decode_rest_s,
+                cell.makespan_s - prefill_least_s - prefill_rest_s - decode_least_s - decode_rest_s,
             ]
         )
         return uses, limits
 
     def _loads(self, place: int, layers: FloatArray, embedding: bool, head: bool) -> Loads:
         terms = self.problem.waves[0]
+        is_used = (layers.sum(axis=1) > 0) | embedding | head
 
-        def total(seconds: FloatArray) -> FloatArray:
-            at = seconds[:, place]
+        def total(name: str) -> FloatArray:
+            at = getattr(terms, name)[:, place]
             ends = embedding * at[EMBEDDING, 0] + head * at[HEAD, 0]
-            return np.asarray(layers @ at[LAYER] + ends)
+            visits_s = is_used * terms.visit_s[TERMS.index(name), place]
+            return np.asarray(layers @ at[LAYER] + ends + visits_s)
 
         return Loads(
             layers=layers,
             embedding=np.full(len(layers), float(embedding)),
             head=np.full(len(layers), float(head)),
-            spread_s=total(terms.prefill_least),
-            decode_least_s=total(terms.decode_least),
-            decode_path_s=total(terms.decode_path),
-            prefill_rest_s=total(terms.prefill_rest),
-            decode_rest_s=total(terms.decode_rest),
+            spread_s=total("prefill_least"),
+            decode_least_s=total("decode_least"),
+            decode_path_s=total("decode_path"),
+            prefill_rest_s=total("prefill_rest"),
+            decode_rest_s=total("decode_rest"),
             loss=np.asarray(layers @ self._layer.loss),
         )

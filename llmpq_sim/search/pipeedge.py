@@ -24,6 +24,7 @@ class _Kind:
 
     layer_s: float
     head_s: float
+    step_s: float
     free_bytes: int
 
 
@@ -59,7 +60,7 @@ def _kind(task: PlanningTask, kind: str, cuts: MicroBatching, format_name: str) 
     costs, scenario = task.costs, task.costs.scenario
     decode_s = costs.decode_layer_s(kind, format_name, cuts.decode)
     free = available_bytes(costs.devices[kind], scenario.model, scenario.workload, cuts)
-    return _Kind(float(decode_s.mean()), costs.head_s(kind, cuts.decode), free)
+    return _Kind(float(decode_s.mean()), costs.head_s(kind, cuts.decode), costs.step_s(kind), free)
 
 
 def _fill(
@@ -112,7 +113,7 @@ class _Stages:
             needed = count * self._layer_bytes + is_last * self._logits_bytes
             if needed + ends_bytes(self._model, placed == 0, is_last) > kind.free_bytes:
                 return
-            stage_s = count * kind.layer_s + is_last * kind.head_s
+            stage_s = kind.step_s + count * kind.layer_s + is_last * kind.head_s
             yield count, stage_s if is_last else max(stage_s, self._hop_s)
 
 

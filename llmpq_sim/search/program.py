@@ -3,7 +3,8 @@
 import numpy as np
 
 from llmpq_sim.search.certificate import Multipliers, WaveMultipliers
-from llmpq_sim.search.problem import EMBEDDING, HEAD, LAYER, BoolArray, FloatArray, Problem
+from llmpq_sim.search.problem import BoolArray, FloatArray, Problem
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
 
 
 class Program:
@@ -87,8 +88,10 @@ class Program:
         matrix[:places, prefill_column] = -1.0
         matrix[places:, prefill_column + 1] = -1.0
         limit = np.zeros(2 * places + 1)
-        limit[:places] = -terms.prefill_links_s
-        limit[-1] = -terms.path_links_s
+        prefill_s, slowest_s, path_s = terms.least_visit_s.tolist()
+        limit[:places] = -terms.prefill_links_s - prefill_s
+        limit[places : 2 * places] = -slowest_s
+        limit[-1] = -terms.path_links_s - path_s
         return matrix, limit
 
     def _memory_rows(self) -> tuple[FloatArray, FloatArray]:

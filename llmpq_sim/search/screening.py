@@ -6,17 +6,8 @@ import numpy as np
 
 from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.schedule import counted_wave_shapes
-from llmpq_sim.search.problem import (
-    EMBEDDING,
-    HEAD,
-    LAYER,
-    FloatArray,
-    PlanningTask,
-    Problem,
-    build_problem,
-    kinds_of,
-    link_terms_s,
-)
+from llmpq_sim.search.problem import FloatArray, PlanningTask, Problem, build_problem, kinds_of
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER, TERMS, link_terms_s
 from llmpq_sim.simulator.static import pipeline_links
 
 
@@ -52,13 +43,9 @@ class Screen:
         for terms, (shape, _) in zip(problem.waves, shapes, strict=True):
             prefill_links_s, path_links_s = link_terms_s(costs, shape, links)
             least, rest, decode_least, decode_rest, path = (
-                _by_stage(array, places, blocks)
-                for array in (
-                    terms.prefill_least,
-                    terms.prefill_rest,
-                    terms.decode_least,
-                    terms.decode_rest,
-                    terms.decode_path,
+                _by_stage(array, places, blocks) + visit_s[places]
+                for array, visit_s in zip(
+                    (getattr(terms, name) for name in TERMS), terms.visit_s, strict=True
                 )
             )
             prefill_s = prefill_links_s + least.sum() + rest.max()

@@ -12,7 +12,6 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.memory import (
-    RUNTIME_BYTES,
     batch_temporaries_bytes,
     ends_bytes,
     layer_weight_bytes,
@@ -142,7 +141,7 @@ def stage_blocks(
     largest batch is cut into blocks of ``block_tokens`` tokens of all its layers.
     """
     blocks = []
-    fixed_bytes = stage_fixed_bytes(plan, model, settings)
+    fixed_bytes = stage_fixed_bytes(plan, model, cluster, settings)
     for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
@@ -152,7 +151,7 @@ def stage_blocks(
 
 
 def stage_fixed_bytes(
-    plan: Plan, model: ModelSpec, settings: ContinuousSettings
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
 ) -> tuple[int, ...]:
     """Return the bytes that each stage takes beside its KV cache."""
     fixed_bytes = []
@@ -162,7 +161,9 @@ def stage_fixed_bytes(
             count * layer_weight_bytes(model, FORMATS[name])
             for name, count in Counter(stage.formats).items()
         )
-        taken = weights + ends_bytes(model, number == 0, number == last) + RUNTIME_BYTES
+        position = cluster.index(stage.device, f"plan.stages[{number}].device")
+        taken = weights + ends_bytes(model, number == 0, number == last)
+        taken += cluster.devices[position].device.runtime_bytes
         taken += batch_temporaries_bytes(model, settings.token_budget)
         taken += (number == last) * sampled_logits_bytes(model, settings.sequence_limit)
         fixed_bytes.append(taken)
@@ -198,9 +199,10 @@ def _tokens_s(
     total_s = np.zeros(most_tokens + 1)
     for name, layers in Counter(plan.stages[number].formats).items():
         total_s += layers * costs.products_s(kind, name, most_tokens)
+    total_s[1:] += costs.profiles[kind].step_overhead_s
     if number == 0:
         tokens = np.arange(most_tokens + 1, dtype=float)
-        total_s += embeddings_s(costs.model, costs.profiles[kind], tokens)
+        total_s[1:] += embeddings_s(costs.model, costs.profiles[kind], tokens)[1:]
     return total_s
 
 

@@ -53,7 +53,9 @@ class Service:
     @property
     def memory_bytes(self) -> tuple[int, ...]:
         """What each stage needs at most: all but the KV cache, and the blocks in use at once."""
-        fixed_bytes = stage_fixed_bytes(self.plan, self.costs.model, self.settings)
+        fixed_bytes = stage_fixed_bytes(
+            self.plan, self.costs.model, self.costs.cluster, self.settings
+        )
         block_bytes = self.costs.model.kv_bytes(1, self.settings.block_tokens)
         return tuple(
             fixed + self.times.peak_blocks * len(stage.formats) * block_bytes
@@ -126,7 +128,7 @@ def check_room(
     plan: Plan, costs: ServingCosts, settings: ContinuousSettings, pipeline: Pipeline
 ) -> None:
     """Raise InfeasibleError if some stage has no room for any KV cache."""
-    fixed_bytes = stage_fixed_bytes(plan, costs.model, settings)
+    fixed_bytes = stage_fixed_bytes(plan, costs.model, costs.cluster, settings)
     for number, (stage, blocks) in enumerate(zip(plan.stages, pipeline.blocks, strict=True)):
         if blocks == 0:
             place = costs.cluster.index(stage.device, "plan")

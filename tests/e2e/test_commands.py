@@ -118,8 +118,11 @@ def test_a_fit_of_a_few_rows_gives_a_profile_that_a_search_uses(folder: Path) ->
     arguments = [*SMALL, "--profile", "t4.json", "--formats", "fp16", "--out", "own.json"]
     own = content_of(*arguments, "--quality-at-least", "fp16", cwd=folder)
     assert own["predicted"]["tokens_per_s"] > 0
-    refused = llmpq("verify", "own.json", cwd=folder)
-    assert refused.returncode == 1
-    assert "give" in refused.stderr
-    assert "--profile" in refused.stderr
+    assert llmpq("verify", "own.json", cwd=folder).returncode == 0  # it carries the profile
     assert llmpq("verify", "own.json", "--profile", "t4.json", cwd=folder).returncode == 0
+    other = json.loads((folder / "t4.json").read_text(encoding="utf-8"))
+    other["layer_overhead_s"] = 1.0
+    (folder / "other.json").write_text(json.dumps(other), encoding="utf-8")
+    refused = llmpq("verify", "own.json", "--profile", "other.json", cwd=folder)
+    assert refused.returncode == 1
+    assert "is not the profile the plan was made with" in refused.stderr

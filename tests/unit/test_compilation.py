@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llmpq_sim.cluster import RUNTIME_BYTES
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.memory import RUNTIME_BYTES
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.simulator.compilation import (
     CONTEXT_SEGMENTS,
@@ -12,6 +12,7 @@ from llmpq_sim.simulator.compilation import (
     compile_pipeline,
     knot_tokens,
     row_knots,
+    stage_fixed_bytes,
     token_knots,
 )
 from llmpq_sim.simulator.continuous import simulate_continuous
@@ -133,3 +134,13 @@ def test_a_plan_serves_a_trace() -> None:
     assert result.output_tokens == workload.total_output_tokens
     assert all(0 < fraction <= 1 for fraction in result.stage_busy_fraction)
     assert result.itl_s.p50 <= result.itl_s.p99
+
+
+def test_a_lighter_runtime_leaves_more_blocks() -> None:
+    costs = tiny_serving()
+    fast = costs.cluster.devices[0].device
+    light = replace(fast, runtime_bytes=RUNTIME_BYTES - MIB)
+    cluster = tiny_cluster([light, costs.cluster.devices[1].device])
+    usual = stage_fixed_bytes(TWO_STAGES, costs.model, costs.cluster, LIMITS)
+    lighter = stage_fixed_bytes(TWO_STAGES, costs.model, cluster, LIMITS)
+    assert [before - after for before, after in zip(usual, lighter, strict=True)] == [MIB, 0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.cluster import Device, Link
+from llmpq_sim.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.device_files import (
     device_from_snapshot,
     device_to_content,
@@ -60,10 +60,20 @@ def test_what_a_card_of_ones_own_need_not_say() -> None:
     assert device.price_usd_per_hour is None
 
 
+def test_what_a_runtime_takes_is_kept_only_where_it_is_not_as_usual() -> None:
+    usual, light = read(), read(runtime_gib=0.25)
+    assert (usual.runtime_bytes, light.runtime_bytes) == (RUNTIME_BYTES, 2**28)
+    assert "runtime_bytes" not in device_to_content(usual)
+    assert device_to_content(light)["runtime_bytes"] == 2**28
+    for device in (usual, light):
+        assert device_from_snapshot(Fields(device_to_content(device), "a")) == device
+
+
 WHERE = "lab.yaml.device_types[0]"
 KNOWN = (
     "compute_fraction, formats, fp16_tflops, kernels, l2_mib, memory_fraction, memory_gb_per_s, "
-    "memory_gib, multiprocessors, name, price_source, price_usd_per_hour, source"
+    "memory_gib, multiprocessors, name, price_source, price_usd_per_hour, "
+    "runtime_gib, source"
 )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from llmpq_sim.latency.costs import CONTEXT_KNOTS, LayerCosts, decode_contexts
+from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.scenario import BatchWorkload
 from tests.builders import tiny_costs, tiny_device, tiny_model, tiny_scenario
@@ -73,3 +74,18 @@ def test_a_constant_overhead_is_paid_by_every_visit_of_a_layer() -> None:
     assert burdened.decode_layer_s("fast", "int4", 1) == pytest.approx(
         plain.decode_layer_s("fast", "int4", 1) + 0.25
     )
+
+
+def test_ends_that_were_timed_cost_what_was_found() -> None:
+    scenario = tiny_scenario([tiny_device()])
+    profile = replace(
+        spec_profile(tiny_device()),
+        embedding_overhead=Overhead(0.125, 0.0),
+        head_overhead=Overhead(0.5, 1e-9),
+        step_overhead_s=0.25,
+    )
+    costs = LayerCosts(scenario, {"fast": profile})
+    product_s = float(profile.gemm_s("fp16", 3, 1024, 256))
+    assert costs.head_s("fast", 3) == pytest.approx(product_s + 0.5 + 8 * 3 * 1024 * 1e-9)
+    assert costs.embedding_s("fast", 48) == 0.125
+    assert costs.step_s("fast") == 0.25

@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmpq_sim.cluster import Link
 from llmpq_sim.errors import InputError
 from llmpq_sim.fields import Fields
 from llmpq_sim.files import json_text, parse_json
-from llmpq_sim.latency.models import Correction
+from llmpq_sim.latency.models import Correction, Overhead
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import Trees
 from tests.measured import lab_device
+from tests.own_rows import own_machine
 
 SPEC = spec_profile(lab_device(formats=("fp16", "int4")))
 TREES = Trees(0.1, (0, 18), (3.5, 0.25), ("<0 1 <1 -2 3",))
@@ -34,9 +36,33 @@ def read(content: object) -> DeviceProfile:
     return profile_from_fields(Fields(content, "lab.json"))
 
 
-@pytest.mark.parametrize("profile", [SPEC, with_trees()])
+def with_overheads() -> DeviceProfile:
+    return replace(
+        with_trees(),
+        step_overhead_s=2e-4,
+        embedding_overhead=Overhead(1e-5, 0.0),
+        head_overhead=Overhead(0.0, 3e-10),
+        dense_from_tokens={"int4": 23},
+        machine=own_machine(),
+        link=Link(5e-5, 2e9),
+    )
+
+
+@pytest.mark.parametrize("profile", [SPEC, with_trees(), with_overheads()])
 def test_a_profile_survives_its_file_exactly(profile: DeviceProfile) -> None:
     assert read(parse_json(json_text(profile_to_content(profile)), "lab.json")) == profile
+
+
+def test_what_only_own_measurements_say_is_written_only_where_it_is_known() -> None:
+    usual = set(profile_to_content(with_trees()))
+    assert set(profile_to_content(with_overheads())) - usual == {
+        "step_overhead_s",
+        "embedding_overhead",
+        "head_overhead",
+        "dense_from_tokens",
+        "machine",
+        "link",
+    }
 
 
 def test_an_alias_is_priced_as_what_it_stands_for() -> None:
@@ -102,6 +128,14 @@ TREE_PATH = ("gemms", "int4", "correction")
                                       "got 'int3'"),
         (("gemms", "int4", "profiled", "tokens"), [9, 1], "lab.json.gemms.int4.profiled.tokens: "
          "expected two positive numbers, the lower first, got [9.0, 1.0]"),
+        (("dense_from_tokens",), {"int4": 0}, "lab.json.dense_from_tokens.int4: expected a whole "
+                                              "number of at least 1, got 0"),
+        (("dense_from_tokens",), {"int2": 4}, "lab.json.dense_from_tokens: expected a weight "
+         "format (fp16, bf16, int8, int4, int3), got 'int2'"),
+        (("head_overhead",), {"fixed_s": -1, "byte_s": 0}, "lab.json.head_overhead.fixed_s: "
+         "expected a number of at least 0, got -1"),
+        (("link",), {"latency_s": 0}, "lab.json.link.bytes_per_s: expected a positive number, "
+                                      "but it is missing"),
         ((*TREE_PATH, "start"), "x", "lab.json.gemms.int4.correction.start: expected a number, "
                                      "got 'x'"),
         ((*TREE_PATH, "threshold_features"), [0], "lab.json.gemms.int4.correction."

@@ -105,3 +105,21 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_input_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"^cannot read .*{name}"):
         read_measurements(tmp_path / name)
+
+
+def test_what_surrounds_layers_needs_its_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("op,m,n,latency_us,spread,repeats\nhead,1,5,2.5,0.01,9\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_measurements(path)
+    assert str(caught.value) == (
+        "rows.csv: rows with op=head need the columns m, n, k; missing are k"
+    )
+
+
+def test_own_rows_have_a_kernel_a_spread_and_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    text = "op,quant,kernel,m,n,k,latency_us,spread,repeats\ngemm,int4,fused,1,5,6,2.5,0.01,9\n"
+    path.write_text(text, encoding="utf-8")
+    rows = read_measurements(path)
+    assert (rows.kernel[0], rows.spread[0], rows.repeats[0]) == ("fused", 0.01, 9.0)

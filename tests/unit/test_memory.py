@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmpq_sim.cluster import RUNTIME_BYTES
 from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import (
-    RUNTIME_BYTES,
     StageMemory,
     available_bytes,
     embedding_bytes,
@@ -98,6 +98,20 @@ def test_a_device_smaller_than_the_runtime_has_less_than_nothing() -> None:
     device = replace(tiny_device(), memory_bytes=RUNTIME_BYTES // 2)
     cuts = MicroBatching(1, 1, 1)
     assert available_bytes(device, tiny_model(), BatchWorkload(16, (4,)), cuts) < 0
+
+
+def test_what_a_runtime_takes_is_a_device_s_own() -> None:
+    light = tiny_device("light", runtime_bytes=MIB)
+    scenario = tiny_scenario([light, tiny_device("usual")])
+    plan = plan_at(scenario, ((0, 2), (1, 2)), ["int4"] * 4, MicroBatching(1, 1, 1))
+    stages = plan_memory(plan, scenario)
+    assert [stage.runtime_bytes for stage in stages] == [MIB, RUNTIME_BYTES]
+    cuts, workload = plan.micro_batching, scenario.workload
+    usual = replace(light, runtime_bytes=RUNTIME_BYTES)
+    gained = available_bytes(light, scenario.model, workload, cuts) - available_bytes(
+        usual, scenario.model, workload, cuts
+    )
+    assert gained == RUNTIME_BYTES - MIB
 
 
 @settings(deadline=None, max_examples=30)

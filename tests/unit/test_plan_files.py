@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from llmpq_sim.checkpoint_files import load_checkpoint, search_sha256, write_che
 from llmpq_sim.cluster_files import load_cluster
 from llmpq_sim.errors import CertificateError, InputError
 from llmpq_sim.files import json_text, sha256_of, write_json
+from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.model_files import load_model
-from llmpq_sim.plan_files import load_plan, outcome_to_content, with_workload
+from llmpq_sim.plan_files import load_plan, outcome_to_content, task_to_content, with_workload
 from llmpq_sim.profile_files import cluster_profiles
 from llmpq_sim.scenario import Scenario
 from llmpq_sim.search.evolution import EvolutionState
@@ -79,6 +81,19 @@ def test_a_plan_file_gives_back_plan_task_and_certificate(
     assert saved.task.quality == outcome.task.quality
     assert saved.certificate.entries == outcome.certificate.entries
     assert score_plan(saved.plan, saved.task).result == outcome.best.result
+
+
+def test_a_plan_carries_the_profiles_that_do_not_ship(
+    tmp_path: Path, outcome: SearchOutcome, content: Content
+) -> None:
+    costs = outcome.task.costs
+    own = replace(costs.profiles["t4"], kernels="of-mine", layer_overhead_s=1e-5)
+    with_own = LayerCosts(costs.scenario, {**costs.profiles, "t4": own})
+    inputs = task_to_content(replace(outcome.task, costs=with_own), TARGET)
+    assert [part["device"] for part in inputs["profiles"] if "content" in part] == ["t4"]
+    path = tmp_path / "plan.json"
+    write_json(path, {**content, "inputs": inputs})
+    assert load_plan(path, {}).task.costs.profiles == with_own.profiles
 
 
 def test_the_same_seed_gives_the_same_bytes(content: Content) -> None:

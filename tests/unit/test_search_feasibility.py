@@ -36,6 +36,15 @@ def test_a_model_that_is_too_large_is_refused_with_what_is_short() -> None:
     )
 
 
+def test_what_runtimes_take_is_stated_as_a_range_where_they_differ() -> None:
+    devices = [
+        tiny_device("light", room_mib=0.5, runtime_bytes=GIB // 4),
+        tiny_device("usual", room_mib=0.5),
+    ]
+    task = tiny_task(tiny_scenario(devices, output_tokens=(2,)), formats=("fp16",))
+    assert "beside 0.2 to 1.0 GiB of runtime and workspace each" in refusal(task)
+
+
 def test_a_quality_out_of_reach_is_refused_with_one_that_is_not() -> None:
     assert refusal(large_task(("int3", "int4", "fp16"), 0.01)) == (
         "opt-30b on tiny: no plan fits the memory within a quality loss of 0.01; with one request "

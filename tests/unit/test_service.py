@@ -27,7 +27,9 @@ def test_a_service_of_another_rate_is_that_of_a_new_start() -> None:
 
 def test_memory_is_all_but_the_cache_and_the_blocks_in_use() -> None:
     service = made_service()
-    fixed_bytes = stage_fixed_bytes(service.plan, service.costs.model, service.settings)
+    fixed_bytes = stage_fixed_bytes(
+        service.plan, service.costs.model, service.costs.cluster, service.settings
+    )
     block_bytes = service.costs.model.kv_bytes(1, service.settings.block_tokens)
     for stage, needed, fixed in zip(
         service.plan.stages, service.memory_bytes, fixed_bytes, strict=True

@@ -1,0 +1,205 @@
+"""What is a runtime given, what does it give back, and which runtimes are there?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.execution import Execution
+from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+
+if TYPE_CHECKING:  # the processes of stages know no plan files, and so load no planner
+    from llmpq_sim.plan_files import SavedPlan
+
+GROUP = "llmpq.runtimes"
+"""Entry-point group in which packages offer runtimes."""
+
+Policy = Literal["static", "continuous"]
+EndedBy = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the most probable token, whatever the other fields say.
+        top_k: only so many of the most probable tokens; 0 for all.
+        top_p: only the most probable tokens that together have this probability.
+        seed: of all draws for the request; equal seeds give equal tokens in any batch.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A request as a runtime sees it.
+
+    Attributes:
+        name: the user's name for it; distinct within a job.
+        prompt: token ids, at least one.
+        output_tokens: most tokens to generate, at least one.
+        sampling: how tokens are chosen.
+        stop_tokens: ids that end the output when generated; they count as generated.
+        arrival_s: instant at which it may first be scheduled.
+    """
+
+    name: str
+    prompt: tuple[int, ...]
+    output_tokens: int
+    sampling: Sampling = Sampling()
+    stop_tokens: tuple[int, ...] = ()
+    arrival_s: float = 0.0
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens of prompt and output."""
+        return len(self.prompt) + self.output_tokens
+
+
+@dataclass(frozen=True)
+class Served:
+    """A finished request.
+
+    Attributes:
+        request: its position in the job.
+        tokens: what was generated.
+        ended_by: ``stop`` after a stop token, ``length`` at its most tokens.
+    """
+
+    request: int
+    tokens: tuple[int, ...]
+    ended_by: EndedBy
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        phase: ``loading`` or ``serving``.
+        finished, requests: requests done and in all.
+        output_tokens: generated so far.
+        elapsed_s: since the first request could be scheduled.
+        busy_fraction: share of that time each stage computed.
+    """
+
+    phase: str
+    finished: int
+    requests: int
+    output_tokens: int
+    elapsed_s: float
+    busy_fraction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Where and how a job runs; None where the runtime chooses.
+
+    Attributes:
+        dtype: ``bf16``, ``fp16`` or ``fp32`` for everything that is not quantized.
+        devices: PyTorch device of each stage, such as ``cpu`` or ``cuda:0``.
+        weight_cache: folder in which quantized weights are kept for the next start.
+        nodes, node_rank: how many machines take part, and which of them this is.
+        master: ``host:port`` at which stages meet; needed for several machines.
+        hang_timeout_s: how long a stage may stay silent before it counts as hung.
+        step_timeout_s: how long a single visit may take before its stage counts as hung.
+        enforces_memory: whether a stage may take no more than its device is stated to have.
+    """
+
+    dtype: str | None = None
+    devices: tuple[str, ...] | None = None
+    weight_cache: Path | None = None
+    nodes: int = 1
+    node_rank: int = 0
+    master: str | None = None
+    hang_timeout_s: float = 5.0
+    step_timeout_s: float = 120.0
+    enforces_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and the requests it is to serve.
+
+    Attributes:
+        saved: the plan with its scenario and the profiles it was made with.
+        requests: in order; a static batch takes as many at a time as the plan's batch has.
+        model_dir: folder of the model in Hugging Face's layout; None where none is needed.
+        policy: ``static`` (the plan's micro-batches) or ``continuous``.
+        settings: of continuous batching; None for the static policy.
+        options: where and how it runs.
+    """
+
+    saved: "SavedPlan"
+    requests: tuple[TokenRequest, ...]
+    model_dir: Path | None = None
+    policy: Policy = "static"
+    settings: ContinuousSettings | None = None
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+
+def ignore_served(_: Served) -> None:
+    """Keep nothing of a finished request."""
+
+
+def ignore_progress(_: Progress) -> None:
+    """Show no progress."""
+
+
+class Runtime(Protocol):
+    """Carries out plans."""
+
+    name: str
+
+    def check(self, job: Job) -> None:
+        """Check that a job could be run, before anything is loaded.
+
+        Raises:
+            LlmpqError: it could not; the message says what is wrong and what to do.
+        """
+
+    def run(
+        self,
+        job: Job,
+        on_served: Callable[[Served], None] = ignore_served,
+        on_progress: Callable[[Progress], None] = ignore_progress,
+    ) -> Execution | None:
+        """Serve every request and return what happened; leave no process behind.
+
+        Where several machines take part, only that of the first stage returns something.
+
+        Args:
+            job: one that ``check`` accepts.
+            on_served: told of each request as it finishes.
+            on_progress: told now and then how far the run is.
+
+        Raises:
+            ExecutionError: a stage failed; requests told of until then are finished.
+        """
+
+
+def load_runtime(name: str) -> Runtime:
+    """Return the runtime that some installed package offers under this name.
+
+    Raises:
+        InputError: none does, or its package lacks something.
+    """
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in offered:
+        raise InputError(
+            f"--runtime: expected an installed runtime ({', '.join(sorted(offered))}), got {name!r}"
+        )
+    try:
+        runtime: Runtime = offered[name].load()()
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"runtime {name!r} needs the module {error.name}: pip install 'llmpq[{name}]'"
+        ) from error
+    return runtime

@@ -1,0 +1,1 @@
+"""How a machine's kernels, layers and links are timed."""

@@ -1,0 +1,204 @@
+"""Which measurements does a profile consist of?
+
+Sizes grow by powers of two and half powers, because kernels switch in between: thinning the tokens
+of integer formats costs up to 12 points of the 90th percentile (learning curves over public
+tables). Contexts and prompts include lengths that no tile divides.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.units import KIB, MIB
+from runtimes.profiling.points import Point, Series
+
+KernelsOf = Callable[[str, tuple[int, int]], tuple[str, ...]]
+"""Kernels of a format for some output and input features."""
+
+KV_BITS = 16
+LAYERS_TIMED = {"decode": 2, "prefill": 1}
+"""Layers of the stage in which a layer is timed, among which its time is shared. What a visit takes
+beside them matters in decode alone."""
+
+TOKEN_BYTES = 8
+"""A sampled token on its way back to the first stage."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sizes at which everything is timed, each in growing order.
+
+    Attributes:
+        tokens: of matrix products.
+        decode_batches, contexts: of attention of one new token per sequence.
+        prompt_batches, prompts: of attention of whole prompts.
+        layer_decodes, layer_prompts: sequences and context or prompt tokens of whole layers.
+        rows: of the embedding and of the LM head, of which a step needs one for each sample.
+        visit_rows: of stage visits.
+        message_bytes: of messages between stages.
+    """
+
+    tokens: tuple[int, ...]
+    decode_batches: tuple[int, ...]
+    contexts: tuple[int, ...]
+    prompt_batches: tuple[int, ...]
+    prompts: tuple[int, ...]
+    layer_decodes: tuple[tuple[int, int], ...]
+    layer_prompts: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    visit_rows: tuple[int, ...]
+    message_bytes: tuple[int, ...]
+
+
+def half_powers(most: int) -> tuple[int, ...]:
+    """Return 1, 2, 3, 4, 6, 8, 12, 16, ... up to a number."""
+    powers = (1 << exponent for exponent in range(most.bit_length()))
+    sizes = {size for power in powers for size in (power, power * 3 // 2)}
+    return tuple(sorted(size for size in sizes if size <= most))
+
+
+def powers(least: int, most: int, factor: int = 2) -> tuple[int, ...]:
+    """Return a number and its multiples by powers of a factor, up to a number."""
+    sizes = [least]
+    while sizes[-1] * factor <= most:
+        sizes.append(sizes[-1] * factor)
+    return tuple(sizes)
+
+
+FULL_GRID = Grid(
+    tokens=half_powers(8192),
+    decode_batches=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
+    contexts=(16, 50, 64, 128, 200, 256, 500, 512, 777, 1024, 1500, 2048, 3000, 4096, 8192),
+    prompt_batches=(1, 2, 3, 4, 6, 8, 12, 16, 32),
+    prompts=(8, 16, 32, 50, 64, 100, 128, 200, 256, 384, 500, 512, 777, 1024, 1500, 2048, 4096),
+    layer_decodes=tuple((b, s) for b in (1, 2, 4, 8, 16, 32, 64) for s in (64, 300, 1000)),
+    layer_prompts=tuple((b, s) for b in (1, 2, 4, 8) for s in (16, 64, 128, 300, 512, 1000)),
+    rows=half_powers(256),
+    visit_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    message_bytes=powers(256, 64 * MIB),
+)
+
+QUICK_GRID = Grid(
+    tokens=(*half_powers(64), 96, 128, 192, 256, 384, 512, 1024, 2048),
+    decode_batches=(1, 2, 4, 8, 16, 32),
+    contexts=(16, 64, 150, 256, 500, 1000),
+    prompt_batches=(1, 2, 4, 8),
+    prompts=(16, 50, 64, 128, 200, 256, 500, 1000),
+    layer_decodes=((1, 64), (1, 500), (2, 150), (4, 100), (8, 300), (16, 150)),
+    layer_prompts=((1, 32), (1, 100), (2, 64), (4, 50), (2, 128), (1, 500), (4, 200), (8, 128)),
+    rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+    visit_rows=(1, 4, 16, 64),
+    message_bytes=powers(KIB, 4 * MIB, 4),
+)
+
+
+def gemm_series(
+    spec: ModelSpec, formats: Iterable[str], kernels_of: KernelsOf, grid: Grid
+) -> list[Series]:
+    """Return the matrix products of a model's layers, a series for each format, kernel and shape.
+
+    Args:
+        spec: the model.
+        formats: of weights.
+        kernels_of: the kernels of a format for some output and input features.
+        grid: sizes.
+    """
+    shapes = sorted({(linear.out_features, linear.in_features) for linear in spec.linears})
+    return [
+        tuple(Point("gemm", "any", name, spec.name, kernel, m=m, n=n, k=k) for m in grid.tokens)
+        for name in formats
+        for n, k in shapes
+        for kernel in kernels_of(name, (n, k))
+    ]
+
+
+def head_gemm_series(
+    spec: ModelSpec, format_name: str, kernels_of: KernelsOf, grid: Grid
+) -> list[Series]:
+    """Return the matrix product of a model's LM head, whose weights are not quantized."""
+    n, k = spec.vocab_size, spec.hidden_size
+    return [
+        tuple(
+            Point("gemm", "any", format_name, spec.name, kernel, m=m, n=n, k=k) for m in grid.rows
+        )
+        for kernel in kernels_of(format_name, (n, k))
+    ]
+
+
+def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
+    """Return the attention of a layer in both phases, a series for each number of sequences."""
+    base = Point(
+        "attention",
+        model=spec.name,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        kv_bits=KV_BITS,
+    )
+    series: list[Series] = []
+    for phase, batches, lengths in (
+        ("decode", grid.decode_batches, _fitting(grid.contexts, spec, spare=1)),
+        ("prefill", grid.prompt_batches, _fitting(grid.prompts, spec)),
+    ):
+        for batch in batches:
+            points = [replace(base, phase=phase, batch=batch, seq=length) for length in lengths]
+            series.append(tuple(points))
+    return series
+
+
+def layer_series(spec: ModelSpec, formats: Iterable[str], grid: Grid) -> list[Series]:
+    """Return whole layers of a model, a series for each format and phase."""
+    series: list[Series] = []
+    for name in formats:
+        for phase, sizes in (("decode", grid.layer_decodes), ("prefill", grid.layer_prompts)):
+            base = Point(
+                "layer", phase, name, spec.name, layers=min(LAYERS_TIMED[phase], spec.layers)
+            )
+            fitting = [(b, s) for b, s in sizes if s < spec.max_positions]
+            points = [replace(base, batch=batch, seq=length) for batch, length in fitting]
+            series.append(tuple(sorted(points, key=_work)))
+    return series
+
+
+def end_series(spec: ModelSpec, format_name: str, grid: Grid) -> list[Series]:
+    """Return what the first, the last and every stage do beside their layers."""
+    hidden, vocab = spec.hidden_size, spec.vocab_size
+    embedding = Point("embedding", quant=format_name, model=spec.name, n=hidden, k=vocab)
+    head = Point("head", quant=format_name, model=spec.name, n=vocab, k=hidden)
+    visit = Point("visit", model=spec.name, k=hidden)
+    return [
+        tuple(replace(embedding, m=m) for m in grid.tokens),
+        tuple(replace(head, m=m) for m in grid.rows),
+        tuple(replace(visit, batch=batch) for batch in grid.visit_rows),
+    ]
+
+
+def link_series(grid: Grid) -> Series:
+    """Return the messages between two stages on one machine: hidden states, and a token back."""
+    return tuple(Point("link", bytes=size) for size in (TOKEN_BYTES, *grid.message_bytes))
+
+
+def _fitting(lengths: tuple[int, ...], spec: ModelSpec, spare: int = 0) -> tuple[int, ...]:
+    """Return the lengths that a model's positions allow, at least the shortest."""
+    fitting = tuple(length for length in lengths if length + spare <= spec.max_positions)
+    return fitting or lengths[:1]
+
+
+def _work(point: Point) -> tuple[int, int]:
+    return point.tokens, point.batch * point.seq
+
+
+def without_repeats(series: Iterable[Series]) -> list[Series]:
+    """Return series without points that an earlier one has, whatever model it was for."""
+    seen: set[Point] = set()
+    kept: list[Series] = []
+    for points in series:
+        fresh = [point for point in points if _shared(point) not in seen]
+        seen |= {_shared(point) for point in fresh}
+        kept += [tuple(fresh)] if fresh else []
+    return kept
+
+
+def _shared(point: Point) -> Point:
+    """Return the point without its model where the same work occurs in several models."""
+    return replace(point, model="") if point.op in {"gemm", "attention"} else point

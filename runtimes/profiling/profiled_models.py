@@ -1,0 +1,46 @@
+"""Whose shapes are timed: how is a model read for us and for transformers?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from llmpq_sim.files import read_json
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.model_files import load_model
+from llmpq_sim.resources import bundled_dir
+
+
+@dataclass(frozen=True)
+class ProfiledModel:
+    """A model whose shapes are timed.
+
+    Attributes:
+        spec: its shapes.
+        config: as transformers reads it.
+    """
+
+    spec: ModelSpec
+    config: Any
+
+
+def load_profiled(name_or_path: str) -> ProfiledModel:
+    """Return a bundled model by name, or the model of a folder or a config.json.
+
+    Raises:
+        InputError: there is none, or its config.json says something that cannot be.
+    """
+    spec = load_model(name_or_path)
+    content = dict(_content(name_or_path))
+    kind = content.pop("model_type")
+    return ProfiledModel(spec, AutoConfig.for_model(kind, **content))
+
+
+def _content(name_or_path: str) -> dict[str, Any]:
+    bundled = bundled_dir("cluster_profiles") / "models" / f"{name_or_path}.json"
+    path = bundled if bundled.exists() else Path(name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,26 @@
+"""From how many tokens on is it faster to decode weights before the product than within it?"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from llmpq_sim.latency.rows import FORMAT_OF_QUANT
+from llmpq_sim.latency.switches import best_switches
+from llmpq_sim.measurement_files import read_measurements
+
+NEVER = 2**31 - 1
+"""Tokens that no step has: a format whose fused kernel is always the faster one."""
+
+
+def dense_from_tokens(rows: Path, formats: Iterable[str]) -> dict[str, int]:
+    """Return for each format the tokens from which its dense kernel is used, as a fit finds it.
+
+    Args:
+        rows: timings of matrix products.
+        formats: weight formats.
+
+    Raises:
+        InputError: the rows cannot be read.
+    """
+    measured = read_measurements(rows)
+    found = best_switches(measured.where(measured.op == "gemm"))
+    return {name: found.get(FORMAT_OF_QUANT[name], NEVER) for name in formats}

@@ -1,0 +1,78 @@
+"""How are helper processes of a profile started, listened to and always ended?"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from llmpq_sim.errors import ExecutionError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Told = Mapping[str, Any]
+"""What a process is told: plain data."""
+
+Worker = subprocess.Popen[str]
+
+
+@contextmanager
+def workers(module: str, told: Sequence[Told]) -> Iterator[list[Worker]]:
+    """Give one process for each of several tasks, and end them whatever happens.
+
+    Args:
+        module: what they run, by its full name.
+        told: the task of each, handed over as JSON on the command line.
+    """
+    started: list[Worker] = []
+    try:
+        started.extend(_started(module, task) for task in told)
+        yield started
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.communicate()
+
+
+def answers(started: Sequence[Worker], count: int, what: str) -> Iterator[Any]:
+    """Yield so many lines of JSON from the first process.
+
+    Raises:
+        ExecutionError: a process failed before.
+    """
+    lines = _piped(started[0])
+    for _ in range(count):
+        line = lines.readline()
+        if not line.endswith("\n"):
+            raise ExecutionError(f"{what} failed: {_last_words(started)}")
+        yield json.loads(line)
+
+
+def _started(module: str, task: Told) -> Worker:
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", module, json.dumps(task)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+
+
+def _piped(worker: Worker) -> IO[str]:
+    if worker.stdout is None:
+        raise RuntimeError("a worker was started without a pipe")
+    return worker.stdout
+
+
+def _last_words(started: Sequence[Worker]) -> str:
+    words = []
+    for number, worker in enumerate(started):
+        worker.kill()
+        _, text = worker.communicate()
+        last = text.strip().splitlines()[-1:] or ["no message"]
+        words.append(f"process {number}: {last[0]} (exit code {worker.returncode})")
+    return "; ".join(words)

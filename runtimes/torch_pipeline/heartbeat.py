@@ -1,0 +1,121 @@
+"""How does a stage show that it is alive, and how far it is?
+
+Each stage keeps a small record in a file of the run's folder. A thread renews it; whoever launched
+the stages reads it. A stage that was stopped does not renew it, and one that hangs in a step shows
+since when it has been in it.
+"""
+
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+INTERVAL_S = 0.25
+RECORD = struct.Struct("<qqqqqddd")
+PHASES = ("starting", "loading", "serving", "done")
+
+
+@dataclass
+class Pulse:
+    """What a stage says of itself.
+
+    Attributes:
+        process: its process id.
+        phase: index into PHASES.
+        visits: steps computed.
+        output_tokens: generated, as the first stage knows.
+        finished: requests, as the first stage knows.
+        busy_s: time spent computing.
+        step_since_s: monotonic instant at which the step under way began; 0 between steps.
+        beat_s: monotonic instant of the record.
+    """
+
+    process: int = 0
+    phase: int = 0
+    visits: int = 0
+    output_tokens: int = 0
+    finished: int = 0
+    busy_s: float = 0.0
+    step_since_s: float = 0.0
+    beat_s: float = 0.0
+
+    def packed(self) -> bytes:
+        """Return the record as bytes."""
+        return RECORD.pack(
+            self.process,
+            self.phase,
+            self.visits,
+            self.output_tokens,
+            self.finished,
+            self.busy_s,
+            self.step_since_s,
+            self.beat_s,
+        )
+
+
+def pulse_path(folder: Path, stage: int) -> Path:
+    """Return where a stage keeps its record."""
+    return folder / f"stage-{stage}.pulse"
+
+
+def parent_path(folder: Path) -> Path:
+    """Return where whoever launches the stages writes the process that is to be their parent."""
+    return folder / "parent"
+
+
+def read_pulse(folder: Path, stage: int) -> Pulse | None:
+    """Return what a stage last said, or None where it has said nothing yet."""
+    try:
+        content = pulse_path(folder, stage).read_bytes()
+    except FileNotFoundError:
+        return None
+    return Pulse(*RECORD.unpack(content)) if len(content) == RECORD.size else None
+
+
+class Heart:
+    """Renews a stage's record, and ends the process when its parent is gone.
+
+    The parent may be gone by the first beat already: modules take seconds to load.
+
+    Attributes:
+        pulse: what is said; the stage changes it as it goes on.
+    """
+
+    def __init__(self, folder: Path, stage: int) -> None:
+        self.pulse = Pulse(process=os.getpid())
+        self._path = pulse_path(folder, stage)
+        self._parent_path = parent_path(folder)
+        self._parent = 0
+        self._file: int | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._parent = int(self._parent_path.read_text(encoding="ascii"))
+        self._end_as_orphan()
+        self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600)
+        self._write()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write the last record and beat no more."""
+        self._stopped.set()
+        self._thread.join()
+        self._write()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(INTERVAL_S):
+            self._end_as_orphan()
+            self._write()
+
+    def _end_as_orphan(self) -> None:
+        if os.getppid() != self._parent:
+            os._exit(1)  # whoever launched the stages is gone: none may outlive it
+
+    def _write(self) -> None:
+        self.pulse.beat_s = monotonic()
+        if self._file is not None:
+            os.pwrite(self._file, self.pulse.packed(), 0)

@@ -1,0 +1,91 @@
+"""Carries out plans with PyTorch: one process for each stage, on GPUs or processor cores."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from llmpq_sim.errors import ExecutionError
+from llmpq_sim.execution import Execution
+from llmpq_sim.memory import plan_memory
+from llmpq_sim.units import gib
+from runtimes.base import (
+    Job,
+    Progress,
+    Served,
+    ignore_progress,
+    ignore_served,
+)
+from runtimes.torch_pipeline.job_building import build_job, check_job, local_stages
+from runtimes.torch_pipeline.job_spec import write_job
+from runtimes.torch_pipeline.launching import launch
+from runtimes.torch_pipeline.monitor import Watch
+from runtimes.torch_pipeline.records import read_records
+from runtimes.torch_pipeline.worker_files import MEASURED_FILE
+
+
+class TorchRuntime:
+    """The runtime that computes."""
+
+    name = "torch"
+
+    def check(self, job: Job) -> None:
+        """Check that a job could be run, before anything is loaded.
+
+        Raises:
+            LlmpqError: the folder is not of the plan's model, a device is missing or cannot run a
+                format, or a request does not fit.
+        """
+        check_job(job)
+
+    def run(
+        self,
+        job: Job,
+        on_served: Callable[[Served], None] = ignore_served,
+        on_progress: Callable[[Progress], None] = ignore_progress,
+    ) -> Execution | None:
+        """Serve every request and return what was measured; leave no process behind.
+
+        Returns:
+            What was measured, or None on a machine that does not run the first stage.
+
+        Raises:
+            ExecutionError: a stage died, hangs or has no memory.
+            InputError: the model folder lacks something.
+        """
+        self.check(job)
+        folder = Path(tempfile.mkdtemp(prefix="llmpq-run-"))
+        try:
+            return self._run_in(folder, job, on_served, on_progress)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run_in(
+        self,
+        folder: Path,
+        job: Job,
+        on_served: Callable[[Served], None],
+        on_progress: Callable[[Progress], None],
+    ) -> Execution | None:
+        spec = build_job(job)
+        write_job(folder, spec)
+        stages = local_stages(job)
+        options = job.options
+        launcher = launch(folder, stages, options.nodes, options.node_rank, options.master)
+        claims = [
+            f"at {gib(stage.total_bytes)} GiB of {gib(stage.limit_bytes)}"
+            for stage in plan_memory(job.saved.plan, job.saved.task.costs.scenario)
+        ]
+        names = [stage.name for stage in spec.stages]
+        try:
+            watch = Watch(launcher, names, claims, len(job.requests), options)
+            watch.until_done(on_served, on_progress)
+        finally:
+            launcher.stop()
+        if 0 not in stages:
+            return None
+        measured = folder / MEASURED_FILE
+        if not measured.exists():
+            raise ExecutionError(f"the first stage left no measurements: {launcher.log_tail()}")
+        run, records = read_records(measured)
+        return run.execution(spec.requests, records, spec.dtype)

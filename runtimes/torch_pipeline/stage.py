@@ -1,0 +1,102 @@
+"""What does a stage compute for a step?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtimes.torch_pipeline.architecture import Cut, connect, cut_model, read_config
+from runtimes.torch_pipeline.attention import StageState
+from runtimes.torch_pipeline.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.loading import WeightSettings, load_weights
+from runtimes.torch_pipeline.step import Step
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """How much KV cache a stage has.
+
+    Attributes:
+        rows: sequences at once.
+        context_tokens: of the longest of them.
+    """
+
+    rows: int
+    context_tokens: int
+
+
+class Stage:
+    """Some layers of a model with their KV cache.
+
+    Attributes:
+        cut: which layers.
+        hidden_size: width of what passes between stages.
+        dtype: of what passes between stages.
+        device: where it computes.
+    """
+
+    def __init__(self, cut: Cut, model: Any, state: StageState, settings: WeightSettings) -> None:
+        self.cut = cut
+        self.hidden_size: int = model.config.hidden_size
+        self.dtype = settings.dtype
+        self.device = settings.device
+        self._model = model
+        self._state = state
+        self._base = model.base_model
+        self._head = model.get_output_embeddings()
+
+    @torch.inference_mode()
+    def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
+        """Return what a step becomes at this stage.
+
+        Args:
+            step: the micro-batch.
+            entering: token ids, (tokens,), on the first stage; hidden states,
+                (tokens, hidden size), on the others.
+
+        Returns:
+            Hidden states, (tokens, hidden size), or on the last stage logits of the tokens to be
+            sampled, (samples, vocabulary).
+        """
+        self._state.cache.move(step.moves)
+        layout = self._state.layout = StepLayout(step, self.device)
+        named = {"input_ids" if self.cut.is_first else "inputs_embeds": entering.unsqueeze(0)}
+        positions = layout.positions.unsqueeze(0)
+        hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
+        if not self.cut.is_last:
+            return hidden
+        return self._head(hidden[layout.sampled_tokens])
+
+
+def load_stage(
+    folder: Path,
+    cut: Cut,
+    settings: WeightSettings,
+    cache: CacheShape,
+    on_layer: Callable[[int], None] = lambda _: None,
+) -> Stage:
+    """Return a stage of the model in a folder, ready to run.
+
+    Raises:
+        InputError: the folder does not hold the model.
+    """
+    config = read_config(folder)
+    checkpoint = open_checkpoint(folder)
+    cut_to = cut_model(config, cut, settings.dtype)
+    load_weights(cut_to, cut.first_layer, checkpoint, settings, on_layer)
+    state = StageState(KvCache(_empty_cache(cut_to.model.config, cut, settings, cache)))
+    connect(cut_to, state)
+    return Stage(cut, cut_to.model, state, settings)
+
+
+def _empty_cache(
+    config: Any, cut: Cut, settings: WeightSettings, cache: CacheShape
+) -> torch.Tensor:
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shape = (cut.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
+    return torch.zeros(shape, dtype=settings.dtype, device=settings.device)

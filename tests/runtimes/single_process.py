@@ -1,0 +1,82 @@
+"""A pipeline without processes: stages one after another, as the laws of tokens need it."""
+
+from collections import deque
+from pathlib import Path
+
+import torch
+
+from llmpq_sim.plan import MicroBatching
+from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from runtimes.base import Served, TokenRequest
+from runtimes.torch_pipeline.architecture import Cut
+from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
+from runtimes.torch_pipeline.linear import KernelChoice
+from runtimes.torch_pipeline.loading import WeightSettings
+from runtimes.torch_pipeline.sampling import sample
+from runtimes.torch_pipeline.sequences import Schedule
+from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.static_schedule import StaticSchedule
+from runtimes.torch_pipeline.step import Step, decoded, encoded
+
+
+def load_stages(
+    folder: Path,
+    cuts: list[tuple[str, ...]],
+    cache: CacheShape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    choice: KernelChoice | None = None,
+    weight_cache: Path | None = None,
+) -> list[Stage]:
+    """Return stages whose layers have these formats."""
+    stages, first = [], 0
+    for number, formats in enumerate(cuts):
+        cut = Cut(first, len(formats), number == 0, number == len(cuts) - 1)
+        settings = WeightSettings(
+            formats, dtype, torch.device("cpu"), choice or KernelChoice(), weight_cache
+        )
+        stages.append(load_stage(folder, cut, settings, cache))
+        first += len(formats)
+    return stages
+
+
+def static(
+    requests: list[TokenRequest], batch: int, prefill: int, decode: int, in_flight: int
+) -> StaticSchedule:
+    """Return the static policy's schedule."""
+    return StaticSchedule(requests, batch, MicroBatching(prefill, decode, in_flight))
+
+
+def continuous(
+    requests: list[TokenRequest], token_budget: int, rows: int, *, chunked: bool = True
+) -> ContinuousSchedule:
+    """Return the schedule of continuous batching."""
+    settings = ContinuousSettings(token_budget, min(rows, token_budget), 24, chunked)
+    return ContinuousSchedule(requests, settings, rows)
+
+
+def run(
+    stages: list[Stage], schedule: Schedule, requests: list[TokenRequest], in_flight: int = 2
+) -> tuple[dict[int, Served], list[Step]]:
+    """Serve requests step by step; return who was served, and all steps."""
+    under_way: deque[tuple[Step, list[int]]] = deque()
+    served: dict[int, Served] = {}
+    steps = []
+    while not schedule.is_done:
+        step = schedule.next_step(0.0) if len(under_way) < in_flight else None
+        if step is None:
+            for one in schedule.take_back(*under_way.popleft()):
+                served[one.request] = one
+            continue
+        steps.append(step)
+        assert decoded(encoded(step).tolist()) == step
+        entering = torch.tensor(schedule.token_ids(step))
+        for stage in stages:
+            entering = stage.run(step, entering)
+        under_way.append((step, sample(entering, step, requests).tolist()))
+    return served, steps
+
+
+def token_lists(served: dict[int, Served]) -> list[list[int]]:
+    """Return the tokens of every request in order."""
+    return [list(served[number].tokens) for number in sorted(served)]

@@ -1,0 +1,470 @@
+"""Is every way of multiplying by stored weights the product by what the codes mean?"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.formats import FORMATS
+from runtimes.torch_pipeline import int4_layout, kernels, linear
+from runtimes.torch_pipeline.int4_layout import BlockLayout, find_block_layout
+from runtimes.torch_pipeline.kernels import (
+    DENSE_KERNEL,
+    PlainKernel,
+    agrees_with_codes,
+    kernel_for,
+    kernel_name,
+    runnable_formats,
+)
+from runtimes.torch_pipeline.linear import (
+    DENSE_FROM_TOKENS,
+    KernelChoice,
+    StoredLinear,
+    fused_parts,
+    linear_from_stored,
+    linear_from_weight,
+)
+from runtimes.torch_pipeline.quantizers import Tensors, dequantize, quantize
+
+CPU = torch.device("cpu")
+NEVER = 1 << 60
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """Forget which kernels were found to work, before and after."""
+    kernels._kernel.cache_clear()
+    yield
+    kernels._kernel.cache_clear()
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made(
+    format_name: str,
+    shape: tuple[int, int] = (64, 256),
+    dense_from: int = NEVER,
+    dtype: torch.dtype = torch.float32,
+    bias: Tensor | None = None,
+) -> StoredLinear:
+    choice = KernelChoice({format_name: dense_from})
+    return linear_from_weight(gaussian(*shape), bias, format_name, CPU, dtype, choice)
+
+
+def numbers_of(operator: StoredLinear) -> Tensor:
+    return dequantize(
+        operator.stored_tensors(),
+        operator.format_name,
+        operator.out_features,
+        operator.in_features,
+    )
+
+
+def held_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.buffers(), *module.parameters()))
+
+
+class RecordedKernel:
+    """A kernel that notes which way it was asked to go, and how much was decoded at once."""
+
+    def __init__(self, kernel: kernels.WeightKernel) -> None:
+        self._kernel = kernel
+        self.fused_name = kernel.fused_name
+        self.row_step = kernel.row_step
+        self.ways: list[str] = []
+        self.decoded: list[Tensor] = []
+
+    def hold(self, stored: Tensors) -> Tensors:
+        return self._kernel.hold(stored)
+
+    def plain(self, held: Tensors) -> Tensors:
+        return self._kernel.plain(held)
+
+    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+        self.ways.append("fused")
+        return self._kernel.fused(inputs, held, bias)
+
+    def decode(self, held: Tensors, rows: slice) -> Tensor:
+        self.ways.append("dense")
+        self.decoded.append(self._kernel.decode(held, rows))
+        return self.decoded[-1]
+
+
+def recorded(operator: StoredLinear) -> RecordedKernel:
+    operator.kernel = RecordedKernel(operator.kernel)
+    return operator.kernel
+
+
+# ---- one product, whichever way
+
+
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from([16, 48, 176]) | st.integers(1, 100),
+    st.sampled_from([64, 128, 384]) | st.integers(1, 300),
+    st.integers(1, 20),
+    st.sampled_from(DTYPES),
+    st.booleans(),
+)
+@settings(max_examples=120, deadline=None)
+def test_fused_and_dense_multiply_by_what_the_codes_mean(
+    format_name: str, rows: int, columns: int, tokens: int, dtype: torch.dtype, has_bias: bool
+) -> None:
+    bias = gaussian(rows, seed=2).to(dtype) if has_bias else None
+    inputs = gaussian(tokens, columns, seed=1).bfloat16().to(dtype)
+    for dense_from in (0, NEVER):
+        operator = made(format_name, (rows, columns), dense_from, dtype, bias)
+        numbers = numbers_of(operator)
+        expected = inputs.float() @ numbers.t() + (0 if bias is None else bias.float())
+        sizes = inputs.float().abs() @ numbers.abs().t() + 1e-3
+        product = operator(inputs)
+        assert product.dtype == dtype
+        assert product.shape == (tokens, rows)
+        # 2^-8 for each rounding to bfloat16: of products, of the result and its bias
+        assert bool(((product.float() - expected).abs() <= 3 * 2**-8 * (sizes + 1)).all())
+
+
+@pytest.mark.parametrize("format_name", ["int8", "int4", "int3"])
+def test_dense_in_float32_is_exact(format_name: str) -> None:
+    operator = made(format_name, (176, 384), dense_from=0)
+    operator.matmul_dtype = torch.float32
+    inputs = gaussian(5, 384, seed=1)
+    expected = inputs.double() @ numbers_of(operator).double().t()
+    torch.testing.assert_close(operator(inputs).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_float32_is_bit_for_bit_what_pytorch_computes(has_bias: bool) -> None:
+    reference = nn.Linear(96, 40, bias=has_bias)
+    for choice in (KernelChoice(), KernelChoice.dense_only()):
+        bias = reference.bias if has_bias else None
+        args = (reference.weight, bias, "fp32", CPU, torch.float32, choice)
+        operator = linear_from_weight(*args)
+        for inputs in (gaussian(1, 1, 96), gaussian(3, 7, 96)):
+            assert torch.equal(operator(inputs), reference(inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_weights_are_multiplied_as_pytorch_does_for_few_tokens(
+    dtype: torch.dtype,
+) -> None:
+    operator = made("bf16", (40, 96), NEVER, dtype)
+    inputs = gaussian(2, 96, seed=1).to(dtype)
+    expected = nn.functional.linear(inputs, gaussian(40, 96).to(dtype))
+    assert torch.equal(operator(inputs), expected)
+
+
+def test_decoded_blocks_are_no_different_from_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for format_name in ("int8", "int4", "int3"):
+        operator = made(format_name, (144, 256), dense_from=0)
+        whole = operator.kernel.decode(operator._held(), slice(0, 144))
+        monkeypatch.setattr(linear, "BLOCK_WEIGHTS", {"cpu": 64 * 256})
+        parts = [operator.kernel.decode(operator._held(), rows) for rows in operator.blocks()]
+        assert len(parts) > 1
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_no_more_is_decoded_at_once_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "BLOCK_WEIGHTS", {"cpu": 1 << 14})
+    for format_name in FORMATS:
+        operator = made(format_name, (1000, 64), 0, torch.float16)
+        kernel = recorded(operator)
+        operator(gaussian(3, 64))
+        assert sum(block.shape[1] for block in kernel.decoded) == 1000
+        assert max(block.numel() for block in kernel.decoded) <= 1 << 14
+
+
+@pytest.mark.parametrize("shape", [(256,), (1, 256), (2, 3, 256), (0, 256), (2, 0, 256)])
+def test_inputs_keep_their_leading_dimensions(shape: tuple[int, ...]) -> None:
+    for dense_from in (0, NEVER):
+        product = made("int4", dense_from=dense_from)(gaussian(*shape))
+        assert product.shape == (*shape[:-1], 64)
+
+
+@pytest.mark.parametrize("format_name", ["int8", "int4"])
+def test_tensors_may_begin_anywhere_in_memory(format_name: str) -> None:
+    weight = gaussian(32, 128)
+    shifted = {}
+    for name, tensor in quantize(weight, format_name, torch.bfloat16).items():
+        room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+        shifted[name] = room[1:].view(tensor.shape).copy_(tensor)
+    choice = KernelChoice({format_name: NEVER})
+    args = ((32, 128), None, format_name, CPU, torch.bfloat16, choice)
+    operator = linear_from_stored(shifted, *args)
+    inputs = torch.empty(3 * 128 + 1, dtype=torch.bfloat16)[1:].view(3, 128).normal_()
+    assert torch.equal(operator(inputs), operator(inputs.clone()))
+
+
+@pytest.mark.parametrize("in_features", [8, 24, 100])
+def test_int8_rows_that_vectors_do_not_fit_are_decoded(in_features: int) -> None:
+    assert made("int8", (64, in_features)).is_dense(1)
+
+
+@pytest.mark.parametrize("out_features", [8, 24, 100])
+def test_int4_blocks_that_vectors_do_not_fit_are_decoded(out_features: int) -> None:
+    assert made("int4", (out_features, 128)).is_dense(1)
+
+
+# ---- which way
+
+
+@pytest.mark.parametrize("format_name", ["int8", "int4"])
+def test_from_the_switch_on_weights_are_decoded(format_name: str) -> None:
+    if kernel_name(format_name, CPU) == DENSE_KERNEL:
+        pytest.skip("this PyTorch has no fused kernel for the format")
+    operator = made(format_name, dense_from=6)
+    kernel = recorded(operator)
+    for shape in ((5, 256), (6, 256), (2, 2, 256), (2, 3, 256)):
+        operator(gaussian(*shape))
+    assert kernel.ways == ["fused", "dense", "fused", "dense"]
+
+
+def test_the_switch_is_the_choice_s_or_else_the_default() -> None:
+    choice = KernelChoice({"int8": 7})
+    assert choice.switch_tokens("int8", CPU) == 7
+    assert choice.switch_tokens("int4", CPU) == DENSE_FROM_TOKENS["cpu"]["int4"]
+    assert {KernelChoice.dense_only().switch_tokens(name, CPU) for name in FORMATS} == {0}
+
+
+def test_kernel_sets_are_choices() -> None:
+    assert KernelChoice.of_kernel_set("torch") == KernelChoice()
+    assert KernelChoice.of_kernel_set("torch-dense") == KernelChoice.dense_only()
+    with pytest.raises(InputError, match="expected one of torch, torch-dense, found 'marlin'"):
+        KernelChoice.of_kernel_set("marlin")
+
+
+def test_the_dense_kernel_set_never_takes_a_fused_kernel() -> None:
+    for format_name in ("int8", "int4", "int3"):
+        weight = gaussian(64, 256)
+        choice = KernelChoice.dense_only()
+        operator = linear_from_weight(weight, None, format_name, CPU, torch.bfloat16, choice)
+        kernel = recorded(operator)
+        operator(gaussian(1, 256))
+        assert set(kernel.ways) == {"dense"}
+
+
+def test_weights_already_in_the_type_of_products_are_not_decoded() -> None:
+    operator = made("fp32", dense_from=0)
+    kernel = recorded(operator)
+    operator(gaussian(50, 256))
+    assert kernel.ways == ["fused"]
+
+
+# ---- what is kept
+
+
+@pytest.mark.parametrize("format_name", sorted(FORMATS))
+def test_nothing_is_kept_beside_the_stored_weights(format_name: str) -> None:
+    operator = made(format_name, (80, 256), 0, torch.bfloat16, gaussian(80))
+    operator(gaussian(40, 256).bfloat16())
+    stored_bytes = FORMATS[format_name].matrix_bytes(80, 256)
+    assert operator.stored_bytes == stored_bytes
+    assert held_bytes(operator) == stored_bytes + 2 * 80  # and the bias
+
+
+@given(st.sampled_from(sorted(FORMATS)), st.integers(1, 200), st.integers(1, 300))
+@settings(max_examples=40, deadline=None)
+def test_stored_tensors_are_what_was_quantized_and_make_the_same_operator(
+    format_name: str, rows: int, columns: int
+) -> None:
+    weight, inputs = gaussian(rows, columns), gaussian(2, columns, seed=1)
+    stored = quantize(weight, format_name, torch.bfloat16)
+    given = {name: tensor.clone() for name, tensor in stored.items()}
+    operator = linear_from_stored(given, (rows, columns), None, format_name, CPU, torch.bfloat16)
+    back = operator.stored_tensors()
+    assert back.keys() == stored.keys()
+    assert all(torch.equal(back[name], stored[name]) for name in stored)
+    direct = linear_from_weight(weight, None, format_name, CPU, torch.bfloat16)
+    assert torch.equal(operator(inputs), direct(inputs))
+
+
+def test_packing_in_chunks_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = quantize(gaussian(208, 256), "int4", torch.bfloat16)
+    kernel = kernel_for("int4", CPU, (208, 256))
+    whole = kernel.hold(dict(stored))
+    monkeypatch.setattr(kernels, "CHUNK_WEIGHTS", 64 * 256)
+    in_chunks = kernel.hold(dict(stored))
+    assert torch.equal(in_chunks["codes"], whole["codes"])
+
+
+# ---- kernels under private names
+
+
+@pytest.mark.parametrize("format_name", ["int8", "int4", "int3"])
+def test_the_kernels_of_this_process_agree_with_codes(format_name: str) -> None:
+    kernel = kernel_for(format_name, CPU, (64, 256))
+    if kernel.fused_name is not None:
+        assert agrees_with_codes(kernel, format_name, CPU)
+    assert kernel_name(format_name, CPU) == (kernel.fused_name or DENSE_KERNEL)
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, NotImplementedError])
+def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(kernels, "_pack_on_cpu", fail)
+    assert kernel_name("int4", CPU) == DENSE_KERNEL
+    operator = made("int4")
+    assert isinstance(operator.kernel, PlainKernel)
+    inputs = gaussian(2, 256, seed=1)
+    torch.testing.assert_close(operator(inputs), inputs @ numbers_of(operator).t())
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_an_unknown_layout_of_int4_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int4_layout.find_block_layout, "__defaults__", ((),))
+    assert kernel_name("int4", CPU) == DENSE_KERNEL
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_a_fused_kernel_with_wrong_products_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+        return inputs @ held["codes"].to(inputs.dtype).t()
+
+    monkeypatch.setattr(kernels, "_INT8", PlainKernel("int8", "wrong", wrong))
+    assert kernel_name("int8", CPU) == DENSE_KERNEL
+
+
+def test_a_fused_kernel_that_is_not_there_cannot_be_called() -> None:
+    with pytest.raises(InputError, match="expected a fused kernel, found none"):
+        PlainKernel("int3").fused(gaussian(1, 64), {}, None)
+
+
+def test_every_format_runs_on_a_cpu_and_no_device_is_taken_for_another() -> None:
+    assert runnable_formats(CPU) == tuple(FORMATS)
+    with pytest.raises(InputError, match="expected cpu or cuda, found meta"):
+        runnable_formats(torch.device("meta"))
+    with pytest.raises(InputError, match="CUDA devices, found cuda:99"):
+        runnable_formats(torch.device("cuda:99"))
+
+
+# ---- layouts of processors that are not at hand
+
+
+def packed_in_blocks(codes: Tensor, layout: BlockLayout) -> Tensor:
+    """Pack code by code, as aten/src/ATen/native/cpu/int4mm_kernel.cpp describes its layouts."""
+    rows, columns = codes.shape
+    blocks = []
+    for start in range(0, rows, layout.block_rows):
+        block = codes[start : start + layout.block_rows].tolist()
+        half = len(block) // 2
+        in_halves = layout.halves and len(block) == layout.block_rows
+        pairs = [(i, i + half) if in_halves else (2 * i, 2 * i + 1) for i in range(half)]
+        blocks += [
+            block[low][column] | block[high][column] << 4
+            for column in range(columns)
+            for low, high in pairs
+        ]
+    return torch.tensor(blocks, dtype=torch.uint8).view(rows, columns // 2)
+
+
+@pytest.mark.parametrize("layout", int4_layout.KNOWN_LAYOUTS, ids=str)
+def test_the_layout_of_every_known_processor_is_found_and_read(layout: BlockLayout) -> None:
+    assert find_block_layout(lambda codes: packed_in_blocks(codes, layout)) == layout
+    for rows in (16, 64, 112):
+        codes = torch.randint(0, 16, (rows, 32), dtype=torch.uint8)
+        unpacked = layout.unpack(packed_in_blocks(codes, layout), 32)
+        assert torch.equal(unpacked.t(), codes)
+
+
+def test_a_layout_that_nobody_knows_is_not_found() -> None:
+    assert find_block_layout(lambda codes: codes) is None
+    assert find_block_layout(lambda codes: codes[:, ::2].to(torch.uint8)) is None
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_any_permutation_within_tiles_is_found_and_undone(seed: int) -> None:
+    shuffle = torch.randperm(8 * 128, generator=torch.Generator().manual_seed(seed))
+
+    def pack(packed: Tensor) -> Tensor:
+        codes = int4_layout.unpack_nibbles(packed)
+        tiles = codes.view(-1, 8, codes.shape[1] // 128, 128).transpose(1, 2).reshape(-1, 1024)
+        moved = int4_layout.pack_nibbles(tiles[:, shuffle]).view(torch.int32)
+        return moved.view(codes.shape[0] // 8, codes.shape[1] // 128, 32, 4)
+
+    order = int4_layout.find_tile_order(pack, CPU)
+    codes = torch.randint(0, 16, (24, 384), dtype=torch.uint8)
+    packed = pack(int4_layout.pack_nibbles(codes))
+    assert torch.equal(int4_layout.unpack_tiles(packed, order, 384), codes)
+
+
+# ---- parts of one operator
+
+
+def parts_of_one() -> tuple[StoredLinear, list[nn.Module], RecordedKernel]:
+    operator = made("int8", (96, 128))
+    kernel = recorded(operator)
+    return operator, fused_parts(operator, (64, 16, 16)), kernel
+
+
+def expected_parts(operator: StoredLinear, inputs: Tensor) -> tuple[Tensor, ...]:
+    return operator(inputs).split((64, 16, 16), dim=-1)
+
+
+def test_parts_in_order_compute_once_and_keep_nothing() -> None:
+    operator, parts, kernel = parts_of_one()
+    inputs = gaussian(2, 3, 128)
+    expected = expected_parts(operator, inputs)
+    kernel.ways.clear()
+    for part, wanted in zip(parts, expected, strict=True):
+        assert torch.equal(part(inputs), wanted)
+    assert len(kernel.ways) == 1
+    assert parts[-1]._shared._product is None
+    assert parts[-1]._shared._inputs is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_parts_are_right_in_any_order_with_any_inputs(calls: list[tuple[int, int]]) -> None:
+    operator, parts, _ = parts_of_one()
+    inputs = [gaussian(1 + number, 128, seed=number) for number in range(3)]
+    expected = [expected_parts(operator, each) for each in inputs]
+    for part, number in calls:
+        assert torch.equal(parts[part](inputs[number]), expected[number][part])
+
+
+def test_equal_inputs_that_are_another_tensor_are_computed_anew() -> None:
+    _, parts, kernel = parts_of_one()
+    inputs = gaussian(2, 128)
+    first = parts[0](inputs)
+    assert first.shape == (2, 64)
+    parts[1](inputs.clone())
+    assert len(kernel.ways) == 2
+
+
+def test_inputs_changed_in_place_are_computed_anew() -> None:
+    operator, parts, _ = parts_of_one()
+    with torch.inference_mode(mode=False):
+        inputs = torch.randn(2, 128)
+        parts[0](inputs)
+        inputs.mul_(2)
+        assert torch.equal(parts[1](inputs), expected_parts(operator, inputs)[1])
+
+
+def test_parts_hold_the_weights_once() -> None:
+    operator, parts, _ = parts_of_one()
+    assert held_bytes(nn.ModuleList(parts)) == held_bytes(operator)
+
+
+def test_widths_that_do_not_add_up_are_refused() -> None:
+    for widths in ((64, 16), (64, 16, 16, 16), (96, 0), ()):
+        with pytest.raises(InputError, match="add up to 96 output features"):
+            fused_parts(made("int8", (96, 128)), widths)

@@ -1,0 +1,164 @@
+"""A profile of own rows gives back the laws of the machine that they were made with."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.fields import Fields
+from llmpq_sim.files import json_text, parse_json
+from llmpq_sim.latency.costs import heads_s, products_s
+from llmpq_sim.latency.fitting import FitReport, fit_profile
+from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
+from llmpq_sim.model_files import load_model
+from tests.measured import measured
+from tests.own_rows import TOKENS, Laws, own_machine, own_rows
+
+SPEC = load_model("llama-160m")
+LAWS = Laws()
+MACHINE = own_machine()
+ROWS = own_rows(SPEC, LAWS)
+SMALL = own_rows(SPEC, LAWS, ("bf16", "int8"), TOKENS[::2])
+
+
+def fitted(rows: list[dict[str, Any]], name: str = "lab", kernels: str | None = None) -> FitReport:
+    device = MACHINE.as_device(name, MACHINE.formats, "spec")
+    models = {SPEC.name: SPEC}
+    return fit_profile(measured(rows), device, kernels, 0, models=models, machine=MACHINE)
+
+
+@pytest.fixture(name="report", scope="module")
+def _report() -> FitReport:
+    return fitted(ROWS)
+
+
+def test_own_rows_give_a_measured_profile_of_all_of_them(report: FitReport) -> None:
+    profile = report.profile
+    assert (profile.status, profile.kernels, profile.machine) == ("measured", "torch-2.13", MACHINE)
+    assert report.rows_used == profile.calibration_rows == len(ROWS)
+    assert report.rows_dropped == {}
+    assert profile.no_gain_tokens is None
+    assert profile.aliases == {"bf16": "fp16"}
+
+
+def test_the_overheads_of_the_laws_are_found(report: FitReport) -> None:
+    profile = report.profile
+    assert profile.layer_overhead_s == pytest.approx(LAWS.layer_s, rel=0.05)
+    assert profile.elementwise_bytes_per_s == pytest.approx(LAWS.moved_per_s, rel=0.3)
+    assert profile.step_overhead_s == pytest.approx(LAWS.step_s)
+    assert profile.head_overhead is not None
+    assert profile.head_overhead.fixed_s == pytest.approx(LAWS.head_s, rel=0.1)
+    assert profile.embedding_overhead is not None
+    assert profile.embedding_overhead.fixed_s == pytest.approx(LAWS.embedding_s, rel=0.01)
+    assert profile.link is not None
+    assert profile.link.latency_s == pytest.approx(LAWS.link_s, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8", "int4", "int3"])
+def test_whole_layers_that_were_never_timed_are_predicted(report: FitReport, name: str) -> None:
+    profile = report.profile
+    for phase, batch, seq in (("decode", 3, 200), ("decode", 12, 400), ("prefill", 3, 70)):
+        tokens = np.asarray([batch * seq if phase == "prefill" else batch], np.float64)
+        attention_s = (
+            profile.prefill_attention_s if phase == "prefill" else profile.decode_attention_s
+        )(batch, seq, SPEC.heads, SPEC.kv_heads, SPEC.head_dim)
+        found_s = float((products_s(SPEC, profile, name, tokens) + attention_s)[0])
+        assert found_s == pytest.approx(LAWS.layer_time_s(name, phase, batch, seq, SPEC), rel=0.04)
+
+
+def test_the_head_is_predicted_between_timed_rows(report: FitReport) -> None:
+    rows = np.asarray([1.0, 5.0, 13.0])
+    exact = [
+        LAWS.gemm_s("bf16", "dense", m, SPEC.vocab_size, SPEC.hidden_size)
+        + LAWS.head_s
+        + 8 * m * SPEC.vocab_size / LAWS.logits_per_s
+        for m in rows.tolist()
+    ]
+    assert heads_s(SPEC, report.profile, rows) == pytest.approx(exact, rel=0.02)
+
+
+def test_errors_are_stated_between_sizes_and_of_whole_layers(report: FitReport) -> None:
+    found = {(error.op, error.format, error.phase): error for error in report.errors}
+    assert {op for op, _, _ in found} == {"gemm", "attention", "layer", "head"}
+    for (op, _, phase), error in found.items():
+        if op == "gemm" and phase == "any":
+            assert error.median_ape < 0.04
+    layers = [error for (op, _, _), error in found.items() if op == "layer"]
+    assert len(layers) == 8
+    worst = max(error.p90_ape for error in layers)
+    assert 0 < report.profile.error_fraction == round(worst, 4) < 0.06
+
+
+def test_a_layer_that_follows_no_law_shows_in_the_stated_error() -> None:
+    off = [
+        row | {"latency_us": 3 * row["latency_us"]}
+        if row["op"] == "layer" and row["quant"] == "int8" and row["phase"] == "decode"
+        else row
+        for row in SMALL
+    ]
+    assert fitted(off).profile.error_fraction > 0.3
+
+
+def test_the_profile_survives_its_file_exactly(report: FitReport) -> None:
+    content = parse_json(json_text(profile_to_content(report.profile)), "lab.json")
+    assert profile_from_fields(Fields(content, "lab.json")) == report.profile
+
+
+def test_the_notes_say_which_kernels_are_used_and_what_is_added(report: FitReport) -> None:
+    switch = report.profile.dense_from_tokens["int8"]
+    notes = report.profile.notes
+    assert f"int8 multiplies by decoded weights from {switch} tokens on." in notes
+    assert "int3 multiplies by decoded weights at all token counts." in notes
+    assert "bf16 and fp16 have one table of times." in notes
+    assert "Each visit of a stage takes 150 us besides." in notes
+
+
+def test_the_set_of_dense_kernels_needs_no_fused_ones() -> None:
+    profile = fitted(SMALL, kernels="torch-dense").profile
+    assert profile.kernels == "torch-dense"
+    assert profile.dense_from_tokens == dict.fromkeys(("fp16", "int8", "bf16", "int4", "int3"), 1)
+    n, k = SPEC.linears[0].out_features, SPEC.linears[0].in_features
+    for m in (1, 12, 64):
+        exact_s = LAWS.gemm_s("int8", "dense", m, n, k)
+        assert float(profile.gemm_s("int8", m, n, k)) == pytest.approx(exact_s, rel=0.03)
+    assert profile.layer_overhead_s == pytest.approx(LAWS.layer_s, rel=0.05)
+
+
+def test_a_head_whose_product_was_not_timed_is_a_product_itself() -> None:
+    rows = [r for r in SMALL if not (r["op"] == "gemm" and r["n"] == SPEC.vocab_size)]
+    profile = fitted(rows).profile
+    exact = [row["latency_us"] * 1e-6 for row in rows if row["op"] == "head"]
+    at = np.asarray([row["m"] for row in rows if row["op"] == "head"], np.float64)
+    assert heads_s(SPEC, profile, at) == pytest.approx(exact, rel=0.02)
+
+
+def test_without_whole_layers_the_interval_is_a_cautious_one() -> None:
+    report = fitted([row for row in SMALL if row["op"] in ("gemm", "attention")])
+    assert report.profile.error_fraction == 0.15
+    assert report.profile.link is None
+    last = "No whole layer was timed: gaps between kernels are not in the times."
+    assert report.profile.notes[-1] == last
+
+
+def test_narrow_and_cached_matrices_of_an_own_model_count() -> None:
+    row = {"op": "gemm", "quant": "bf16", "spread": 0.01, "latency_us": 3.0, "n": 64, "k": 64}
+    report = fitted([row | {"m": m} for m in (1, 2, 4)])
+    assert (report.rows_used, report.rows_dropped) == (3, {})
+
+
+def test_rows_of_another_machine_are_dropped() -> None:
+    rows = [row | {"gpu": "elsewhere"} for row in SMALL]
+    with pytest.raises(InputError, match="another device than lab"):
+        fitted(rows)
+
+
+def test_rows_may_be_fitted_under_another_name() -> None:
+    some = [row for row in SMALL if row["op"] == "gemm" and row["quant"] == "bf16"]
+    assert fitted(some, name="slow-core").profile.device == "slow-core"
+
+
+def test_the_same_rows_give_the_same_bytes() -> None:
+    some = [row for row in SMALL if row["op"] in ("gemm", "visit")]
+    first, second = (json_text(profile_to_content(fitted(some).profile)) for _ in range(2))
+    assert first == second
