@@ -38,7 +38,7 @@ FAST, PLAIN = "core", "core-plain"
 
 DENSE_SET = "torch-dense"
 
-FORMATS_OF_DEMO = ("int4", "int8", "bf16")
+FORMATS_OF_DEMO = ("int8", "bf16")
 
 
 @dataclass(frozen=True)

@@ -54,24 +54,28 @@ class OwnRows:
         attention: by phase.
         layers: whole layers, timed with the kernels that the profile names.
         switches: tokens from which each format's dense kernel is used.
+        whole: the same of all kernels, where these are of dense ones alone: what a layer costs
+            beside its kernels does not depend on them.
     """
 
     gemms: dict[str, Measurements]
     attention: dict[str, Measurements]
     layers: Measurements
     switches: dict[str, int]
+    whole: "OwnRows | None" = None
 
 
 def own_rows(usable: UsableRows, kernels: str | None) -> OwnRows:
     """Return usable rows by use; of the set ``torch-dense`` only what needs no fused kernel."""
-    gemms, layers = _with_heads(usable), usable.layers
+    gemms, layers, whole = _with_heads(usable), usable.layers, None
     switches = best_switches(gemms)
     if kernels == ONLY_DENSE:
+        whole = own_rows(usable, None)
         layers = _dense_layers(layers, dense_tokens(gemms, switches))
         gemms = gemms.where(with_dense_kernels_only(gemms))
         switches = dict.fromkeys(formats_of(gemms).tolist(), ALWAYS)
     attention = {phase: usable.attention.where(usable.attention.phase == phase) for phase in PHASES}
-    return OwnRows(by_format(gemms), attention, layers, switches)
+    return OwnRows(by_format(gemms), attention, layers, switches, whole)
 
 
 def _dense_layers(layers: Measurements, from_tokens: dict[str, float]) -> Measurements:
@@ -113,6 +117,9 @@ def own_profile(
     on_progress(f"fitting what {len(rows.layers)} whole layers and empty visits add")
     layers = timed_layers(rows.layers, models, profile)
     of_layers = [error for part in _layer_errors(layers, fit, folds) for error in part]
+    if rows.whole is not None:
+        every_kernel = _Fit(base, rows.whole, device, seed).without(None)
+        layers = timed_layers(rows.whole.layers, models, every_kernel)
     if layers:
         profile = with_layer_overhead(profile, layer_overhead(layers))
     profile = with_step_overheads(profile, usable)

@@ -1,23 +1,23 @@
 """What does each end of a link do while it is timed? What it does in a pipeline.
 
-The two are the first and the last stage of one whose stages compute nothing: all that is left of a
-round is the way of hidden states there and of a token back, with whatever threads, queues and
-scheduling that takes.
+The two are the first and the last stage of one with two sequences in flight, whose stages only keep
+their cores busy for a moment. What is left between visits is the way of hidden states there and of
+a token back, with whatever threads, queues and scheduling that takes on cores that are at work.
 """
 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
 
+from llmpq_sim.errors import ExecutionError
 from llmpq_sim.plan import MicroBatching
 from runtimes.base import TokenRequest, ignore_served
 from runtimes.profiling.grid import TOKEN_BYTES
@@ -35,12 +35,14 @@ TIMEOUT = timedelta(seconds=60)
 FIRST, LAST = 0, 1
 WARM_UP_ROUNDS = 5
 FEWEST_ROUNDS = 60
-EXPECTED_S = 1e-3
-"""About how long a round takes, by which rounds are counted."""
+BUSY_S = 3e-3
+"""How long a visit keeps its core busy: longer than a time slice, as those of real stages."""
+
+SEQUENCES = 2
 
 
-class IdleStage:
-    """A stage that computes nothing and passes on messages of a size.
+class BusyStage:
+    """A stage that computes for a moment, to no purpose, and passes on messages of a size.
 
     Attributes:
         hidden_size, dtype, device: see ``Stage``.
@@ -51,9 +53,13 @@ class IdleStage:
         self.dtype = torch.bfloat16
         self.device = device
         self._out = torch.zeros(1, self.hidden_size, dtype=self.dtype, device=device)
+        self._matrix = torch.ones(64, 64, device=device)
 
     def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return a message; the last stage takes its largest number for a token."""
+        end_s = perf_counter() + BUSY_S
+        while perf_counter() < end_s:
+            torch.mm(self._matrix, self._matrix)
         return self._out
 
 
@@ -89,34 +95,40 @@ def main(text: str) -> None:
 def timed_link(size: int, task: Mapping[str, Any], device: torch.device) -> Timing | None:
     """Return how long messages of a size take one way, at the first end."""
     rounds = WARM_UP_ROUNDS + max(
-        FEWEST_ROUNDS, round(Effort(**task["effort"]).least_s / EXPECTED_S)
+        FEWEST_ROUNDS, round(Effort(**task["effort"]).least_s / (SEQUENCES * BUSY_S))
     )
-    request = TokenRequest("link", (0,), rounds)
+    requests = tuple(TokenRequest(f"link-{i}", (0,), rounds) for i in range(SEQUENCES))
     transport = DistributedTransport(device, is_staged=False)
     record = StageRecord()
-    there_bytes = max(size, torch.bfloat16.itemsize)
-    stage = IdleStage(there_bytes, device)
-    member = Member(stage, task["rank"], 2, (request,), transport, Pulse(), record)
+    stage = BusyStage(max(size, torch.bfloat16.itemsize), device)
+    member = Member(stage, task["rank"], 2, requests, transport, Pulse(), record)
     if task["rank"] == LAST:
         follow(member)
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
         transport.flush()
         return None
     run = RunRecord(perf_counter(), 0.0)
-    lead(member, StaticSchedule([request], 1, MicroBatching(1, 1, 1)), None, run, ignore_served)
+    cuts = MicroBatching(1, 1, SEQUENCES)
+    lead(member, StaticSchedule(requests, SEQUENCES, cuts), None, run, ignore_served)
     transport.flush()
-    numbers = transport.receive((2 * rounds + 1,), torch.float64, LAST, REPORT)
-    other = StageRecord.of(numbers.tolist(), 0.0)
-    return _way(record, other, is_back=size == TOKEN_BYTES)
+    steps = len(run.steps)
+    numbers = transport.receive((2 * steps + 1,), torch.float64, LAST, REPORT)
+    return _way(record, StageRecord.of(numbers.tolist(), 0.0), is_back=size == TOKEN_BYTES)
 
 
 def _way(first: StageRecord, last: StageRecord, *, is_back: bool) -> Timing:
-    """Return the time from the end of a visit at one end to its beginning at the other."""
-    there = np.subtract(last.began_s, first.ended_s)
-    back = np.subtract(first.began_s[1:], last.ended_s[:-1])
-    times_s: Sequence[float] = (back if is_back else there)[WARM_UP_ROUNDS:].tolist()
-    timing = timing_of([time_s for time_s in times_s if time_s > 0])
-    return replace(timing, repeats=len(times_s))
+    """Return how long messages took that the end where they arrive was waiting for.
+
+    It waited where it had done its visit before that at the other end was over. A token lets in
+    the step that is as many behind as there are sequences.
+    """
+    sent, own = (last.ended_s, first) if is_back else (first.ended_s, last)
+    behind = SEQUENCES if is_back else 0
+    steps = range(SEQUENCES * WARM_UP_ROUNDS, len(own.began_s))
+    awaited = [n for n in steps if own.ended_s[n - 1] <= sent[n - behind] < own.began_s[n]]
+    if not awaited:
+        raise ExecutionError("timing messages: no message was waited for; the cores are too busy")
+    return timing_of([own.began_s[n] - sent[n - behind] for n in awaited])
 
 
 if __name__ == "__main__":

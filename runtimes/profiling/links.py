@@ -1,7 +1,7 @@
 """How long does a message between two stages of this machine take?
 
-Two processes, pinned as stages would be, are a pipeline whose stages compute nothing; a message
-takes from the end of a visit at one to its beginning at the other.
+Two processes, pinned as stages would be, are a pipeline whose stages only keep their cores busy; a
+message takes from the end of a visit at one to its beginning at the other.
 """
 
 import tempfile

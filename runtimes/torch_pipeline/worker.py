@@ -37,6 +37,7 @@ from runtimes.torch_pipeline.sequences import Schedule
 from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.transport import REPORT, join_stages
+from runtimes.torch_pipeline.warm_up import warm_up
 from runtimes.torch_pipeline.worker_files import FINISHED_FILE, MEASURED_FILE
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def _serve(job: JobSpec, number: int, folder: Path, heart: Heart) -> None:
     transport = join_stages([stage.device for stage in job.stages], device)
     heart.pulse.phase = PHASES.index("loading")
     stage = _load(job, number)
+    warm_up(stage, job)
     forget_peak(device)
     ahead_s = clocks_ahead_s()
     dist.barrier()
