@@ -2,16 +2,16 @@
 
 import os
 import resource
+import threading
 from pathlib import Path
 
 import torch
 
 STATUS = Path("/proc/self/status")
-CLEAR_PEAK = Path("/proc/self/clear_refs")
 
 
 def resident_bytes(field: str = "VmRSS") -> int:
-    """Return a figure of the kernel's about this process, such as ``VmHWM``, the peak.
+    """Return a figure of the kernel's about this process, such as ``RssAnon``, its own memory.
 
     Where the system keeps no such file, the largest resident size so far.
     """
@@ -22,27 +22,39 @@ def resident_bytes(field: str = "VmRSS") -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let the peak count from now on."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif CLEAR_PEAK.exists():
-        CLEAR_PEAK.write_text("5", encoding="ascii")
+class PeakMemory:
+    """The most memory that this process takes: on a GPU as the driver counts, else of its own.
 
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory taken since ``forget_peak``: of a GPU, what the driver counts.
-
-    On a GPU that is the peak of what the allocator reserved and what the context takes beside it;
-    of a processor's memory, what is not pages of files, which all processes share.
+    Pages of files are not counted: all processes share them, and the system takes them back. The
+    kernel keeps no peak without them, so a thread looks now and then; what an allocator has
+    obtained it gives back late, so little is missed.
     """
-    if device.type != "cuda":
-        if not STATUS.exists():
-            return resident_bytes()
-        return resident_bytes("VmHWM") - resident_bytes("RssFile") - resident_bytes("RssShmem")
-    free, total = torch.cuda.mem_get_info(device)
-    beside = total - free - torch.cuda.memory_reserved(device)
-    return beside + torch.cuda.max_memory_reserved(device)
+
+    def __init__(self, device: torch.device, interval_s: float = 0.05) -> None:
+        self._device = device
+        self._interval_s = interval_s
+        self._most_bytes = 0
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Count from now on."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def stop(self) -> int:
+        """Return the most bytes since the start, and look no more."""
+        self._stopped.set()
+        if self._device.type != "cuda":
+            return max(self._most_bytes, resident_bytes("RssAnon"))
+        free, total = torch.cuda.mem_get_info(self._device)
+        beside = total - free - torch.cuda.memory_reserved(self._device)
+        return beside + torch.cuda.max_memory_reserved(self._device)
+
+    def _look(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self._most_bytes = max(self._most_bytes, resident_bytes("RssAnon"))
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:

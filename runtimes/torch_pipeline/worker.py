@@ -22,12 +22,7 @@ from runtimes.torch_pipeline.clocks import clocks_ahead_s
 from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.failures import failure_of, write_failure
 from runtimes.torch_pipeline.heartbeat import PHASES, Heart
-from runtimes.torch_pipeline.host_memory import (
-    forget_peak,
-    limit_memory,
-    peak_bytes,
-    pin,
-)
+from runtimes.torch_pipeline.host_memory import PeakMemory, limit_memory, pin
 from runtimes.torch_pipeline.job_spec import JobSpec, read_job
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import DTYPES, WeightSettings
@@ -79,7 +74,8 @@ def _serve(job: JobSpec, number: int, folder: Path, heart: Heart) -> None:
     heart.pulse.phase = PHASES.index("loading")
     stage = _load(job, number)
     warm_up(stage, job)
-    forget_peak(device)
+    memory = PeakMemory(device)
+    memory.start()
     ahead_s = clocks_ahead_s()
     dist.barrier()
     heart.pulse.phase = PHASES.index("serving")
@@ -87,13 +83,13 @@ def _serve(job: JobSpec, number: int, folder: Path, heart: Heart) -> None:
     member = Member(stage, number, len(job.stages), job.requests, transport, heart.pulse, record)
     if number:
         follow(member)
-        record.peak_bytes = peak_bytes(device)
+        record.peak_bytes = memory.stop()
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), 0, REPORT)
     else:
         run = RunRecord(perf_counter(), perf_counter() - begin_s)
         with _finished_file(folder) as on_served:
             lead(member, _schedule(job), _most_in_flight(job), run, on_served)
-        record.peak_bytes = peak_bytes(device)
+        record.peak_bytes = memory.stop()
         _report(folder, member, run, ahead_s)
     transport.flush()
     dist.barrier()

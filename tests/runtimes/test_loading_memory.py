@@ -14,7 +14,7 @@ from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.model_files import load_model
 from llmpq_sim.units import MIB
-from runtimes.torch_pipeline.host_memory import CLEAR_PEAK
+from runtimes.torch_pipeline.host_memory import STATUS
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 8
@@ -24,7 +24,7 @@ CONSTANT_BYTES = 20 * MIB
 """Beside weights: what quantizing a part of a matrix takes (16 MB), and small things."""
 
 pytestmark = pytest.mark.skipif(
-    not CLEAR_PEAK.exists(), reason="the kernel's peak of resident memory cannot be set back here"
+    not STATUS.exists(), reason="the kernel does not say what memory is the process's own"
 )
 
 MEASURING = """
@@ -32,7 +32,7 @@ import json, sys
 from pathlib import Path
 import torch
 from runtimes.torch_pipeline.architecture import Cut
-from runtimes.torch_pipeline.host_memory import forget_peak, peak_bytes, resident_bytes
+from runtimes.torch_pipeline.host_memory import PeakMemory, resident_bytes
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import WeightSettings, release_freed_memory
 from runtimes.torch_pipeline.stage import CacheShape, load_stage
@@ -49,10 +49,10 @@ load("int4", 1)  # whatever is set up at first use
 for format_name in ("int3", "int4", "int8", "bf16"):
     for cache_dir in (None, folder / "cache") if format_name == "int8" else (None,):
         release_freed_memory()
-        forget_peak(cpu)
-        before = resident_bytes("RssAnon")
+        peak, before = PeakMemory(cpu, interval_s=0.0005), resident_bytes("RssAnon")
+        peak.start()
         stage = load(format_name, 8, cache_dir)
-        figures = [peak_bytes(cpu) - before, resident_bytes("RssAnon") - before]
+        figures = [peak.stop() - before, resident_bytes("RssAnon") - before]
         print(json.dumps([format_name, cache_dir is not None, *figures]))
         del stage
 """
