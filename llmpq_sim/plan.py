@@ -32,6 +32,12 @@ class MicroBatching:
     decode: int
     groups_in_flight: int
 
+    def within(self, requests: int) -> "MicroBatching":
+        """Return the same cuts for a batch of so many requests, which may be a smaller one."""
+        decode = min(self.decode, requests)
+        groups = min(self.groups_in_flight, ceil(requests / decode))
+        return MicroBatching(min(self.prefill, requests), decode, groups)
+
     def waves(self, requests: int) -> list[tuple[int, ...]]:
         """Return the rows of each group of each wave."""
         groups = equal_parts(requests, self.decode)

@@ -14,7 +14,7 @@ from llmpq_sim.execution import Execution, ServedTimes, StageVisit
 from llmpq_sim.execution_files import Policy
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.memory import plan_memory
-from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.plan import Plan
 from llmpq_sim.plan_files import SavedPlan
 from llmpq_sim.result import SimulationResult
 from llmpq_sim.scenario import BatchWorkload
@@ -119,10 +119,7 @@ def _predict_static(saved: SavedPlan, requests: Requests) -> Prediction:
 
 def _cut(plan: Plan, requests: int) -> Plan:
     """Return a plan with the micro-batches of a batch that may be smaller than its own."""
-    cuts = plan.micro_batching
-    decode = min(cuts.decode, requests)
-    groups = min(cuts.groups_in_flight, -(-requests // decode))
-    return replace(plan, micro_batching=MicroBatching(min(cuts.prefill, requests), decode, groups))
+    return replace(plan, micro_batching=plan.micro_batching.within(requests))
 
 
 def _mean_workload(batch: Requests) -> BatchWorkload:

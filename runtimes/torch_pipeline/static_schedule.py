@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import ceil
 
 from llmpq_sim.plan import MicroBatching, equal_parts
 from runtimes.base import Served, TokenRequest
@@ -133,17 +132,10 @@ def _waves(
     waves, first = [], 0
     while first < requests:
         rows = min(batch, requests - first)
-        for groups in capped(micro_batching, rows).waves(rows):
+        for groups in micro_batching.within(rows).waves(rows):
             waves.append((first, groups))
             first += sum(groups)
     return waves
-
-
-def capped(micro_batching: MicroBatching, rows: int) -> MicroBatching:
-    """Return micro-batches no larger than a batch of so many rows."""
-    decode = min(micro_batching.decode, rows)
-    in_flight = min(micro_batching.groups_in_flight, ceil(rows / decode))
-    return MicroBatching(min(micro_batching.prefill, rows), decode, in_flight)
 
 
 def _close_gaps(group: _Group) -> None:

@@ -15,7 +15,7 @@ from llmpq_sim.simulator.continuous_settings import ContinuousSettings
 from runtimes.base import Served, TokenRequest
 from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.sequences import Schedule
-from runtimes.torch_pipeline.static_schedule import StaticSchedule, capped, most_rows
+from runtimes.torch_pipeline.static_schedule import StaticSchedule, most_rows
 from runtimes.torch_pipeline.step import Segment, Step
 from tests.serving import even_pipeline, trace
 
@@ -123,7 +123,7 @@ def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[WaveS
     shapes: list[WaveShape] = []
     for first in range(0, len(outputs), batch):
         part = tuple(outputs[first : first + batch])
-        shapes += wave_shapes(BatchWorkload(1, part), capped(cuts, len(part)))
+        shapes += wave_shapes(BatchWorkload(1, part), cuts.within(len(part)))
     return shapes
 
 
