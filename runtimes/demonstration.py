@@ -2,7 +2,7 @@
 
 Two cores play two unequal devices: one has every kernel, the other, as an older card would, none
 that computes on packed weights. A model of real shape with random weights is too large for either
-at 16 bits.
+alone, and may lose less than int8 everywhere would.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,11 @@ from llmpq_sim.plan import MicroBatching, Plan
 from llmpq_sim.plan_files import SavedPlan, outcome_to_content
 from llmpq_sim.profile_files import fit_measurements
 from llmpq_sim.profiled_clusters import cluster_from_profiles
+from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.report.execution_comparison import Comparison, compare
 from llmpq_sim.scenario import BatchWorkload, Scenario
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.task_files import batch_workload, planning_task, quality_target
+from llmpq_sim.task_files import QualityTarget, batch_workload, planning_task
 from llmpq_sim.units import KIB, MIB
 from runtimes.deployment import Deployment, deploy, write_result
 from runtimes.profiling.grid import Grid, half_powers, powers
@@ -39,6 +40,12 @@ FAST, PLAIN = "core", "core-plain"
 DENSE_SET = "torch-dense"
 
 FORMATS_OF_DEMO = ("int8", "bf16")
+
+ROOM_BYTES = 40 * MIB
+"""For activations and logits, and less than two layers."""
+
+LOSS_FRACTION = 0.75
+"""Of what int8 everywhere loses: some layers must stay at 16 bits, and which is for the search."""
 
 
 @dataclass(frozen=True)
@@ -191,22 +198,18 @@ def _cluster(settings: DemoSettings, profiles: dict[str, DeviceProfile]) -> Clus
 
 
 def _memory_bytes(settings: DemoSettings, model: ModelSpec, profile: DeviceProfile) -> int:
-    """Return memory for the runtime, both ends, and half of the layers at some 10 bits."""
+    """Return memory for the runtime, an end of the model, and half of the layers at 16 bits."""
     workload = _workload(settings, model)
     cuts = MicroBatching(workload.requests, workload.requests, 1)
-    layers = model.layers / 2
-    between = (
-        layer_weight_bytes(model, FORMATS["int8"]) * 0.8
-        + layer_weight_bytes(model, FORMATS["bf16"]) * 0.2
-    )
+    layer_bytes = layer_weight_bytes(model, FORMATS["bf16"]) + layer_kv_bytes(model, workload, cuts)
     machine = profile.machine
     if machine is None:
         raise InputError(f"profile {profile.name}: expected the machine it was measured on")
     return round(
         machine.runtime_bytes
         + ends_bytes(model, True, False)
-        + layers * (between + layer_kv_bytes(model, workload, cuts))
-        + 24 * MIB
+        + model.layers / 2 * layer_bytes
+        + ROOM_BYTES
     )
 
 
@@ -219,18 +222,23 @@ def _searched(
 ) -> SearchOutcome:
     model = load_model(settings.model)
     scenario = Scenario(model, cluster, _workload(settings, model))
-    target = quality_target("int8")
+    target = _target(model)
     task = planning_task(scenario, profiles, FORMATS_OF_DEMO, target)
     outcome = search(task, SearchSettings(seed=settings.seed))
     write_json(settings.folder / "plan.json", outcome_to_content(outcome, target))
     return outcome
 
 
+def _target(model: ModelSpec) -> QualityTarget:
+    """Return what a plan may lose."""
+    return QualityTarget(None, LOSS_FRACTION * nominal_quality(model.layers).uniform_loss("int8"))
+
+
 def _saved(outcome: SearchOutcome) -> SavedPlan:
     return SavedPlan(
         outcome.best.plan,
         outcome.task,
-        quality_target("int8"),
+        _target(outcome.task.costs.scenario.model),
         outcome.certificate,
         outcome.settings.seed,
     )
