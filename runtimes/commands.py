@@ -175,7 +175,9 @@ def _compared(outcome: "Outcome", timeline: Path | None, *, show: bool) -> None:
     comparison = compared(outcome.saved, outcome.measured)
     written = _timeline(timeline, comparison)
     if show:
-        show_comparison(answer_console(), comparison, written)
+        console = answer_console()
+        console.print()
+        show_comparison(console, comparison, written)
 
 
 def _timeline(timeline: Path | None, comparison: "Comparison") -> list[str]:
