@@ -14,6 +14,7 @@ from llmpq_sim.cluster_files import cluster_from_content
 from llmpq_sim.errors import InputError
 from llmpq_sim.files import parse_yaml, write_json
 from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.own_fits import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
 from llmpq_sim.memory import ends_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.model import ModelSpec
@@ -36,8 +37,6 @@ from runtimes.profiling.settings import ProfileProgress, ProfileSettings
 
 FAST, PLAIN = "core", "core-plain"
 """The two kinds of device: with every kernel, and with dense ones alone."""
-
-DENSE_SET = "torch-dense"
 
 FORMATS_OF_DEMO = ("int8", "bf16")
 
@@ -176,7 +175,7 @@ def _grid(settings: DemoSettings) -> Grid:
 
 def _fitted(rows: Path, settings: DemoSettings) -> dict[str, DeviceProfile]:
     profiles = {}
-    for name, kernels in ((FAST, None), (PLAIN, DENSE_SET)):
+    for name, kernels in ((FAST, None), (PLAIN, ONLY_DENSE)):
         report = fit_measurements(rows, name, kernels, settings.seed, lambda _: None)
         profiles[name] = report.profile
         write_json(settings.folder / f"{name}.json", profile_to_content(report.profile))

@@ -29,7 +29,7 @@ from llmpq_sim.units import gib
 from runtimes.base import Progress
 from runtimes.deployment import Outcome
 from runtimes.profiling.settings import ProfileProgress, ProfileSummary
-from runtimes.profiling.switches import NEVER
+from runtimes.torch_pipeline.linear import NEVER
 
 SCHEMA = "llmpq/deployment"
 VERSION = 1

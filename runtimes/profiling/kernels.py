@@ -14,11 +14,8 @@ from runtimes.profiling.timing import Call
 from runtimes.torch_pipeline.attention import StageState, attend
 from runtimes.torch_pipeline.kernels import dense_dtype, kernel_for
 from runtimes.torch_pipeline.kv_cache import KvCache, StepLayout
-from runtimes.torch_pipeline.linear import KernelChoice, StoredLinear, linear_from_weight
+from runtimes.torch_pipeline.linear import NEVER, KernelChoice, StoredLinear, linear_from_weight
 from runtimes.torch_pipeline.step import Segment, Step
-
-NEVER = 1 << 62
-"""More tokens than any step has: a kernel that is not to be used starts there."""
 
 
 def step_of(phase: str, batch: int, seq: int) -> Step:

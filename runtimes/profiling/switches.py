@@ -6,9 +6,7 @@ from pathlib import Path
 from llmpq_sim.latency.rows import FORMAT_OF_QUANT
 from llmpq_sim.latency.switches import best_switches
 from llmpq_sim.measurement_files import read_measurements
-
-NEVER = 2**31 - 1
-"""Tokens that no step has: a format whose fused kernel is always the faster one."""
+from runtimes.torch_pipeline.linear import NEVER
 
 
 def dense_from_tokens(rows: Path, formats: Iterable[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import torch
 
 from llmpq_sim.errors import InfeasibleError, InputError
 from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.own_fits import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.memory import plan_memory
 from llmpq_sim.model import ModelSpec
@@ -15,13 +16,12 @@ from llmpq_sim.model_files import load_model
 from llmpq_sim.simulator.compilation import ServingCosts, compile_pipeline
 from runtimes.base import Job, TokenRequest
 from runtimes.job_checks import check_job_alone
-from runtimes.profiling.switches import NEVER
 from runtimes.torch_pipeline.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.kernels import runnable_formats
+from runtimes.torch_pipeline.linear import NEVER
 from runtimes.torch_pipeline.static_schedule import most_rows
 
-DENSE_SET = "torch-dense"
 DTYPES = ("bf16", "fp16", "fp32")
 
 
@@ -88,7 +88,7 @@ def stage_specs(job: Job) -> tuple[StageSpec, ...]:
             device=devices[number],
             cores=cores[number],
             dense_from_tokens=kernel_switches(profile),
-            is_dense_only=profile.kernels == DENSE_SET,
+            is_dense_only=profile.kernels == ONLY_DENSE,
             memory_limit_bytes=(
                 memory[number].limit_bytes if job.options.enforces_memory else None
             ),

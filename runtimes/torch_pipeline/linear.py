@@ -30,6 +30,9 @@ Measured on one core of a CPU with AVX2 and without bfloat16 instructions (docs/
 measured. int3 has no fused kernel.
 """
 
+NEVER = 2**31 - 1
+"""More tokens than any step has: a format whose fused kernel is always used."""
+
 KERNEL_SETS = ("torch", "torch-dense")
 """Both ways, and the dense one always, as an older device without fused kernels."""
 

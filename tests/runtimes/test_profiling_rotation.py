@@ -10,8 +10,9 @@ from runtimes.profiling.forecast import Forecast, Peaks, call_s
 from runtimes.profiling.points import Point
 from runtimes.profiling.rotation import CACHES_FILLED, MOST_COPIES, copies_needed, rotated
 from runtimes.profiling.rows_files import Origin, open_rows
-from runtimes.profiling.switches import NEVER, dense_from_tokens
+from runtimes.profiling.switches import dense_from_tokens
 from runtimes.profiling.timing import QUICK_EFFORT, Timing
+from runtimes.torch_pipeline.linear import NEVER
 
 sizes = st.integers(1, 1 << 34)
 
