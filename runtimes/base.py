@@ -111,6 +111,7 @@ class RuntimeOptions:
         hang_timeout_s: how long a stage may stay silent before it counts as hung.
         step_timeout_s: how long a single visit may take before its stage counts as hung.
         enforces_memory: whether a stage may take no more than its device is stated to have.
+        records_steps: whether GPUs repeat decode steps that were recorded (CUDA graphs).
     """
 
     dtype: str | None = None
@@ -122,6 +123,7 @@ class RuntimeOptions:
     hang_timeout_s: float = 5.0
     step_timeout_s: float = 120.0
     enforces_memory: bool = False
+    records_steps: bool = True
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,9 @@ def deploy(
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Give no stage more than its device has.")
     ] = False,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Launch all kernels anew; record no CUDA graphs.")
+    ] = False,
     hang_timeout_s: Annotated[
         float, typer.Option(help="Seconds of silence after which a stage counts as hung.", min=1)
     ] = 5.0,
@@ -110,6 +113,7 @@ def deploy(
         hang_timeout_s=hang_timeout_s,
         step_timeout_s=step_timeout_s,
         enforces_memory=enforce_memory,
+        records_steps=not eager,
     )
     saved = load_plan(plan, load_profiles(profile or []))
     requests_file, wanted_trace = _requested(requests, trace, rate, seed)

@@ -48,7 +48,7 @@ class GemmBench:
         self._conditions = conditions
         is_fused = point.kernel == "fused"
         first = linear_from_weight(
-            torch.randn(point.n, point.k),
+            torch.randn(point.n, point.k, device=conditions.device),
             None,
             point.quant,
             conditions.device,

@@ -27,6 +27,7 @@ from runtimes.torch_pipeline.checkpoint import Checkpoint, Reader
 from runtimes.torch_pipeline.kv_cache import KvCache
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import WeightSettings, load_weights
+from runtimes.torch_pipeline.recordings import CudaRecorder
 from runtimes.torch_pipeline.sampling import sample
 from runtimes.torch_pipeline.stage import Stage
 
@@ -40,10 +41,11 @@ ID_SETS = 16
 class RandomWeights(Checkpoint):
     """A checkpoint that holds random numbers for every tensor of a cut model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: torch.device) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         super().__init__(Path("random weights"), dict.fromkeys(shapes, Path()))
         self.shapes = shapes
+        self.device = device
 
     @contextmanager
     def reading(self) -> Iterator[Reader]:
@@ -57,10 +59,11 @@ class RandomReader(Reader):
     def __init__(self, weights: RandomWeights) -> None:
         super().__init__(weights)
         self._shapes = weights.shapes
+        self._device = weights.device
 
     def read(self, name: str) -> torch.Tensor:
         """Return small random numbers."""
-        return torch.randn(self._shapes[name]) * SCALE
+        return torch.randn(self._shapes[name], device=self._device) * SCALE
 
 
 def random_cut(
@@ -74,7 +77,7 @@ def random_cut(
         choice=KernelChoice(conditions.dense_from_tokens),
     )
     built = cut_model(model.config, cut, conditions.dtype)
-    load_weights(built, cut.first_layer, RandomWeights(built.model), settings)
+    load_weights(built, cut.first_layer, RandomWeights(built.model, conditions.device), settings)
     return built, settings
 
 
@@ -101,7 +104,8 @@ def random_stage(
     stored = torch.zeros(shape, dtype=conditions.dtype, device=conditions.device)
     state = StageState(KvCache(stored))
     connect(built, state)
-    return Stage(cut, built.model, state, settings)
+    recorder = CudaRecorder() if conditions.device.type == "cuda" else None
+    return Stage(cut, built.model, state, settings, recorder)
 
 
 class LayerBench:

@@ -39,6 +39,7 @@ from runtimes.profiling.settings import (
 from runtimes.profiling.switches import dense_from_tokens
 from runtimes.profiling.task import Task, checked_task
 from runtimes.profiling.timing import stopwatch_of
+from runtimes.torch_pipeline.recordings import CudaRecorder
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _session(
     peaks = Peaks(machine.flops_per_s, machine.memory_bytes_per_s)
     forecast = Forecast(missing, peaks, weights, effort)
     stopwatch = stopwatch_of(task.target.device, task.target.threads)
-    return Session(rows, stopwatch, effort, forecast, on_progress)
+    recorder = CudaRecorder() if task.target.device.type == "cuda" else None
+    return Session(rows, stopwatch, effort, forecast, on_progress, recorder)
 
 
 def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Session) -> None:

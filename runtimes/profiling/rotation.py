@@ -40,6 +40,17 @@ class Rotation:
         self._calls = calls
         self._next = 0
 
+    @property
+    def turns(self) -> int:
+        """Calls after which the first copy's turn comes again."""
+        return len(self._calls)
+
+    def round(self) -> object:
+        """Do the work on every copy once."""
+        for _ in range(self.turns - 1):
+            self()
+        return self()
+
     def __call__(self) -> object:
         """Do the work on the copy whose turn it is."""
         call = self._calls[self._next]

@@ -19,6 +19,7 @@ from runtimes.profiling.layers import (
     share_of_a_layer,
 )
 from runtimes.profiling.points import Point, Series
+from runtimes.profiling.rotation import Rotation
 from runtimes.profiling.rows_files import RowsFile
 from runtimes.profiling.settings import OnProgress, ProfileProgress
 from runtimes.profiling.timing import (
@@ -31,6 +32,7 @@ from runtimes.profiling.timing import (
     warmed_up_s,
 )
 from runtimes.torch_pipeline.loading import release_freed_memory
+from runtimes.torch_pipeline.recordings import Recorder
 
 
 class Bench(Protocol):
@@ -50,6 +52,9 @@ BENCHES: dict[str, Callable[[Series, Conditions], Bench]] = {
 }
 
 
+RECORDED = {"gemm", "attention"}
+"""What a GPU repeats without waiting for its host; whole layers do so by themselves."""
+
 LONGER = {"visit": 5, "embedding": 5, "head": 5, "layer": 5}
 """How many times the least time these take: series of few and short calls would see the machine in
 one of its moods only, and every step depends on them."""
@@ -64,6 +69,7 @@ class Session:
         stopwatch, effort: of all measurements.
         forecast: of the time that is left.
         on_progress: told before each measurement.
+        recorder: of a GPU's kernels, or None where Python calls each.
         measured: points of this run.
         too_long: points left out because a smaller one took too long.
     """
@@ -73,6 +79,7 @@ class Session:
     effort: Effort
     forecast: Forecast
     on_progress: OnProgress
+    recorder: Recorder | None = None
     measured: int = 0
     too_long: int = 0
 
@@ -111,8 +118,8 @@ class Session:
             if known is None:
                 self.announce(point)
                 bench = bench or BENCHES[point.op](series, conditions)
-                warm[point] = [self._warm(call) for call in bench.calls(point)]
-                call_s = warm[point][0].call_s
+                warm[point] = [self._warm(call, point) for call in bench.calls(point)]
+                call_s = warm[point][0].one_s
             else:
                 call_s = known.median_s * max(point.layers, 1)
             if call_s > self.effort.longest_call_s:
@@ -120,8 +127,13 @@ class Session:
                 break
         return warm
 
-    def _warm(self, call: Call) -> Warm:
-        return Warm(call, warmed_up_s(call, self.stopwatch, self.effort))
+    def _warm(self, call: Call, point: Point) -> Warm:
+        """Return a call that is warm; kernels are recorded where a stage's decodes would be."""
+        call_s = warmed_up_s(call, self.stopwatch, self.effort)
+        if self.recorder is None or point.op not in RECORDED or not isinstance(call, Rotation):
+            return Warm(call, call_s)
+        replay = self.recorder(call.round)
+        return Warm(replay, warmed_up_s(replay, self.stopwatch, self.effort), call.turns)
 
     def announce(self, point: Point) -> None:
         """Say what is timed next."""

@@ -140,6 +140,10 @@ class Timing:
     spread: float
     repeats: int
 
+    def of_one(self, among: int) -> "Timing":
+        """Return what one took where so many were timed at once."""
+        return replace(self, median_s=self.median_s / among)
+
     @property
     def is_disturbed(self) -> bool:
         """Whether the calls differ more than the same work should."""
@@ -168,10 +172,22 @@ def measure(call: Call, stopwatch: Stopwatch, effort: Effort) -> Timing:
 
 @dataclass(frozen=True)
 class Warm:
-    """A call whose first touches are over, and about how long it takes."""
+    """A call whose first touches are over, and about how long it takes.
+
+    Attributes:
+        call: the work.
+        call_s: about how long it takes.
+        repeats: how often it does what is to be timed.
+    """
 
     call: Call
     call_s: float
+    repeats: int = 1
+
+    @property
+    def one_s(self) -> float:
+        """About how long what is to be timed takes once."""
+        return self.call_s / self.repeats
 
 
 def warmed_up_s(call: Call, stopwatch: Stopwatch, effort: Effort) -> float:
@@ -203,7 +219,7 @@ def measure_together(calls: Sequence[Warm], stopwatch: Stopwatch, effort: Effort
             known = best.get(number, timing)
             best[number] = min(known, timing, key=lambda each: each.upper_quartile_s)
         waiting = [number for number in waiting if best[number].is_disturbed]
-    return [best[number] for number in range(len(calls))]
+    return [best[number].of_one(warm.repeats) for number, warm in enumerate(calls)]
 
 
 def _in_turns(calls: Sequence[Warm], stopwatch: Stopwatch, effort: Effort) -> list[list[float]]:

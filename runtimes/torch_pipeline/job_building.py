@@ -67,6 +67,7 @@ def build_job(job: Job) -> JobSpec:
         cache_context_tokens=context_tokens,
         requests=job.requests if settings else _all_there(job.requests),
         weight_cache=options.weight_cache and options.weight_cache.resolve(),
+        records_steps=options.records_steps,
     )
 
 

@@ -57,6 +57,7 @@ class JobSpec:
         cache_rows, cache_context_tokens: of every stage's KV cache.
         requests: what is to be served.
         weight_cache: folder for quantized weights, or None.
+        records_steps: whether GPUs repeat decode steps that were recorded.
     """
 
     model_dir: Path
@@ -69,6 +70,7 @@ class JobSpec:
     cache_context_tokens: int
     requests: tuple[TokenRequest, ...]
     weight_cache: Path | None
+    records_steps: bool = True
 
 
 def write_job(folder: Path, job: JobSpec) -> None:
@@ -101,6 +103,7 @@ def job_to_content(job: JobSpec) -> dict[str, Any]:
         "cache_context_tokens": job.cache_context_tokens,
         "requests": [_request_to_content(request) for request in job.requests],
         "weight_cache": None if job.weight_cache is None else str(job.weight_cache),
+        "records_steps": job.records_steps,
     }
 
 
@@ -131,6 +134,7 @@ def job_from_fields(fields: Fields) -> JobSpec:
             cache_context_tokens=fields.integer("cache_context_tokens"),
             requests=tuple(_request(each) for each in fields.each("requests")),
             weight_cache=Path(fields.text("weight_cache")) if fields.has("weight_cache") else None,
+            records_steps=fields.flag("records_steps"),
         )
 
 

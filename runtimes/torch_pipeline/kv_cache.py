@@ -106,6 +106,10 @@ class StepLayout:
         least = min(self._decode_starts)
         if least + 1 == self.span and (window is None or self.span <= window):
             return None
+        return self.mask_of_decodes(window)
+
+    def mask_of_decodes(self, window: int | None) -> torch.Tensor:
+        """Return which keys each decode sees, (decodes, 1, 1, span), also where it is all."""
         key = ("decode", 0, window)
         if key not in self._masks:
             keys = torch.arange(self.span, device=self.device)

@@ -25,6 +25,7 @@ from runtimes.torch_pipeline.linear import (
     linear_from_stored,
     linear_from_weight,
 )
+from runtimes.torch_pipeline.norms import fuse_norms
 from runtimes.torch_pipeline.weight_cache import cached_layer, layer_key
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -128,6 +129,8 @@ def load_weights(
         on_layer(number + 1)
     with checkpoint.reading() as reader:
         _load_ends(cut, names, reader, settings)
+    if settings.device.type == "cuda":
+        fuse_norms(cut.decoder)
     release_freed_memory()
 
 

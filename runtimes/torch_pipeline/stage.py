@@ -12,6 +12,7 @@ from runtimes.torch_pipeline.attention import StageState
 from runtimes.torch_pipeline.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.kv_cache import KvCache, StepLayout
 from runtimes.torch_pipeline.loading import WeightSettings, load_weights
+from runtimes.torch_pipeline.recordings import Recorder, Recordings
 from runtimes.torch_pipeline.step import Step
 
 
@@ -38,7 +39,14 @@ class Stage:
         device: where it computes.
     """
 
-    def __init__(self, cut: Cut, model: Any, state: StageState, settings: WeightSettings) -> None:
+    def __init__(
+        self,
+        cut: Cut,
+        model: Any,
+        state: StageState,
+        settings: WeightSettings,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.cut = cut
         self.hidden_size: int = model.config.hidden_size
         self.dtype = settings.dtype
@@ -47,6 +55,10 @@ class Stage:
         self._state = state
         self._base = model.base_model
         self._head = model.get_output_embeddings()
+        context_tokens = state.cache.stored.shape[-2]
+        self._recordings = (
+            None if recorder is None else Recordings(recorder, settings.device, context_tokens)
+        )
 
     @torch.inference_mode()
     def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
@@ -62,7 +74,12 @@ class Stage:
             sampled, (samples, vocabulary).
         """
         self._state.cache.move(step.moves)
-        layout = self._state.layout = StepLayout(step, self.device)
+        if self._recordings is not None:
+            return self._recordings.run(step, entering, self._computed)
+        return self._computed(StepLayout(step, self.device), entering)
+
+    def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
+        self._state.layout = layout
         named = {"input_ids" if self.cut.is_first else "inputs_embeds": entering.unsqueeze(0)}
         positions = layout.positions.unsqueeze(0)
         hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
@@ -77,8 +94,17 @@ def load_stage(
     settings: WeightSettings,
     cache: CacheShape,
     on_layer: Callable[[int], None] = lambda _: None,
+    recorder: Recorder | None = None,
 ) -> Stage:
     """Return a stage of the model in a folder, ready to run.
+
+    Args:
+        folder: of the model.
+        cut: which layers.
+        settings: how weights are kept, and where.
+        cache: how much KV cache there is.
+        on_layer: told how many layers are loaded.
+        recorder: of decode steps, or None to launch every kernel anew.
 
     Raises:
         InputError: the folder does not hold the model.
@@ -89,7 +115,7 @@ def load_stage(
     load_weights(cut_to, cut.first_layer, checkpoint, settings, on_layer)
     state = StageState(KvCache(_empty_cache(cut_to.model.config, cut, settings, cache)))
     connect(cut_to, state)
-    return Stage(cut, cut_to.model, state, settings)
+    return Stage(cut, cut_to.model, state, settings, recorder)
 
 
 def _empty_cache(

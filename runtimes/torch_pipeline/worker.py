@@ -27,6 +27,7 @@ from runtimes.torch_pipeline.job_spec import JobSpec, read_job
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import DTYPES, WeightSettings
 from runtimes.torch_pipeline.pipeline import Member, follow, lead
+from runtimes.torch_pipeline.recordings import CudaRecorder
 from runtimes.torch_pipeline.records import RunRecord, StageRecord, write_records
 from runtimes.torch_pipeline.sequences import Schedule
 from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
@@ -120,7 +121,8 @@ def _load(job: JobSpec, number: int) -> Stage:
         spec.formats, DTYPES[job.dtype], torch.device(spec.device), choice, job.weight_cache
     )
     cache = CacheShape(job.cache_rows, job.cache_context_tokens)
-    return load_stage(job.model_dir, cut, settings, cache)
+    recorder = CudaRecorder() if spec.device != "cpu" and job.records_steps else None
+    return load_stage(job.model_dir, cut, settings, cache, recorder=recorder)
 
 
 def _schedule(job: JobSpec) -> Schedule:

@@ -12,11 +12,14 @@ from runtimes.torch_pipeline.architecture import Cut
 from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import WeightSettings
+from runtimes.torch_pipeline.recordings import Recorder
 from runtimes.torch_pipeline.sampling import sample
 from runtimes.torch_pipeline.sequences import Schedule
 from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.step import Step, decoded, encoded
+
+CPU = torch.device("cpu")
 
 
 def load_stages(
@@ -27,15 +30,15 @@ def load_stages(
     dtype: torch.dtype = torch.float32,
     choice: KernelChoice | None = None,
     weight_cache: Path | None = None,
+    device: torch.device = CPU,
+    recorder: Recorder | None = None,
 ) -> list[Stage]:
     """Return stages whose layers have these formats."""
     stages, first = [], 0
     for number, formats in enumerate(cuts):
         cut = Cut(first, len(formats), number == 0, number == len(cuts) - 1)
-        settings = WeightSettings(
-            formats, dtype, torch.device("cpu"), choice or KernelChoice(), weight_cache
-        )
-        stages.append(load_stage(folder, cut, settings, cache))
+        settings = WeightSettings(formats, dtype, device, choice or KernelChoice(), weight_cache)
+        stages.append(load_stage(folder, cut, settings, cache, recorder=recorder))
         first += len(formats)
     return stages
 
@@ -70,7 +73,7 @@ def run(
             continue
         steps.append(step)
         assert decoded(encoded(step).tolist()) == step
-        entering = torch.tensor(schedule.token_ids(step))
+        entering = torch.tensor(schedule.token_ids(step), device=stages[0].device)
         for stage in stages:
             entering = stage.run(step, entering)
         under_way.append((step, sample(entering, step, requests).tolist()))
