@@ -4,14 +4,13 @@ import copy
 from math import prod
 
 import torch
-from transformers.models.bloom.modeling_bloom import _get_alibi_slopes
 
 from llmpq_sim.formats import FORMATS
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call
-from runtimes.torch_pipeline.attention import StageState, attend
+from runtimes.torch_pipeline.attention import StageState, alibi_slopes, attend
 from runtimes.torch_pipeline.kernels import dense_dtype, kernel_for
 from runtimes.torch_pipeline.kv_cache import KvCache, StepLayout
 from runtimes.torch_pipeline.linear import NEVER, KernelChoice, StoredLinear, linear_from_weight
@@ -77,7 +76,7 @@ class AttentionBench:
         model = conditions.models[series[0].model]
         self._slopes = None
         if model.spec.family == "bloom":
-            self._slopes = _get_alibi_slopes(model.spec.heads, conditions.device)
+            self._slopes = alibi_slopes(model.spec.heads).to(conditions.device)
         elements = max(prod(self._shape(point)) for point in series)
         self._memory = torch.zeros(elements, dtype=conditions.dtype, device=conditions.device)
 

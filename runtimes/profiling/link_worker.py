@@ -38,6 +38,9 @@ FEWEST_ROUNDS = 60
 BUSY_S = 3e-3
 """How long a visit keeps its core busy: longer than a time slice, as those of real stages."""
 
+WAITING_BUSY_S = BUSY_S / 3
+"""Likewise at the end where the messages arrive that are timed: it is to wait for most of them."""
+
 SEQUENCES = 2
 
 
@@ -48,16 +51,17 @@ class BusyStage:
         hidden_size, dtype, device: see ``Stage``.
     """
 
-    def __init__(self, message_bytes: int, device: torch.device) -> None:
+    def __init__(self, message_bytes: int, device: torch.device, busy_s: float) -> None:
         self.hidden_size = max(1, message_bytes // torch.bfloat16.itemsize)
         self.dtype = torch.bfloat16
         self.device = device
+        self._busy_s = busy_s
         self._out = torch.zeros(1, self.hidden_size, dtype=self.dtype, device=device)
         self._matrix = torch.ones(64, 64, device=device)
 
     def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return a message; the last stage takes its largest number for a token."""
-        end_s = perf_counter() + BUSY_S
+        end_s = perf_counter() + self._busy_s
         while perf_counter() < end_s:
             torch.mm(self._matrix, self._matrix)
         return self._out
@@ -100,7 +104,9 @@ def timed_link(size: int, task: Mapping[str, Any], device: torch.device) -> Timi
     requests = tuple(TokenRequest(f"link-{i}", (0,), rounds) for i in range(SEQUENCES))
     transport = DistributedTransport(device, is_staged=False)
     record = StageRecord()
-    stage = BusyStage(max(size, torch.bfloat16.itemsize), device)
+    waits = task["rank"] == (FIRST if size == TOKEN_BYTES else LAST)
+    busy_s = WAITING_BUSY_S if waits else BUSY_S
+    stage = BusyStage(max(size, torch.bfloat16.itemsize), device, busy_s)
     member = Member(stage, task["rank"], 2, requests, transport, Pulse(), record)
     if task["rank"] == LAST:
         follow(member)

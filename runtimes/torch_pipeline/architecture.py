@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
-from transformers.models.bloom.modeling_bloom import BloomAttention, _get_alibi_slopes
+from transformers.models.bloom.modeling_bloom import BloomAttention
 
 from llmpq_sim.errors import InputError
 from runtimes.torch_pipeline.attention import (
     IMPLEMENTATION,
     StageState,
+    alibi_slopes,
     attend,
     ragged_attention,
 )
@@ -111,7 +112,7 @@ def connect(cut: CutModel, state: StageState) -> None:
         if hasattr(module, "layer_idx"):
             module.stage_state = state
         if isinstance(module, BloomAttention) and state.slopes is None:
-            state.slopes = _get_alibi_slopes(module.num_heads, state.cache.stored.device)
+            state.slopes = alibi_slopes(module.num_heads).to(state.cache.stored.device)
 
 
 class NoPositions(nn.Module):

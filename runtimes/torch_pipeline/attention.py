@@ -156,6 +156,18 @@ def _by_row(part: torch.Tensor, chunks: Chunks) -> torch.Tensor:
     return part.reshape(heads, chunks.rows, chunks.tokens, width).transpose(0, 1)
 
 
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """Return the slope of each head's linear position bias. Shape: (heads,).
+
+    Powers of one ratio for a power of two heads; further heads take every other power of the ratio
+    that twice as many would have. Source: Press et al., arXiv:2108.12409, sec. 3, and its code.
+    """
+    whole = 1 << (heads.bit_length() - 1)
+    exponents = [8 * (i + 1) / whole for i in range(whole)]
+    exponents += [4 * (2 * i + 1) / whole for i in range(heads - whole)]
+    return torch.tensor([2.0**-exponent for exponent in exponents], dtype=torch.float32)
+
+
 def _biased(
     slopes: torch.Tensor | None, mask: torch.Tensor | None, span: int, query: torch.Tensor
 ) -> torch.Tensor | None:
