@@ -16,9 +16,12 @@ KernelsOf = Callable[[str, tuple[int, int]], tuple[str, ...]]
 """Kernels of a format for some output and input features."""
 
 KV_BITS = 16
-LAYERS_TIMED = {"decode": 2, "prefill": 1}
+LAYERS_TIMED = {
+    "cpu": {"decode": 2, "prefill": 1},
+    "cuda": {"decode": 8, "prefill": 2},
+}
 """Layers of the stage in which a layer is timed, among which its time is shared. What a visit takes
-beside them matters in decode alone."""
+beside them matters in decode alone, and more so where a GPU waits for its host between visits."""
 
 TOKEN_BYTES = 8
 """A sampled token on its way back to the first stage."""
@@ -146,14 +149,22 @@ def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
     return series
 
 
-def layer_series(spec: ModelSpec, formats: Iterable[str], grid: Grid) -> list[Series]:
-    """Return whole layers of a model, a series for each format and phase."""
+def layer_series(
+    spec: ModelSpec, formats: Iterable[str], grid: Grid, device_type: str = "cpu"
+) -> list[Series]:
+    """Return whole layers of a model, a series for each format and phase.
+
+    Args:
+        spec: the model.
+        formats: of its layers.
+        grid: sizes.
+        device_type: ``cpu`` or ``cuda``.
+    """
+    timed = LAYERS_TIMED[device_type]
     series: list[Series] = []
     for name in formats:
         for phase, sizes in (("decode", grid.layer_decodes), ("prefill", grid.layer_prompts)):
-            base = Point(
-                "layer", phase, name, spec.name, layers=min(LAYERS_TIMED[phase], spec.layers)
-            )
+            base = Point("layer", phase, name, spec.name, layers=min(timed[phase], spec.layers))
             fitting = [(b, s) for b, s in sizes if s < spec.max_positions]
             points = [replace(base, batch=batch, seq=length) for batch, length in fitting]
             series.append(tuple(sorted(points, key=_work)))

@@ -34,6 +34,9 @@ from runtimes.torch_pipeline.stage import Stage
 SCALE = 0.02
 """Standard deviation of random weights, as most models are initialised."""
 
+ROUNDS_UNTIL_RECORDED = 2
+"""Decode steps of a GPU's stage are recorded when their like comes again."""
+
 ID_SETS = 16
 """Sets of token ids that take turns, so that rows of the table are as cold as in serving."""
 
@@ -129,6 +132,9 @@ class LayerBench:
         step = step_of(point.phase, point.batch, point.seq)
         entering = self._conditions.random(step.tokens, self._stages[0].hidden_size)
         visit = rotated(self._stages, lambda stage: stage.run(step, entering))
+        if self._conditions.device.type == "cuda":
+            for _ in range(ROUNDS_UNTIL_RECORDED):
+                visit.round()
         return visit, empty_visit(self._empty, point.batch, self._conditions)
 
 

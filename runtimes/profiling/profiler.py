@@ -39,7 +39,7 @@ from runtimes.profiling.settings import (
 from runtimes.profiling.switches import dense_from_tokens
 from runtimes.profiling.task import Task, checked_task
 from runtimes.profiling.timing import stopwatch_of
-from runtimes.torch_pipeline.recordings import CudaRecorder
+from runtimes.torch_pipeline.recordings import CudaRecorder, Work
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
         kernels += head_gemm_series(spec, task.unquantized, own_kernels, grid)
         kernels += attention_series(spec, grid)
         kernels += end_series(spec, task.unquantized, grid)
-        layers += layer_series(spec, task.formats, grid)
+        layers += layer_series(spec, task.formats, grid, conditions.device.type)
     everything = [without_repeats(kernels), layers, [link_series(grid)]]
     limit_bytes = int(MEMORY_FRACTION * conditions.target.free_bytes())
     fitting = [
@@ -180,8 +180,13 @@ def _session(
     peaks = Peaks(machine.flops_per_s, machine.memory_bytes_per_s)
     forecast = Forecast(missing, peaks, weights, effort)
     stopwatch = stopwatch_of(task.target.device, task.target.threads)
-    recorder = CudaRecorder() if task.target.device.type == "cuda" else None
+    recorder = _recorded_alone if task.target.device.type == "cuda" else None
     return Session(rows, stopwatch, effort, forecast, on_progress, recorder)
+
+
+def _recorded_alone(work: Work) -> Work:
+    """Record kernels in memory of their own, which is free again with the recording."""
+    return CudaRecorder()(work)
 
 
 def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Session) -> None:

@@ -62,6 +62,10 @@ class CudaRecorder:
 
         return replay
 
+    def __deepcopy__(self, _: dict[int, object]) -> "CudaRecorder":
+        """Return another recorder: a copy of a stage records for itself."""
+        return CudaRecorder()
+
 
 class RepeatedLayout(StepLayout):
     """The layout of decode steps that differ in their contexts alone.
@@ -73,6 +77,8 @@ class RepeatedLayout(StepLayout):
     def __init__(self, step: Step, device: torch.device, span: int) -> None:
         super().__init__(step, device)
         self.span = span
+        # All index tensors are made here: none can come from the host while kernels are recorded.
+        self.decode_rows = self.decode_rows
         self.sampled_tokens = torch.arange(self.decodes, device=device)
         self.positions = self.decode_starts  # one tensor: a decode's position is its context
 
