@@ -123,7 +123,7 @@ class RuntimeOptions:
     hang_timeout_s: float = 5.0
     step_timeout_s: float = 120.0
     enforces_memory: bool = False
-    records_steps: bool = True
+    records_steps: bool = False
 
 
 @dataclass(frozen=True)

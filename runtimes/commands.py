@@ -80,8 +80,8 @@ def deploy(
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Give no stage more than its device has.")
     ] = False,
-    eager: Annotated[
-        bool, typer.Option("--eager", help="Launch all kernels anew; record no CUDA graphs.")
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Let GPUs replay decode steps (experimental).")
     ] = False,
     hang_timeout_s: Annotated[
         float, typer.Option(help="Seconds of silence after which a stage counts as hung.", min=1)
@@ -113,7 +113,7 @@ def deploy(
         hang_timeout_s=hang_timeout_s,
         step_timeout_s=step_timeout_s,
         enforces_memory=enforce_memory,
-        records_steps=not eager,
+        records_steps=cuda_graphs,
     )
     saved = load_plan(plan, load_profiles(profile or []))
     requests_file, wanted_trace = _requested(requests, trace, rate, seed)
@@ -243,6 +243,9 @@ def profile(
     quick: Annotated[bool, typer.Option("--quick", help="A thinner grid: some minutes.")] = False,
     name: Annotated[str | None, typer.Option(help="What to call the device; default: cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the rows in --out.")] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="For a deployment with --cuda-graphs.")
+    ] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -264,6 +267,7 @@ def profile(
         dtype=dtype,
         seed=seed,
         neighbours=neighbours,
+        records_steps=cuda_graphs,
     )
     with profile_progress(sys.stderr.isatty()) as on_progress:
         summary = time_kernels(settings, on_progress)

@@ -107,7 +107,7 @@ def random_stage(
     stored = torch.zeros(shape, dtype=conditions.dtype, device=conditions.device)
     state = StageState(KvCache(stored))
     connect(built, state)
-    recorder = CudaRecorder() if conditions.device.type == "cuda" else None
+    recorder = CudaRecorder() if conditions.records_steps else None
     return Stage(cut, built.model, state, settings, recorder)
 
 
@@ -132,7 +132,7 @@ class LayerBench:
         step = step_of(point.phase, point.batch, point.seq)
         entering = self._conditions.random(step.tokens, self._stages[0].hidden_size)
         visit = rotated(self._stages, lambda stage: stage.run(step, entering))
-        if self._conditions.device.type == "cuda":
+        if self._conditions.records_steps:
             for _ in range(ROUNDS_UNTIL_RECORDED):
                 visit.round()
         return visit, empty_visit(self._empty, point.batch, self._conditions)

@@ -81,7 +81,8 @@ def profile(
     """
     began_s = time.monotonic()
     task = checked_task(settings)
-    conditions = Conditions(task.target, task.dtype, task.models, {})
+    recorded = settings.records_on(task.target.device.type)
+    conditions = Conditions(task.target, task.dtype, task.models, {}, recorded)
     agenda = agenda_of(task, conditions)
     with (
         pinned(task.target),
@@ -180,7 +181,7 @@ def _session(
     peaks = Peaks(machine.flops_per_s, machine.memory_bytes_per_s)
     forecast = Forecast(missing, peaks, weights, effort)
     stopwatch = stopwatch_of(task.target.device, task.target.threads)
-    recorder = _recorded_alone if task.target.device.type == "cuda" else None
+    recorder = _recorded_alone if task.settings.records_on(task.target.device.type) else None
     return Session(rows, stopwatch, effort, forecast, on_progress, recorder)
 
 

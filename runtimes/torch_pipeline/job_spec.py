@@ -70,7 +70,7 @@ class JobSpec:
     cache_context_tokens: int
     requests: tuple[TokenRequest, ...]
     weight_cache: Path | None
-    records_steps: bool = True
+    records_steps: bool = False
 
 
 def write_job(folder: Path, job: JobSpec) -> None:
