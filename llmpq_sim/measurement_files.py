@@ -26,6 +26,7 @@ NEEDED = {
     "embedding": ("m", "n"),
     "head": ("m", "n", "k"),
     "visit": ("batch",),
+    "served": ("model", "phase", "quant", "kernel", "batch", "seq", "layers"),
     "link": ("bytes",),
 }
 """Columns without which rows of an operator say nothing. Others than these, ``op`` and

@@ -24,6 +24,7 @@ from llmpq_sim.latency.overheads import (
 from llmpq_sim.latency.own_kernels import fit_own_attention, fit_own_gemm
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.rows import Measurements, UsableRows, formats_of
+from llmpq_sim.latency.served_fits import with_served_visits
 from llmpq_sim.latency.spec import spec_attention
 from llmpq_sim.latency.switches import (
     ALWAYS,
@@ -117,12 +118,16 @@ def own_profile(
     on_progress(f"fitting what {len(rows.layers)} whole layers and empty visits add")
     layers = timed_layers(rows.layers, models, profile)
     of_layers = [error for part in _layer_errors(layers, fit, folds) for error in part]
+    timed_with = profile
     if rows.whole is not None:
-        every_kernel = _Fit(base, rows.whole, device, seed).without(None)
-        layers = timed_layers(rows.whole.layers, models, every_kernel)
-    if layers:
-        profile = with_layer_overhead(profile, layer_overhead(layers))
-    profile = with_step_overheads(profile, usable)
+        timed_with = _Fit(base, rows.whole, device, seed).without(None)
+        layers = timed_layers(rows.whole.layers, models, timed_with)
+    overhead = layer_overhead(layers) if layers else None
+    profile, timed_with = (
+        with_step_overheads(with_layer_overhead(each, overhead) if overhead else each, usable)
+        for each in (profile, timed_with)
+    )
+    profile = with_served_visits(profile, usable.served, models, timed_with)
     return profile, [*errors, *of_layers, *_head_errors(profile, usable.heads)]
 
 

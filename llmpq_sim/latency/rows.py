@@ -25,7 +25,7 @@ FORMAT_OF_QUANT = {
 }
 """Weight format of each spelling of a column ``quant``: the 16-bit types share one table."""
 
-OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "link")
+OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "served", "link")
 
 SMALLEST_WIDTH = 512
 """Narrower matrices occur in no model that is planned for, and behave differently; whoever times
@@ -35,6 +35,7 @@ NEEDED_SIZES = {
     "embedding": ("m", "n"),
     "head": ("m", "n", "k"),
     "visit": ("batch",),
+    "served": ("batch", "seq", "layers"),
     "link": ("bytes",),
 }
 """Sizes of what surrounds layers."""
@@ -57,7 +58,8 @@ class Measurements:
         gpu: device, as the source spells it.
         model: for whole layers, a model's name.
         kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
-            is one kernel only, or the source does not say.
+            is one kernel only, or the source does not say. Of a served visit the end of the model
+            that the stage has, ``first`` or ``last``.
         m, n, k: tokens, output features and input features of a matrix product.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.
@@ -115,12 +117,14 @@ class UsableRows:
     embeddings: Measurements
     heads: Measurements
     visits: Measurements
+    served: Measurements
     links: Measurements
     dropped: dict[str, int]
 
     def __len__(self) -> int:
         parts = (self.gemms, self.attention, self.layers)
-        return sum(map(len, (*parts, self.embeddings, self.heads, self.visits, self.links)))
+        ends = (self.embeddings, self.heads, self.visits, self.served, self.links)
+        return sum(map(len, (*parts, *ends)))
 
     @property
     def are_repeated(self) -> bool:
@@ -155,11 +159,12 @@ def usable_rows(
     for test in (_other_format, _incomplete_layer):
         layers = _drop(layers, dropped, test)
     ends = [_complete(rows, name, dropped) for name in NEEDED_SIZES]
-    gemms, attention, layers, embeddings, heads, visits, links = (
+    gemms, attention, layers, embeddings, heads, visits, served, links = (
         _without_repeats(_drop(kept, dropped, _other_library), dropped)
         for kept in (gemms, attention, layers, *ends)
     )
-    return UsableRows(gemms, attention, layers, embeddings, heads, visits, links, dict(dropped))
+    around = (embeddings, heads, visits, served, links)
+    return UsableRows(gemms, attention, layers, *around, dict(dropped))
 
 
 def formats_of(rows: Measurements) -> TextArray:
@@ -257,7 +262,7 @@ def _widest_library(library: TextArray, formats: TextArray) -> str:
 
 def _without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
     """Return one row for each distinct key, with the median latency."""
-    sizes = (rows.m, rows.n, rows.k, rows.batch, rows.seq, rows.bytes)
+    sizes = (rows.m, rows.n, rows.k, rows.batch, rows.seq, rows.layers, rows.bytes)
     layout = (rows.heads, rows.kv_heads, rows.head_dim)
     texts = (rows.op, rows.phase, formats_of(rows), rows.model, rows.kernel)
     codes = [np.unique(column, return_inverse=True)[1] for column in (*texts, *sizes, *layout)]

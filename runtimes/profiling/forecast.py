@@ -81,7 +81,7 @@ def call_s(point: Point, peaks: Peaks, layer_weights: int) -> float:
     if point.op == "link":
         return 2 * (CALL_S + point.bytes / LINK_BYTES_PER_S)
     fixed_s, weights, moved, flops = CALL_S, float(point.n * point.k), 0.0, 0.0
-    if point.op in {"layer", "visit"}:
+    if point.op in {"layer", "visit", "served"}:
         fixed_s, weights = STAGE_VISIT_S * (1 + point.layers), float(point.layers * layer_weights)
     if point.op == "embedding":
         weights, moved = 0.0, 4.0 * point.m * point.n

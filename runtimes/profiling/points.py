@@ -8,11 +8,13 @@ class Point:
     """One thing to be timed; numbers that say nothing about it are 0, texts empty.
 
     Attributes:
-        op: ``gemm``, ``attention``, ``layer``, ``embedding``, ``head``, ``visit`` or ``link``.
+        op: ``gemm``, ``attention``, ``layer``, ``embedding``, ``head``, ``visit``, ``served``
+            or ``link``.
         phase: ``prefill`` or ``decode``; ``any`` of a matrix product.
         quant: weight format.
         model: for the sake of which model it is measured.
-        kernel: ``fused`` decodes weights within the product, ``dense`` before it.
+        kernel: ``fused`` decodes weights within the product, ``dense`` before it; of a served
+            visit the end of the model, ``first`` or ``last``.
         m, n, k: tokens, output features and input features.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.
@@ -54,6 +56,7 @@ class Point:
             "embedding": f"{self.m} tokens",
             "head": f"{self.m} rows",
             "visit": f"{self.batch} rows",
+            "served": f"{self.quant} at the {self.kernel} stage",
             "link": f"{self.bytes} bytes",
         }
         return f"{self.op} {sizes[self.op]}"

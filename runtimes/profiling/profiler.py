@@ -28,6 +28,7 @@ from runtimes.profiling.neighbours import busy_neighbours
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import pinned
 from runtimes.profiling.rows_files import RowsFile, open_rows
+from runtimes.profiling.served import served_points, served_timings, serves_here
 from runtimes.profiling.session import Session
 from runtimes.profiling.settings import (
     OnProgress,
@@ -49,19 +50,22 @@ class Agenda:
     Attributes:
         kernels: matrix products, attention, ends and visits.
         layers: whole layers, timed last because they choose kernels as a deployment would.
+        served: visits of a real pipeline.
         links: messages.
         too_large: points that do not fit into memory.
     """
 
     kernels: list[Series]
     layers: list[Series]
+    served: Series
     links: Series
     too_large: int
 
     @property
     def points(self) -> list[Point]:
         """All points that are to be measured."""
-        return [p for series in (*self.kernels, *self.layers, self.links) for p in series]
+        parts = (*self.kernels, *self.layers, self.served, self.links)
+        return [point for series in parts for point in series]
 
 
 def profile(
@@ -94,6 +98,7 @@ def profile(
         session = _session(task, agenda, machine, rows, on_progress)
         with busy_neighbours(task) as neighbours:
             _measure(task, agenda, conditions, session)
+        _measure_served(agenda, task, session)
         _measure_links(agenda, conditions, session)
     return ProfileSummary(
         rows_path=settings.out,
@@ -136,7 +141,10 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     kernels, layers = ([series for series in part if series] for part in fitting[:2])
     order.shuffle(kernels)  # a slow drift of the machine is not to look like an effect of sizes
     order.shuffle(layers)
-    return Agenda(kernels, layers, fitting[2][0], too_large)
+    served: Series = ()
+    if serves_here(task.target):
+        served = served_points(next(iter(task.models.values())).spec, task.formats)
+    return Agenda(kernels, layers, served, fitting[2][0], too_large)
 
 
 def _count(parts: Iterable[Iterable[Series]]) -> int:
@@ -197,6 +205,19 @@ def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Sessio
     chosen = replace(conditions, dense_from_tokens=switches)
     for series in agenda.layers:
         session.run(series, chosen)
+
+
+def _measure_served(agenda: Agenda, task: Task, session: Session) -> None:
+    known = session.rows.timings
+    missing = {point.quant for point in agenda.served if point not in known}
+    points = tuple(point for point in agenda.served if point.quant in missing)
+    if not points:
+        return
+    session.announce(points[0])
+    switches = dense_from_tokens(task.settings.out, task.formats)
+    for point, timing in served_timings(points, task, switches):
+        if point not in known:
+            session.keep(point, timing)
 
 
 def _measure_links(agenda: Agenda, conditions: Conditions, session: Session) -> None:

@@ -19,6 +19,7 @@ from runtimes.profiling.points import Point
 from runtimes.profiling.processor import find_target, pinned, stage_cores, usable_cores
 from runtimes.profiling.profiler import agenda_of, profile
 from runtimes.profiling.rows_files import check_rows
+from runtimes.profiling.served import serves_here
 from runtimes.profiling.settings import ProfileProgress, ProfileSettings, ProfileSummary
 from runtimes.profiling.task import checked_task
 from runtimes.profiling.timing import Effort
@@ -103,7 +104,8 @@ def test_every_point_of_the_grid_is_measured_once(finished: Finished, model_dir:
 def test_all_operators_formats_and_phases_are_there(finished: Finished) -> None:
     rows = read_measurements(finished[0].rows_path)
     operators = {"gemm", "attention", "layer", "embedding", "head", "visit", "link"}
-    assert set(rows.op.tolist()) == operators
+    served = {"served"} if serves_here(find_target("cpu", 1)) else set()
+    assert set(rows.op.tolist()) == operators | served
     layers = rows.where(rows.op == "layer")
     assert {*zip(layers.phase.tolist(), layers.quant.tolist(), strict=True)} == {
         (phase, quant)
@@ -131,7 +133,9 @@ def test_progress_grows_to_the_end_and_says_what_is_timed(finished: Finished) ->
     assert all(0 <= progress.fraction <= 1 for progress in told)
     assert all(progress.left_s is not None and progress.left_s >= 0 for progress in told[1:])
     messages = len(GRID.message_bytes) + 1  # timed without a pause, and so told of once
-    assert len(told) == 1 + summary.measured - messages + 1
+    rows = read_measurements(summary.rows_path)
+    served = int((rows.op == "served").sum())  # likewise
+    assert len(told) == 1 + (summary.measured - messages + 1) - max(served - 1, 0)
     assert any("int4 fused 16 x 64 x" in progress.doing for progress in told)
 
 
@@ -179,7 +183,8 @@ def test_a_series_ends_with_the_first_call_that_takes_too_long(
     task = checked_task(settings)
     agenda = agenda_of(task, Conditions(task.target, task.dtype, task.models, {}))
     summary = profile(settings)
-    firsts = {series[0] for series in (*agenda.kernels, *agenda.layers)} | set(agenda.links)
+    firsts = {series[0] for series in (*agenda.kernels, *agenda.layers)}
+    firsts |= {*agenda.served, *agenda.links}
     assert set(keys_of(path, model_dir)) == firsts
     assert summary.too_long == len(agenda.points) - len(firsts) > 0
 
