@@ -12,6 +12,7 @@ What is kept when a file is taken up again follows from the ids, which are hashe
 """
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from io import FileIO
@@ -149,11 +150,14 @@ def open_results(
         resume: whether to go on from results that are there.
 
     Raises:
-        InputError: the file cannot be written, has results without ``resume``, or has lines that
-            belong to no request asked.
+        InputError: the file cannot be written, is being written by another run, has results
+            without ``resume``, or has lines that belong to no request asked.
         ExecutionError: a refusal cannot be written.
     """
     check_writable(path)
+    if path.is_file():
+        with _opened(path):  # refused where another run holds it
+            pass
     kept = _keep_results(path, asked, model, resume=resume)
     done = {result.line_id for result in kept}
     pending = tuple(item for item in asked.accepted if served_id(item, model.name) not in done)
@@ -264,10 +268,17 @@ def _content(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> FileIO:
-    """Return a file opened for writing at its end; it is made if there is none."""
+    """Return a file opened for writing at its end, for this run alone; made if there is none."""
     try:
         stream = path.open("r+b" if path.exists() else "xb", buffering=0)
         stream.seek(0, os.SEEK_END)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise InputError(
+            f"{path}: another run is writing to it; wait until it ends, or give another --out"
+        ) from None
     return stream

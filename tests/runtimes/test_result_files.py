@@ -1,12 +1,6 @@
 """Are results written whole, kept whatever happens, and taken up where they were left?"""
 
 import json
-import resource
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,56 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import ExecutionError, InputError
+from llmpq_sim.errors import InputError
 from runtimes.asked_requests import CHAT, TEXT, AskedRequest, Endpoint, RefusedRequest, RequestSet
 from runtimes.base import EndedBy, Sampling, Served, TokenRequest
 from runtimes.result_files import open_results, read_results
 from runtimes.result_lines import UsageTotals, served_line, usage_totals
 from runtimes.text_model import TextModel, load_text_model
-from tests.runtimes.tokenizers_of_tests import END_ID, save_tokenizer
-
-MODEL = TextModel("tiny", 1000)
-NAMES = ("a", "bé 雪", "c")
-REFUSED = (
-    RefusedRequest("r", "invalid_request", "in.jsonl line 4: no"),
-    RefusedRequest(None, "invalid_request", "in.jsonl line 5: not JSON"),
+from tests.runtimes.results_of_tests import (
+    ALL,
+    MODEL,
+    NAMES,
+    REFUSED,
+    answer,
+    asked,
+    lines_of,
+    write,
 )
-
-
-def asked(name: str, **others: Any) -> AskedRequest:
-    """Return a request for three tokens."""
-    return AskedRequest(TokenRequest(name, (5, 6), 3, **others))
-
-
-ALL = RequestSet(tuple(asked(name) for name in NAMES), REFUSED)
-
-
-def answer(position: int, item: AskedRequest, ended_by: EndedBy = "length") -> Served:
-    """Return an answer that follows from the request."""
-    return Served(position, (len(item.tokens.name), 8, END_ID), ended_by)
-
-
-def write(
-    path: Path,
-    requests: RequestSet = ALL,
-    *,
-    most: int | None = None,
-    resume: bool = False,
-    model: TextModel = MODEL,
-) -> UsageTotals:
-    """Answer so many of the requests that a file lacks, all by default."""
-    with open_results(path, requests, model, resume=resume) as writer:
-        for position, item in enumerate(writer.pending[:most]):
-            writer.write_served(answer(position, item))
-        return writer.totals
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file as what they hold."""
-    content = path.read_bytes()
-    assert content.endswith(b"\n")
-    return [json.loads(line) for line in content.split(b"\n")[:-1]]
-
+from tests.runtimes.tokenizers_of_tests import END_ID, save_tokenizer
 
 # ---- what is written
 
@@ -319,89 +280,3 @@ def test_a_device_is_no_file_for_results(resume: bool) -> None:
     with pytest.raises(InputError) as caught:
         open_results(Path("/dev/full"), ALL, MODEL, resume=resume)
     assert str(caught.value) == "/dev/full: expected a file, got a device or pipe"
-
-
-# ---- failing writes
-
-
-@contextmanager
-def disk_of(most_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond a size: the kernel writes what fits and refuses the rest."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, former)
-
-
-def test_a_disk_full_at_any_byte_leaves_whole_lines_and_resuming_does_the_rest(
-    tmp_path: Path,
-) -> None:
-    write(tmp_path / "whole")
-    content = (tmp_path / "whole").read_bytes()
-    path = tmp_path / "out.jsonl"
-    for most_bytes in range(0, len(content), 7):
-        path.unlink(missing_ok=True)
-        with disk_of(most_bytes), pytest.raises(ExecutionError) as caught:
-            write(path)
-        kept = path.read_bytes()
-        assert kept == content[: content.rfind(b"\n", 0, most_bytes) + 1]
-        served = kept.count(b'"error": null}\n')
-        assert str(caught.value) == (
-            f"cannot write {path}: File too large; it holds {served} whole "
-            f"answer{'' if served == 1 else 's'}: mend this and go on with --resume"
-        )
-        write(path, resume=True)
-        assert path.read_bytes() == content
-
-
-def test_writing_after_the_file_was_closed_is_a_failure_that_keeps_its_lines(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "out.jsonl"
-    writer = open_results(path, ALL, MODEL)
-    writer.write_served(answer(0, writer.pending[0]))
-    content = path.read_bytes()
-    writer.close()
-    with pytest.raises(ExecutionError) as caught:
-        writer.write_served(answer(1, writer.pending[1]))
-    assert str(caught.value) == (
-        f"cannot write {path}: I/O operation on closed file; it holds 1 whole answer: mend this "
-        "and go on with --resume"
-    )
-    assert path.read_bytes() == content
-
-
-KILLED_WHILE_WRITING = """
-import os, sys
-from pathlib import Path
-from tests.runtimes.test_result_files import ALL, MODEL, answer
-from runtimes.result_files import open_results
-writer = open_results(Path(sys.argv[1]), ALL, MODEL)
-writer.write_served(answer(0, writer.pending[0]))
-os._exit(1)
-"""
-
-
-def test_a_process_that_dies_at_once_has_written_what_was_finished(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    died = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_WRITING, str(path)],
-        cwd=Path(__file__).resolve().parents[2],
-        check=False,
-    )
-    assert died.returncode == 1
-    assert [line["custom_id"] for line in lines_of(path)] == ["r", None, "a"]
-
-
-def test_a_writer_left_by_an_error_is_closed(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    writer = open_results(path, ALL, MODEL)
-    with pytest.raises(IndexError), writer:
-        writer.write_served(Served(len(NAMES), (1,), "length"))
-    with pytest.raises(ExecutionError):
-        writer.write_refused(REFUSED[0])
-    assert len(lines_of(path)) == len(REFUSED)
