@@ -98,7 +98,7 @@ def profile(
         session = _session(task, agenda, machine, rows, on_progress)
         with busy_neighbours(task) as neighbours:
             _measure(task, agenda, conditions, session)
-        _measure_served(agenda, task, session)
+        machine = _measure_served(agenda, task, session, machine)
         _measure_links(agenda, conditions, session)
     return ProfileSummary(
         rows_path=settings.out,
@@ -207,17 +207,27 @@ def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Sessio
         session.run(series, chosen)
 
 
-def _measure_served(agenda: Agenda, task: Task, session: Session) -> None:
+def _measure_served(agenda: Agenda, task: Task, session: Session, machine: Machine) -> Machine:
+    """Time visits of a real pipeline; return the machine with the memory that a stage takes there.
+
+    Of several formats the one counts that takes least: memory that was freed may linger.
+    """
     known = session.rows.timings
     missing = {point.quant for point in agenda.served if point not in known}
     points = tuple(point for point in agenda.served if point.quant in missing)
     if not points:
-        return
+        return machine
     session.announce(points[0])
     switches = dense_from_tokens(task.settings.out, task.formats)
-    for point, timing in served_timings(points, task, switches):
-        if point not in known:
-            session.keep(point, timing)
+    least_bytes: dict[str, int] = {}
+    for served in served_timings(points, task, switches):
+        end = served.point.kernel
+        least_bytes[end] = min(least_bytes.get(end, served.runtime_bytes), served.runtime_bytes)
+        if served.point not in known:
+            session.keep(served.point, served.timing)
+    found = replace(machine, runtime_bytes=max(machine.runtime_bytes, *least_bytes.values()))
+    write_machine(task.settings.out, found)
+    return found
 
 
 def _measure_links(agenda: Agenda, conditions: Conditions, session: Session) -> None:

@@ -2,9 +2,10 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmpq_sim.memory import batch_temporaries_bytes, sampled_logits_bytes
 from llmpq_sim.model import ModelSpec
 from runtimes.profiling.points import Point
 from runtimes.profiling.processor import Target, stage_cores
@@ -42,10 +43,25 @@ def served_points(spec: ModelSpec, formats: tuple[str, ...]) -> tuple[Point, ...
     )
 
 
+@dataclass(frozen=True)
+class Served:
+    """A visit that was timed in a real pipeline.
+
+    Attributes:
+        point: which.
+        timing: how long it took.
+        runtime_bytes: what its process takes beside what a plan counts of its stage.
+    """
+
+    point: Point
+    timing: Timing
+    runtime_bytes: int
+
+
 def served_timings(
     points: tuple[Point, ...], task: Task, dense_from_tokens: Mapping[str, int]
-) -> Iterator[tuple[Point, Timing]]:
-    """Yield the time of each visit, both ends of a format one after the other.
+) -> Iterator[Served]:
+    """Yield the visits of both ends of a format, one after the other.
 
     Args:
         points: both ends of some formats.
@@ -77,10 +93,18 @@ def served_timings(
             for rank in range(len(ENDS))
         ]
         with workers(WORKER, told) as started:
-            for timings in answers(started, len(formats), "serving with two processes"):
-                own = points[: len(ENDS)]
-                points = points[len(ENDS) :]
-                yield from zip(own, (Timing(**each) for each in timings), strict=True)
+            for ends in answers(started, len(formats), "serving with two processes"):
+                own, points = points[: len(ENDS)], points[len(ENDS) :]
+                for point, end in zip(own, ends, strict=True):
+                    beside_bytes = end["beside_bytes"] - _counted_bytes(model.spec, point)
+                    yield Served(point, Timing(**end["timing"]), beside_bytes)
+
+
+def _counted_bytes(spec: ModelSpec, point: Point) -> int:
+    """Return the bytes beside weights and KV cache that a plan counts of such a stage."""
+    prompt_tokens, _ = _lengths(spec)
+    logits_bytes = sampled_logits_bytes(spec, ROWS) if point.kernel == ENDS[-1] else 0
+    return batch_temporaries_bytes(spec, ROWS * prompt_tokens) + logits_bytes
 
 
 def _lengths(spec: ModelSpec) -> tuple[int, int]:

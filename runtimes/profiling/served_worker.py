@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -26,9 +26,9 @@ from runtimes.profiling.timing import Timing, timing_of
 from runtimes.torch_pipeline.architecture import Cut, connect
 from runtimes.torch_pipeline.attention import StageState
 from runtimes.torch_pipeline.heartbeat import Pulse
-from runtimes.torch_pipeline.host_memory import pin
+from runtimes.torch_pipeline.host_memory import PeakMemory, pin
 from runtimes.torch_pipeline.kv_cache import KvCache
-from runtimes.torch_pipeline.loading import DTYPES
+from runtimes.torch_pipeline.loading import DTYPES, release_freed_memory
 from runtimes.torch_pipeline.pipeline import Member, follow, lead
 from runtimes.torch_pipeline.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.stage import Stage
@@ -55,17 +55,31 @@ def main(text: str) -> None:
     )
     with torch.inference_mode():
         for format_name in task["formats"]:
-            timings = served_visits(format_name, task)
-            if timings is not None:
-                sys.stdout.write(json.dumps([asdict(each) for each in timings]) + "\n")
+            ends = served_visits(format_name, task)
+            if ends is not None:
+                sys.stdout.write(json.dumps([asdict(end) for end in ends]) + "\n")
                 sys.stdout.flush()
+            release_freed_memory()
     distributed.destroy_process_group()
 
 
-def served_visits(format_name: str, task: Mapping[str, Any]) -> tuple[Timing, Timing] | None:
-    """Return how long decode visits took at the first and the last end; known at the first."""
+@dataclass(frozen=True)
+class ServedEnd:
+    """What one end of the pipeline took.
+
+    Attributes:
+        timing: of its decode visits.
+        beside_bytes: memory beside the weights and the KV cache.
+    """
+
+    timing: Timing
+    beside_bytes: int
+
+
+def served_visits(format_name: str, task: Mapping[str, Any]) -> tuple[ServedEnd, ServedEnd] | None:
+    """Return what the first and the last end took; known at the first."""
     rank, rows, rounds = task["rank"], task["rows"], task["rounds"]
-    stage = _stage(format_name, task)
+    stage, held_bytes = _stage(format_name, task)
     requests = tuple(
         TokenRequest(f"served-{number}", (0,) * task["prompt_tokens"], rounds)
         for number in range(GROUPS * rows)
@@ -73,27 +87,32 @@ def served_visits(format_name: str, task: Mapping[str, Any]) -> tuple[Timing, Ti
     transport = DistributedTransport(stage.device, is_staged=False)
     record = StageRecord()
     member = Member(stage, rank, 2, requests, transport, Pulse(), record)
+    memory = PeakMemory(stage.device)
     distributed.barrier()
+    memory.start()
     if rank == LAST:
         follow(member)
+        record.peak_bytes = memory.stop() - held_bytes
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
         transport.flush()
         return None
     run = RunRecord(perf_counter(), 0.0)
     cuts = MicroBatching(rows, rows, GROUPS)
     lead(member, StaticSchedule(requests, len(requests), cuts), None, run, ignore_served)
+    record.peak_bytes = memory.stop() - held_bytes
     transport.flush()
     numbers = transport.receive((2 * len(run.steps) + 1,), torch.float64, LAST, REPORT)
-    return _decodes(record, run), _decodes(StageRecord.of(numbers.tolist(), 0.0), run)
+    return _end(record, run), _end(StageRecord.of(numbers.tolist(), 0.0), run)
 
 
-def _decodes(record: StageRecord, run: RunRecord) -> Timing:
+def _end(record: StageRecord, run: RunRecord) -> ServedEnd:
     visits = zip(run.steps, record.began_s, record.ended_s, strict=True)
     times = [ended_s - began_s for (decodes, *_), began_s, ended_s in visits if decodes]
-    return timing_of(times[GROUPS * WARM_UP_ROUNDS :])
+    return ServedEnd(timing_of(times[GROUPS * WARM_UP_ROUNDS :]), record.peak_bytes)
 
 
-def _stage(format_name: str, task: Mapping[str, Any]) -> Stage:
+def _stage(format_name: str, task: Mapping[str, Any]) -> tuple[Stage, int]:
+    """Return the stage of this end, and the bytes of its weights and its KV cache."""
     model = load_profiled(task["model"])
     target = find_target("cpu", task["threads"])
     dtype = DTYPES[task["dtype"]]
@@ -106,7 +125,9 @@ def _stage(format_name: str, task: Mapping[str, Any]) -> Stage:
     shape = (cut.layers, 2, GROUPS * task["rows"], spec.kv_heads, context_tokens, spec.head_dim)
     state = StageState(KvCache(torch.zeros(shape, dtype=dtype)))
     connect(built, state)
-    return Stage(cut, built.model, state, settings)
+    tensors = [*built.model.parameters(), *built.model.buffers(), state.cache.stored]
+    held_bytes = sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
+    return Stage(cut, built.model, state, settings), held_bytes
 
 
 if __name__ == "__main__":
