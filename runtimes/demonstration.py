@@ -170,6 +170,7 @@ def _grid(settings: DemoSettings) -> Grid:
         rows=rows,
         visit_rows=rows,
         message_bytes=powers(KIB, 2 * MIB, 4),
+        served_rounds=settings.output_tokens,
     )
 
 

@@ -39,6 +39,7 @@ class Grid:
         rows: of the embedding and of the LM head, of which a step needs one for each sample.
         visit_rows: of stage visits.
         message_bytes: of messages between stages.
+        served_rounds: tokens of each sequence that a real pipeline serves; 0 for no such pipeline.
     """
 
     tokens: tuple[int, ...]
@@ -51,6 +52,7 @@ class Grid:
     rows: tuple[int, ...]
     visit_rows: tuple[int, ...]
     message_bytes: tuple[int, ...]
+    served_rounds: int = 0
 
 
 def half_powers(most: int) -> tuple[int, ...]:
@@ -79,6 +81,7 @@ FULL_GRID = Grid(
     rows=half_powers(256),
     visit_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     message_bytes=powers(256, 64 * MIB),
+    served_rounds=100,
 )
 
 QUICK_GRID = Grid(
@@ -92,6 +95,7 @@ QUICK_GRID = Grid(
     rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
     visit_rows=(1, 4, 16, 64),
     message_bytes=powers(KIB, 4 * MIB, 4),
+    served_rounds=40,
 )
 
 

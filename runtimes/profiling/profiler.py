@@ -143,7 +143,8 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     order.shuffle(layers)
     served: Series = ()
     if serves_here(task.target):
-        served = served_points(next(iter(task.models.values())).spec, task.formats)
+        spec = next(iter(task.models.values())).spec
+        served = served_points(spec, task.formats, grid.served_rounds)
     return Agenda(kernels, layers, served, fitting[2][0], too_large)
 
 

@@ -18,7 +18,7 @@ WORKER = "runtimes.profiling.served_worker"
 
 ENDS = ("first", "last")
 ROWS, LAYERS = 4, 2
-PROMPT_TOKENS, ROUNDS = 64, 40
+PROMPT_TOKENS = 64
 """Of each sequence; fewer where the model takes no such contexts."""
 
 
@@ -27,9 +27,11 @@ def serves_here(target: Target) -> bool:
     return target.device.type == "cpu" and len(target.all_cores) >= 2 * target.threads
 
 
-def served_points(spec: ModelSpec, formats: tuple[str, ...]) -> tuple[Point, ...]:
-    """Return decode visits of both ends of a model, for each format."""
-    prompt_tokens, rounds = _lengths(spec)
+def served_points(spec: ModelSpec, formats: tuple[str, ...], rounds: int) -> tuple[Point, ...]:
+    """Return decode visits of both ends of a model, for each format; none of no rounds."""
+    if not rounds:
+        return ()
+    prompt_tokens, rounds = _lengths(spec, rounds)
     visit = Point(
         "served",
         "decode",
@@ -73,7 +75,7 @@ def served_timings(
     """
     model = next(iter(task.models.values()))
     formats = tuple(dict.fromkeys(point.quant for point in points))
-    prompt_tokens, rounds = _lengths(model.spec)
+    prompt_tokens, rounds = _lengths(model.spec, task.settings.sizes.served_rounds)
     with tempfile.TemporaryDirectory() as folder:
         shared = {
             "rendezvous": str(Path(folder) / "rendezvous"),
@@ -96,18 +98,18 @@ def served_timings(
             for ends in answers(started, len(formats), "serving with two processes"):
                 own, points = points[: len(ENDS)], points[len(ENDS) :]
                 for point, end in zip(own, ends, strict=True):
-                    beside_bytes = end["beside_bytes"] - _counted_bytes(model.spec, point)
+                    counted_bytes = _counted_bytes(model.spec, prompt_tokens, point.kernel)
+                    beside_bytes = end["beside_bytes"] - counted_bytes
                     yield Served(point, Timing(**end["timing"]), beside_bytes)
 
 
-def _counted_bytes(spec: ModelSpec, point: Point) -> int:
+def _counted_bytes(spec: ModelSpec, prompt_tokens: int, end: str) -> int:
     """Return the bytes beside weights and KV cache that a plan counts of such a stage."""
-    prompt_tokens, _ = _lengths(spec)
-    logits_bytes = sampled_logits_bytes(spec, ROWS) if point.kernel == ENDS[-1] else 0
+    logits_bytes = sampled_logits_bytes(spec, ROWS) if end == ENDS[-1] else 0
     return batch_temporaries_bytes(spec, ROWS * prompt_tokens) + logits_bytes
 
 
-def _lengths(spec: ModelSpec) -> tuple[int, int]:
+def _lengths(spec: ModelSpec, rounds: int) -> tuple[int, int]:
     """Return the prompt and output tokens of each sequence."""
-    rounds = min(ROUNDS, spec.max_positions // 2)
+    rounds = min(rounds, spec.max_positions // 2)
     return min(PROMPT_TOKENS, spec.max_positions - rounds), rounds

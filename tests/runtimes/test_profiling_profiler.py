@@ -48,6 +48,7 @@ GRID = Grid(
     visit_rows=(1, 4),
     message_bytes=(256, 65536),
 )
+SERVED = replace(GRID, served_rounds=12)
 EFFORT = Effort(fewest_repeats=3, least_s=0.0, most_s=0.1, longest_call_s=60.0, attempts=1)
 
 
@@ -71,7 +72,7 @@ def finished(
 ) -> tuple[ProfileSummary, list[ProfileProgress]]:
     told: list[ProfileProgress] = []
     out = tmp_path_factory.mktemp("profile") / "rows.csv"
-    return profile(settings_for(out, model_dir), told.append), told
+    return profile(replace(settings_for(out, model_dir), grid=SERVED), told.append), told
 
 
 def keys_of(path: Path, model_dir: Path) -> list[Point]:
@@ -93,7 +94,8 @@ Finished = tuple[ProfileSummary, list[ProfileProgress]]
 
 def test_every_point_of_the_grid_is_measured_once(finished: Finished, model_dir: Path) -> None:
     summary, _ = finished
-    task = checked_task(replace(settings_for(summary.rows_path, model_dir), resume=True))
+    settings = replace(settings_for(summary.rows_path, model_dir), resume=True, grid=SERVED)
+    task = checked_task(settings)
     agenda = agenda_of(task, Conditions(task.target, task.dtype, task.models, {}))
     keys = keys_of(summary.rows_path, model_dir)
     assert sorted(keys, key=repr) == sorted(agenda.points, key=repr)
@@ -144,7 +146,7 @@ def test_a_resumed_profile_has_the_same_keys(
 ) -> None:
     summary, _ = finished
     path = part_of(summary, tmp_path, 1 + summary.rows // 2)
-    resumed = profile(replace(settings_for(path, model_dir), resume=True))
+    resumed = profile(replace(settings_for(path, model_dir), resume=True, grid=SERVED))
     assert set(keys_of(path, model_dir)) == set(keys_of(summary.rows_path, model_dir))
     assert resumed.rows == summary.rows
     assert resumed.measured == summary.rows - summary.rows // 2
