@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmpq_sim import options
+from llmpq_sim.paper.command import reproduce
 from runtimes import commands
 
 if TYPE_CHECKING:
@@ -60,13 +61,9 @@ def main() -> None:
 def search(
     model: Annotated[str, typer.Option(help="Bundled model, or a folder with config.json.")],
     cluster: Annotated[str, typer.Option(help="Bundled cluster, or a .yaml file.")],
-    batch: Annotated[int | None, typer.Option(help="Requests in the batch; default: 32.")] = None,
-    prompt_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of each (padded) prompt; default: 512.")
-    ] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to generate per request; default: 128.")
-    ] = None,
+    batch: options.Batch = None,
+    prompt_tokens: options.PromptTokens = None,
+    output_tokens: options.OutputTokens = None,
     output_lengths: options.OutputLengths = None,
     trace: options.Trace = None,
     requests: options.Requests = None,
@@ -83,7 +80,10 @@ def search(
     slo_ttft_ms: options.SloTtft = None,
     slo_tpot_ms: options.SloTpot = None,
     slo_e2e_ms: options.SloLatency = None,
-    quality_at_least: options.QualityAtLeast = "int4",
+    quality: options.Quality = None,
+    max_kl: options.MaxKl = None,
+    max_perplexity_increase: options.MaxPerplexityIncrease = None,
+    quality_at_least: options.QualityAtLeast = None,
     sensitivity: options.Sensitivity = None,
     formats: options.Formats = None,
     kernels: options.Kernels = None,
@@ -103,15 +103,16 @@ def search(
     from llmpq_sim.files import check_writable
     from llmpq_sim.model_files import load_model
     from llmpq_sim.planning import TaskOptions, batch_task, trace_task
+    from llmpq_sim.quality_targets import QualityOptions, load_target
     from llmpq_sim.search.planner import SearchSettings
     from llmpq_sim.serving import ServingOptions
-    from llmpq_sim.task_files import asked_batch, load_sensitivity, quality_target
+    from llmpq_sim.task_files import asked_batch
     from llmpq_sim.workload_files import TraceOptions
 
     check_writable(out)
     spec = load_model(model)
-    weights = load_sensitivity(sensitivity, spec) if sensitivity else None
-    target = quality_target(quality_at_least, weights)
+    limits = (quality_at_least, max_kl, max_perplexity_increase)
+    target = load_target(QualityOptions(*limits, quality, sensitivity), spec)
     asked = TaskOptions(cluster, formats, kernels, tuple(profile or ()), target)
     settings = SearchSettings(
         seed, generations, budget_s, workers or os.cpu_count() or 1, wants_front=pareto
@@ -389,7 +390,7 @@ def _print_json(content: dict[str, Any]) -> None:
     show(content)
 
 
-for _command in commands.ALL:
+for _command in (*commands.ALL, reproduce):
     app.command()(_command)
 
 

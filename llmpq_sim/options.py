@@ -102,6 +102,13 @@ BudgetSeconds = Annotated[
 Workers = Annotated[
     int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
 ]
+Batch = Annotated[int | None, typer.Option(help="Requests in the batch; default: 32.")]
+PromptTokens = Annotated[
+    int | None, typer.Option(help="Tokens of each (padded) prompt; default: 512.")
+]
+OutputTokens = Annotated[
+    int | None, typer.Option(help="Tokens to generate per request; default: 128.")
+]
 OutputLengths = Annotated[
     Path | None, typer.Option(help="Tokens per request, one number a line, instead.")
 ]
@@ -110,7 +117,17 @@ Pareto = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")]
 QualityAtLeast = Annotated[
-    str, typer.Option(help="No worse than this format everywhere; or the largest loss.")
+    str | None,
+    typer.Option(help="No worse than this format everywhere, or the largest loss; default: int4."),
+]
+Quality = Annotated[
+    Path | None, typer.Option(help="Measured loss of each layer and format (llmpq quality).")
+]
+MaxKl = Annotated[
+    float | None, typer.Option(help="With --quality: most nats of KL divergence per token.")
+]
+MaxPerplexityIncrease = Annotated[
+    float | None, typer.Option(help="With --quality: most points over the 16-bit perplexity.")
 ]
 
 

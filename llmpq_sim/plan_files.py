@@ -15,9 +15,11 @@ from llmpq_sim.files import read_json, sha256_of
 from llmpq_sim.formats import format_named
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.model import ModelSpec
 from llmpq_sim.model_files import model_from_snapshot, model_to_content
 from llmpq_sim.plan import MicroBatching, Plan, Stage, check_plan
 from llmpq_sim.profile_files import SPEC, bundled_profile, profile_sha256
+from llmpq_sim.quality_files import check_shape, quality_from_fields, quality_to_content
 from llmpq_sim.scenario import Scenario
 from llmpq_sim.search.bound import Certificate
 from llmpq_sim.search.online.planner import OnlineOutcome
@@ -56,6 +58,11 @@ class SavedPlan:
     certificate: Certificate
     seed: int
     serving: ContinuousSettings | None = None
+
+    @property
+    def quantizers(self) -> dict[str, str]:
+        """How the weights of each format are to be chosen, by name; a format without: nearest."""
+        return {} if self.target.measured is None else dict(self.target.measured.quantizers)
 
 
 def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[str, Any]:
@@ -163,6 +170,7 @@ def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]
             "budget": task.budget,
             "at_least": target.at_least,
             "sensitivity": target.sensitivity and list(target.sensitivity),
+            **({"measured": quality_to_content(target.measured)} if target.measured else {}),
         },
     }
     return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
@@ -245,7 +253,7 @@ def task_from_fields(
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
             format_named(name, f"{fields.where}.formats[{number}]")
-        target, budget, measure = _target(fields.fields("quality"), model.layers)
+        target, budget, measure = _target(fields.fields("quality"), model)
     workload = batch_workload(model, len(outputs), prompt, outputs)
     task = planning_task(Scenario(model, cluster, workload), profiles, formats, target)
     if task.budget != budget or task.quality.measure != measure:
@@ -311,15 +319,20 @@ def _profiles(
     return profiles
 
 
-def _target(fields: Fields, layers: int) -> tuple[QualityTarget, float, str]:
+def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str]:
     with fields:
         measure, budget = fields.text("measure"), fields.number("budget", positive=False)
         at_least = fields.text("at_least") if fields.has("at_least") else None
         sensitivity = None
         if fields.has("sensitivity"):
             where = f"{fields.where}.sensitivity"
-            sensitivity = checked_sensitivity(fields.numbers("sensitivity"), layers, where)
-    return QualityTarget(at_least, None if at_least else budget, sensitivity), budget, measure
+            sensitivity = checked_sensitivity(fields.numbers("sensitivity"), model.layers, where)
+        measured = None
+        if fields.has("measured"):
+            measured = quality_from_fields(fields.fields("measured"))
+            check_shape(measured, model, f"{fields.where}.measured")
+    most_loss = None if at_least else budget
+    return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
 
 
 def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:

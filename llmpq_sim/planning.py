@@ -6,6 +6,7 @@ from pathlib import Path
 from llmpq_sim.cluster_files import load_cluster
 from llmpq_sim.model import ModelSpec
 from llmpq_sim.profile_files import cluster_profiles, load_profiles
+from llmpq_sim.quality_targets import offered_formats
 from llmpq_sim.scenario import BatchWorkload, Scenario
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.search.problem import PlanningTask
@@ -44,15 +45,17 @@ class TaskOptions:
 def batch_task(
     model: ModelSpec, workload: BatchWorkload, options: TaskOptions
 ) -> tuple[PlanningTask, list[str]]:
-    """Return the task of planning a batch, and what the user should know of the profiles.
+    """Return the task of planning a batch, and what the user should know of times and losses.
 
     Raises:
         InputError: a name or a file says something that cannot be.
     """
     cluster = load_cluster(options.cluster)
     profiles = cluster_profiles(cluster, options.kernels, load_profiles(list(options.profiles)))
-    allowed = chosen_formats(options.formats, model, cluster)
-    notes = formats_without_times(cluster, profiles, allowed)
+    allowed, notes = offered_formats(
+        chosen_formats(options.formats, model, cluster), options.target.measured, model.layers
+    )
+    notes = [*formats_without_times(cluster, profiles, allowed), *notes]
     scenario = Scenario(model, cluster, workload)
     return planning_task(scenario, profiles, allowed, options.target), notes
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isinf
 from pathlib import Path
 
 from llmpq_sim.cluster import Cluster
@@ -12,6 +13,7 @@ from llmpq_sim.formats import FORMATS, PAPER_FORMATS, format_named
 from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.model import ModelSpec
+from llmpq_sim.quality.measured import MeasuredQuality
 from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.scenario import BatchWorkload, Scenario
 from llmpq_sim.search.problem import PlanningTask
@@ -28,21 +30,37 @@ class QualityTarget:
         at_least: a format; the plan loses no more than this format everywhere.
         most_loss: a number in the quality table's measure; used where there is no format.
         sensitivity: weight of each layer, or None for equal ones.
+        measured: losses measured with the model, or None where nominal ones stand for them.
     """
 
     at_least: str | None
     most_loss: float | None
     sensitivity: tuple[float, ...] | None = None
+    measured: MeasuredQuality | None = None
+
+    def table(self, layers: int) -> QualityTable:
+        """Return the losses that a plan is judged by.
+
+        Raises:
+            InputError: losses were measured of another number of layers.
+        """
+        if self.measured is None:
+            return nominal_quality(layers, self.sensitivity)
+        return self.measured.table(layers)
 
 
-def quality_target(text: str, sensitivity: tuple[float, ...] | None = None) -> QualityTarget:
+def quality_target(
+    text: str,
+    sensitivity: tuple[float, ...] | None = None,
+    measured: MeasuredQuality | None = None,
+) -> QualityTarget:
     """Return the target that an option names: a format or a largest loss.
 
     Raises:
         InputError: it is neither.
     """
     if text in FORMATS:
-        return QualityTarget(text, None, sensitivity)
+        return QualityTarget(text, None, sensitivity, measured)
     try:
         loss = float(text)
     except ValueError:
@@ -52,7 +70,7 @@ def quality_target(text: str, sensitivity: tuple[float, ...] | None = None) -> Q
             f"--quality-at-least: expected a format ({', '.join(FORMATS)}) or the largest loss as "
             f"a number of at least 0, got {text!r}"
         )
-    return QualityTarget(None, loss, sensitivity)
+    return QualityTarget(None, loss, sensitivity, measured)
 
 
 def batch_workload(
@@ -181,7 +199,8 @@ def planning_task(
     A format that a device runs but its profile has no times for is not given to the device.
 
     Raises:
-        InputError: a device is left without a format, or its profile without the LM head's.
+        InputError: a device is left without a format, its profile without the LM head's, or a
+            format without losses.
     """
     cluster = scenario.cluster
     members = []
@@ -201,7 +220,13 @@ def planning_task(
             )
         members.append(replace(member, device=replace(member.device, formats=known)))
     restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
-    quality = nominal_quality(scenario.model.layers, target.sensitivity)
+    quality = target.table(scenario.model.layers)
+    unmeasured = [name for name in formats if name not in quality.losses]
+    if unmeasured:
+        raise InputError(
+            f"formats: {', '.join(unmeasured)} was not measured in every layer; expected some of "
+            f"{', '.join(quality.losses)}"
+        )
     costs = LayerCosts(restricted, profiles)
     return PlanningTask(costs, quality, formats, _budget(quality, target))
 
@@ -222,9 +247,15 @@ def formats_without_times(
 
 
 def _budget(quality: QualityTable, target: QualityTarget) -> float:
-    if target.at_least is not None:
-        return quality.uniform_loss(target.at_least)
-    return target.most_loss or 0.0
+    if target.at_least is None:
+        return target.most_loss or 0.0
+    loss = quality.uniform_loss(target.at_least)
+    if isinf(loss):
+        raise InputError(
+            f"--quality-at-least: {target.at_least} breaks some layers, as measured; give another "
+            "format or the largest loss"
+        )
+    return loss
 
 
 def _check_range(option: str, value: int, most: int, unit: str) -> None:

@@ -1,13 +1,15 @@
 """Which tiny tasks do laws of the search hold for? Every plan of each can be written down."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hypothesis import strategies as st
 
 from llmpq_sim.cluster import Device, Link
+from llmpq_sim.formats import FORMATS
 from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.quality.table import nominal_quality
+from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static import simulate_static
@@ -80,13 +82,27 @@ def tasks(draw: st.DrawFn, *, alike: bool | None = None) -> PlanningTask:
         prompt_tokens=draw(st.integers(1, 40)),
         output_tokens=tuple(draw(output_lengths(draw(st.integers(1, 4))))),
     )
-    weights = [1.0] * layers
-    if alike is not True:
-        weights = draw(st.lists(tenfold(0.1), min_size=layers, max_size=layers))
-    quality = nominal_quality(layers, weights)
+    quality = nominal_quality(layers) if alike is True else draw(quality_tables(layers))
     share = draw(st.sampled_from([1.0, 0.7, 0.3, 0.0]))
-    limit = share * quality.uniform_loss(formats[0])
+    limit = share * sum(loss for loss in quality.losses[formats[0]] if math.isfinite(loss))
     return tiny_task(scenario, formats=formats, quality=quality, budget=limit)
+
+
+@st.composite
+def quality_tables(draw: st.DrawFn, layers: int) -> QualityTable:
+    """Nominal losses by sensitivity, or any losses: of any unit, tied, zero or infinite."""
+    if draw(st.booleans()):
+        weights = draw(st.lists(tenfold(0.1), min_size=layers, max_size=layers))
+        return nominal_quality(layers, weights)
+    unit = draw(st.sampled_from([1.0, 1e-9, 1e6]))
+    losses = tenfold(unit) | st.sampled_from([0.0, unit, math.inf])
+    columns = {
+        name: tuple(draw(st.lists(losses, min_size=layers, max_size=layers)))
+        for name, kept in FORMATS.items()
+        if kept.is_quantized
+    }
+    exact = (0.0,) * layers
+    return QualityTable("any", {"fp16": exact, "bf16": exact, **columns})
 
 
 @st.composite

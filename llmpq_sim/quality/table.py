@@ -1,7 +1,9 @@
 """How much quality a plan loses: an additive table of losses per layer and format."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.formats import FORMATS
@@ -10,6 +12,11 @@ NOMINAL_INT4_LOSS_NATS = 0.058
 """Mean loss per token when every layer is int4, rounded to nearest: ln of the perplexity ratio to
 8 bit, 0.070 for OPT-1.3b and 0.046 for BLOOM-3b on WikiText2 (LLM-PQ's notebooks), averaged."""
 
+STANDARD_ERRORS = 2.0
+"""Standard errors on each side of an interval, about 95 % of a normal distribution."""
+
+LARGEST_EXPONENT = math.log(sys.float_info.max)
+
 
 @dataclass(frozen=True)
 class QualityTable:
@@ -17,15 +24,42 @@ class QualityTable:
 
     Attributes:
         measure: what the numbers are, such as ``nominal nats``.
-        losses: per format, one number per layer.
+        losses: per format, one number per layer; infinite where the format breaks the layer.
+        standard_errors: of the losses, per format and layer; a format without is exact.
+        error_fraction: how far the sum over layers was measured to be off, or None if it was not.
+        reference_nats: cross-entropy per token of the 16-bit model on the text that losses were
+            measured on, where the losses add to it; None where they do not.
     """
 
     measure: str
     losses: dict[str, tuple[float, ...]]
+    standard_errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    error_fraction: float | None = None
+    reference_nats: float | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is known how far the losses may be off."""
+        return bool(self.standard_errors) or self.error_fraction is not None
 
     def plan_loss(self, layer_formats: Sequence[str]) -> float:
         """Return the loss of a plan, in the table's measure."""
         return sum(self.losses[name][layer] for layer, name in enumerate(layer_formats))
+
+    def interval(self, layer_formats: Sequence[str]) -> float:
+        """Return how far a plan's loss may be off to either side; 0.0 where nothing is known.
+
+        Layers are measured on the same text, so their standard errors are added, not their squares.
+        """
+        if not self.is_measured:
+            return 0.0
+        errors = sum(
+            self.standard_errors[name][layer]
+            for layer, name in enumerate(layer_formats)
+            if name in self.standard_errors
+        )
+        off = (self.error_fraction or 0.0) * self.plan_loss(layer_formats)
+        return off + STANDARD_ERRORS * errors
 
     def uniform_loss(self, format_name: str) -> float:
         """Return the loss when every layer has this format.
@@ -37,6 +71,17 @@ class QualityTable:
             known = ", ".join(self.losses)
             raise InputError(f"quality: expected a format of {known}, got {format_name!r}")
         return sum(self.losses[format_name])
+
+    def perplexity(self, loss: float) -> float | None:
+        """Return the perplexity at a loss, as if cross-entropy rose by it; None if not known.
+
+        The cross-entropy of a model rises by its KL divergence where the text is as likely as the
+        16-bit model says: ``E_p[-ln q] = H(p) + KL(p, q)``.
+        """
+        if self.reference_nats is None:
+            return None
+        nats = self.reference_nats + loss
+        return math.exp(nats) if nats < LARGEST_EXPONENT else math.inf
 
 
 def nominal_quality(layers: int, sensitivity: Sequence[float] | None = None) -> QualityTable:

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmpq_sim.latency.fitting import FitReport
 from llmpq_sim.plan_files import plan_to_content
+from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.summary import error_fraction, plan_profiles
 from llmpq_sim.report.words import format_counts
 from llmpq_sim.result import Summary
@@ -32,7 +33,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         plan: the content of the plan file.
         plan_file: its name, or None if it was not written.
     """
-    best, quality = outcome.best, outcome.task.quality
+    best = outcome.best
     content = {
         "schema": SEARCH_SCHEMA,
         "version": VERSION,
@@ -44,7 +45,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": _finite(outcome.certificate.bound_s),
             "gap_fraction": _finite(outcome.gap_fraction),
         },
-        "quality": {"loss": best.loss, "budget": best.budget, "measure": quality.measure},
+        "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
         "search": {
@@ -56,7 +57,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         },
     }
     if outcome.settings.wants_front:
-        content["front"] = [_front_member(score) for score in outcome.front]
+        content["front"] = [_front_member(score, outcome.task) for score in outcome.front]
     return content
 
 
@@ -70,6 +71,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "finished": result.finished if result else 0,
         "requests_per_s": result and _finite(result.requests_per_s),
         **_predicted(score, task),
+        "quality": quality_content(score, task),
     }
 
 
@@ -133,10 +135,11 @@ def _baseline(baseline: Baseline) -> Content:
     }
 
 
-def _front_member(score: PlanScore) -> Content:
+def _front_member(score: PlanScore, task: PlanningTask) -> Content:
     return {
         "tokens_per_s": score.result and _finite(score.result.tokens_per_s),
         "quality_loss": score.loss,
+        "quality_interval": interval_of(score.plan, task),
         "formats": format_counts(score.plan.layer_formats),
         "plan": plan_to_content(score.plan),
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmpq_sim.report.quality import interval_of
 from llmpq_sim.report.words import format_parts, loss_text, rate_text
 from llmpq_sim.search.planner import SearchOutcome
 
@@ -15,6 +16,7 @@ class FrontRow:
 
     tokens_per_s: float
     loss: float
+    interval: float | None
     formats: list[str]
     stages: int
 
@@ -34,6 +36,7 @@ def front_rows(outcome: SearchOutcome) -> list[FrontRow]:
         FrontRow(
             tokens_per_s=score.result.tokens_per_s,
             loss=score.loss,
+            interval=interval_of(score.plan, outcome.task),
             formats=format_parts(score.plan.layer_formats),
             stages=len(score.plan.stages),
         )
@@ -57,10 +60,11 @@ def front_marks(outcome: SearchOutcome) -> list[Mark]:
     return marks + [Mark(row.loss, row.tokens_per_s, "o") for row in front_rows(outcome)]
 
 
-def scatter_lines(marks: Sequence[Mark], width: int, height: int) -> list[str]:
+def scatter_lines(marks: Sequence[Mark], width: int, height: int, measure: str) -> list[str]:
     """Return a scatter of marks in so many columns and rows, axes and labels included.
 
-    Later marks cover earlier ones. Both axes span the marks and need not start at zero.
+    Later marks cover earlier ones. Both axes span the marks and need not start at zero; the one to
+    the right is named after the measure of losses.
     """
     if not marks:
         return []
@@ -79,7 +83,7 @@ def scatter_lines(marks: Sequence[Mark], width: int, height: int) -> list[str]:
         for number, row in enumerate(grid)
     ]
     least, most = loss_text(min(losses)), loss_text(max(losses))
-    axis = f"{least}{' quality loss ':^{max(columns - len(least) - len(most), 0)}}{most}"
+    axis = f"{least}{f' {measure} ':^{max(columns - len(least) - len(most), 0)}}{most}"
     return [*lines, " " * margin + " └" + "─" * columns, " " * (margin + 2) + axis]
 
 

@@ -18,6 +18,7 @@ from llmpq_sim.report.drawing import (
     put,
     width_of,
 )
+from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
 from llmpq_sim.report.service_content import finite, service_content, trace_content
 from llmpq_sim.report.service_screen import service_latency_table, service_stage_table
 from llmpq_sim.report.service_summary import (
@@ -31,7 +32,6 @@ from llmpq_sim.report.stages import unused_devices
 from llmpq_sim.report.summary import (
     STOPPED,
     error_fraction,
-    loss_part,
     trust_parts,
     used_profiles,
 )
@@ -81,11 +81,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
         },
         "bound": _bound(outcome),
         "settings": settings_to_content(outcome.best.serving.settings),
-        "quality": {
-            "loss": score.loss,
-            "budget": score.budget,
-            "measure": task.batch.quality.measure,
-        },
+        "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),
         "representative_batch": _batch(outcome),
@@ -109,11 +105,12 @@ def show_online(
         console: where to.
         outcome: what was found.
         plan_file: name of the file the plan was written to.
-        profile_lines: what else is to be said of the latency profiles.
+        profile_lines: what else is to be said of latency profiles and measured losses.
     """
     service, width = outcome.service, width_of(console)
     put(console, folded_lines(_headline(outcome), width, "bold"))
-    sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service)]
+    risks = risk_sentences(outcome.batch.best, outcome.task.batch, shlex.quote(plan_file))
+    sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service), *risks]
     if sentences:
         put(console, *(paragraph(text, width) for text in sentences))
     trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
@@ -184,7 +181,7 @@ def _headline(outcome: OnlineOutcome) -> list[str]:
     if gap is not None and outcome.offered_per_s is not None:
         offered = rate_text(outcome.offered_per_s)
         parts.append(f"{offered} requests/s arrive (gap {percent_text(gap, 1)})")
-    return [*parts, loss_part(outcome.batch.best, outcome.task.batch)]
+    return [*parts, *quality_parts(outcome.batch.best, outcome.task.batch)]
 
 
 def _missed(outcome: OnlineOutcome) -> list[str]:
@@ -220,7 +217,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
         ("batches", settings_parts(service)),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
-        *[("" if number else "profiles", [line]) for number, line in enumerate(profile_lines)],
+        *[("" if number else "notes", [line]) for number, line in enumerate(profile_lines)],
         (
             "search",
             [

@@ -15,6 +15,7 @@ from llmpq_sim.report.comparison import comparison_rows, what_if_rows
 from llmpq_sim.report.drawing import folded_lines, labelled, paragraph, plain, put, width_of
 from llmpq_sim.report.front import front_marks, front_rows, scatter_lines, thinned
 from llmpq_sim.report.listings import Listing
+from llmpq_sim.report.quality import risk_sentences
 from llmpq_sim.report.stages import bottleneck_text, stage_rows, unused_devices
 from llmpq_sim.report.strip import SYMBOLS, strip_legend, strip_lines
 from llmpq_sim.report.summary import (
@@ -64,12 +65,13 @@ def show_search(
         console: where to.
         outcome: what was found.
         plan_file: name of the file the plan was written to, or None.
-        profile_lines: what else is to be said of the latency profiles.
+        profile_lines: what else is to be said of latency profiles and measured losses.
     """
     score, task = outcome.best, outcome.task
     _put_headline(console, search_headline(outcome), score, task.costs.profiles)
-    profiles = [("" if number else "profiles", [line]) for number, line in enumerate(profile_lines)]
-    _put_facts(console, score, task, [*profiles, ("search", effort_parts(outcome))])
+    _put_risks(console, risk_sentences(score, task, shlex.quote(plan_file or "...")))
+    notes = [("" if number else "notes", [line]) for number, line in enumerate(profile_lines)]
+    _put_facts(console, score, task, [*notes, ("search", effort_parts(outcome))])
     _put_stages(console, score, task)
     _put_strip(console, score.plan)
     put(console, "", comparison_table(comparison_rows(outcome), width_of(console)))
@@ -85,6 +87,7 @@ def show_simulation(
     """Write what a plan would do; a plan that does not fit shows its memory and what is short."""
     profiles = plan_profiles(score, task)
     _put_headline(console, simulation_headline(score, task), score, profiles)
+    _put_risks(console, risk_sentences(score, task))
     _put_facts(console, score, task, [])
     _put_stages(console, score, task)
     _put_strip(console, score.plan)
@@ -96,14 +99,14 @@ def show_simulation(
 
 def show_front(console: Console, outcome: SearchOutcome) -> None:
     """Write the plans that none beats in both speed and quality, and where they lie."""
-    rows = front_rows(outcome)
+    rows, measure = front_rows(outcome), outcome.task.quality.measure
     shown = thinned(rows)
     put(console, "", plain("Plans that none found beats in both speed and quality", "bold"))
-    put(console, front_table(shown))
+    put(console, front_table(shown, measure))
     if len(shown) < len(rows):
         put(console, plain(f"{len(shown)} of {len(rows)} plans; --json has them all", "dim"))
     if len(rows) > 1:
-        lines = scatter_lines(front_marks(outcome), width_of(console), SCATTER_HEIGHT)
+        lines = scatter_lines(front_marks(outcome), width_of(console), SCATTER_HEIGHT, measure)
         put(console, "", plain("tokens/s (o: these plans, +: baselines)", "dim"))
         put(console, plain("\n".join(lines)))
 
@@ -144,6 +147,11 @@ def _put_headline(
     if score.result is not None:
         trust.append(error_sentence(score.result.tokens_per_s, error_fraction(profiles)))
     put(console, folded_lines(trust, width_of(console)), "")
+
+
+def _put_risks(console: Console, sentences: Sequence[str]) -> None:
+    if sentences:
+        put(console, *(paragraph(text, width_of(console)) for text in sentences), "")
 
 
 def _put_facts(

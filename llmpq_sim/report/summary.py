@@ -7,10 +7,10 @@ from llmpq_sim.cluster import Cluster
 from llmpq_sim.latency.fitting import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.plan import MicroBatching, Plan, equal_parts
+from llmpq_sim.report.quality import quality_parts
 from llmpq_sim.report.words import (
     counted,
     joined,
-    loss_text,
     percent_text,
     rate_text,
     seconds_text,
@@ -37,7 +37,7 @@ def search_headline(outcome: SearchOutcome) -> list[str]:
     return [
         f"{found} tokens/s",
         f"at most {rate_text(bound)} are possible (gap {gap})",
-        loss_part(outcome.best, outcome.task),
+        *quality_parts(outcome.best, outcome.task),
     ]
 
 
@@ -48,14 +48,8 @@ def simulation_headline(score: PlanScore, task: PlanningTask) -> list[str]:
     return [
         f"{rate_text(score.result.tokens_per_s)} tokens/s",
         f"{score.result.output_tokens} tokens in {seconds_text(score.makespan_s)}",
-        loss_part(score, task),
+        *quality_parts(score, task),
     ]
-
-
-def loss_part(score: PlanScore, task: PlanningTask) -> str:
-    """Return the quality loss beside its budget."""
-    measure = task.quality.measure
-    return f"quality loss {loss_text(score.loss)} of {loss_text(score.budget)} {measure}"
 
 
 def plan_profiles(score: PlanScore, task: PlanningTask) -> dict[str, DeviceProfile]:

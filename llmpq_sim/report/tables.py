@@ -10,12 +10,12 @@ from llmpq_sim.report.comparison import ComparisonRow, WhatIfRow
 from llmpq_sim.report.drawing import WIDTH, new_table, plain
 from llmpq_sim.report.front import FrontRow
 from llmpq_sim.report.listings import Listing
+from llmpq_sim.report.quality import loss_with_interval
 from llmpq_sim.report.stages import StageRow
 from llmpq_sim.report.words import (
     bar,
     folded,
     format_parts,
-    loss_text,
     percent_text,
     rate_text,
     seconds_text,
@@ -33,7 +33,6 @@ LEAST_NOTES_WIDTH = 10
 COMPARISON_HEADINGS = ("tokens/s", "this plan is", "quality loss")
 WHAT_IF_HEADINGS = ("what if (at least)", "tokens/s", "change")
 ERROR_HEADINGS = ("median", "90th percentile", "rows")
-FRONT_HEADINGS = ("tokens/s", "quality loss", "stages")
 SUMMARY_HEADINGS = ("mean", "p50", "p90", "p95", "p99")
 
 
@@ -99,11 +98,13 @@ def _columns(
     return "\n".join([aligned + first, *(" " * len(aligned) + line for line in others)])
 
 
-def front_table(rows: Sequence[FrontRow]) -> Table:
-    """Return plans between the fastest and the least damaging."""
-    table = new_table(*FRONT_HEADINGS, "formats", right=FRONT_HEADINGS)
+def front_table(rows: Sequence[FrontRow], measure: str) -> Table:
+    """Return plans between the fastest and the least damaging, by the measure of losses."""
+    headings = ("tokens/s", measure, "stages")
+    table = new_table(*headings, "formats", right=headings)
     for row in rows:
-        figures = (rate_text(row.tokens_per_s), loss_text(row.loss), str(row.stages))
+        loss = loss_with_interval(row.loss, row.interval)
+        figures = (rate_text(row.tokens_per_s), loss, str(row.stages))
         table.add_row(*figures, plain(", ".join(row.formats)))
     return table
 

@@ -10,6 +10,7 @@ from llmpq_sim.units import MS
 SEPARATOR = " · "
 
 SMALL_LOSS = 0.001
+LARGE_LOSS = 1000.0
 TINY_LOSS = 1e-7
 
 
@@ -19,9 +20,11 @@ def rate_text(per_s: float) -> str:
 
 
 def loss_text(loss: float) -> str:
-    """Return a quality loss with four decimals, or with two digits if it is small."""
+    """Return a quality loss with four decimals, or with a few digits if it is small or large."""
     if loss == 0:
         return "0"
+    if loss >= LARGE_LOSS:
+        return f"{loss:.4g}"
     if loss >= SMALL_LOSS:
         return f"{loss:.4f}"
     return f"{loss:.{1 - floor(log10(loss))}f}" if loss >= TINY_LOSS else f"{loss:.1e}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise, permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmpq_sim.cluster import Cluster
 from llmpq_sim.plan import MicroBatching, Plan, Stage
@@ -17,10 +18,12 @@ from llmpq_sim.search.problem import (
     PlanningTask,
     Problem,
     build_problem,
-    layer_allowed,
+    layer_item,
 )
 from llmpq_sim.search.relaxation import solve_integrally
 from llmpq_sim.search.wave_terms import EMBEDDING, LAYER
+
+IntArray = NDArray[np.int64]
 
 FORMAT_GAP = 1e-4
 FORMAT_NODES = 2_000
@@ -82,8 +85,7 @@ def plan_of_formats(
 ) -> Plan:
     """Return the plan whose stages hold these blocks: whole numbers per item, place and format.
 
-    Items are those of `stage_problem`. Within a stage the layers that lose most at few bits get
-    the formats that lose least.
+    Items are those of `stage_problem`. Within a stage the formats are arranged for the least loss.
     """
     cluster = task.costs.scenario.cluster
     stages, layer = [], 0
@@ -101,19 +103,42 @@ def plan_of_formats(
 def arrange_formats(task: PlanningTask, counts: Sequence[int], first_layer: int) -> tuple[str, ...]:
     """Return formats for consecutive layers, so many of each, with the least loss.
 
-    The formats that lose least go to the layers that would lose most; equal layers keep the most
-    precise formats in front.
+    Exact for any table: an assignment of layers to as many places of formats. Equal layers keep the
+    most precise formats in front. A layer gets a format that breaks it only where there is no way
+    around it.
     """
-    losses = {name: sum(task.quality.losses[name]) for name in task.formats}
-    names = sorted(task.formats, key=lambda name: losses[name])
+    names = sorted(task.formats, key=task.quality.uniform_loss)
     by_name = dict(zip(task.formats, counts, strict=True))
     ranked = [name for name in names for _ in range(int(by_name[name]))]
-    worst = task.quality.losses[names[-1]]
-    layers = sorted(
-        range(first_layer, first_layer + len(ranked)), key=lambda layer: (-worst[layer], layer)
-    )
-    chosen = dict(zip(layers, ranked, strict=True))
-    return tuple(chosen[layer] for layer in sorted(chosen))
+    stop = first_layer + len(ranked)
+    losses = [task.quality.losses[name][first_layer:stop] for name in names]
+    places = np.repeat(np.arange(len(names)), [int(by_name[name]) for name in names])
+    chosen = _least_assignment(np.array(losses).T, places)
+    return tuple(ranked[place] for place in chosen)
+
+
+def _least_assignment(losses: FloatArray, places: IntArray) -> list[int]:
+    """Return a place for each layer so that the sum of losses is least.
+
+    Args:
+        losses: of each layer in each format. Shape: (layers, formats).
+        places: the format of each place. Shape: (layers,).
+    """
+    if (losses == losses[0]).all():
+        return list(range(len(losses)))
+    from scipy.optimize import linear_sum_assignment
+
+    known = np.isfinite(losses)
+    beyond = 1.0 + float(losses[known].sum())  # more than any arrangement of finite losses
+    _, chosen = linear_sum_assignment(np.where(known, losses, beyond)[:, places])
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for layer, of_layer in enumerate(losses.tolist()):
+        alike.setdefault(tuple(of_layer), []).append(layer)
+    ordered = [0] * len(losses)
+    for layers in alike.values():
+        for layer, place in zip(layers, sorted(chosen[layers].tolist()), strict=True):
+            ordered[layer] = place
+    return ordered
 
 
 def best_formats(
@@ -139,10 +164,8 @@ def _stage_items(
     """Return the layers of one stage, grouped by their losses and bound to it."""
     losses = [task.quality.losses[name] for name in task.formats]
     classes = Counter(tuple(format_losses[layer] for format_losses in losses) for layer in layers)
-    return [
-        BlockItem(LAYER, count, np.array(loss), _only(layer_allowed(task, places, loss), number))
-        for loss, count in classes.items()
-    ]
+    items = [layer_item(task, places, loss, count) for loss, count in classes.items()]
+    return [replace(item, allowed=_only(item.allowed, number)) for item in items]
 
 
 def _only(allowed: BoolArray, place: int) -> BoolArray:

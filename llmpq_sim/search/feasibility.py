@@ -1,5 +1,7 @@
 """Why no plan can exist, in the user's terms: which memory is short, and what would fit."""
 
+from math import isfinite
+
 from llmpq_sim.errors import InfeasibleError
 from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import (
@@ -43,7 +45,7 @@ def explain(task: PlanningTask) -> str:
         )
     return (
         f"{name} on {cluster}: no plan fits the memory within a quality loss of "
-        f"{task.budget:.4g}; {_what_is_possible(task, has)}"
+        f"{task.budget:.4g} {task.quality.measure}; {_what_is_possible(task, has)}"
     )
 
 
@@ -83,7 +85,11 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
 
 def _what_is_possible(task: PlanningTask, has: int) -> str:
     """Return the least damaging allowed format whose bytes fit with one request in flight."""
-    fitting = [name for name in task.formats if needed_bytes(task, name) <= has]
+    fitting = [
+        name
+        for name in task.formats
+        if needed_bytes(task, name) <= has and isfinite(task.quality.uniform_loss(name))
+    ]
     within = [name for name in fitting if task.quality.uniform_loss(name) <= task.allowed_loss]
     if within or not fitting:
         return "whole layers do not divide over the devices; allow more loss or shorter requests"

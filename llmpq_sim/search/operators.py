@@ -6,9 +6,11 @@ one is changed it is a draft, a list of stages with their device numbers and for
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from numpy.random import Generator
 
+from llmpq_sim.formats import FORMATS
 from llmpq_sim.memory import plan_memory
 from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.construction import arrange_formats
@@ -210,7 +212,7 @@ class Operators:
         first = plan.first_layers()[number]
         best: tuple[float, int, str] | None = None
         for position, name in enumerate(draft[number].formats):
-            lower = self._next(draft[number].device, name, 1)
+            lower = self._smaller(draft[number].device, name, first + position)
             if lower is None:
                 continue
             losses = self.task.quality.losses
@@ -250,7 +252,7 @@ class Operators:
             if number in full:
                 continue
             for position, name in enumerate(stage.formats):
-                higher = self._next(stage.device, name, -1)
+                higher = self._better(stage.device, name, first + position)
                 if higher is None:
                     continue
                 gained = losses[name][first + position] - losses[higher][first + position]
@@ -258,15 +260,21 @@ class Operators:
                     best = gained, number, position, higher
         return best[1:] if best else None
 
-    def _next(self, device: int, name: str, step: int) -> str | None:
-        """Return the next format a device runs that loses more (step 1) or less (step -1)."""
-        runs = self._runs(device)
-        rank = self._rank(name) + step
-        while 0 <= rank < len(self._ranked):
-            if self._ranked[rank] in runs:
-                return self._ranked[rank]
-            rank += step
-        return None
+    def _smaller(self, device: int, name: str, layer: int) -> str | None:
+        """Return the next format of fewer bits that a device runs and that a layer survives."""
+        smaller = [
+            other
+            for other in self._runs(device)
+            if FORMATS[other].bits < FORMATS[name].bits
+            and isfinite(self.task.quality.losses[other][layer])
+        ]
+        return max(smaller, key=lambda other: FORMATS[other].bits, default=None)
+
+    def _better(self, device: int, name: str, layer: int) -> str | None:
+        """Return the next format that a device runs and in which a layer loses less."""
+        losses = {other: self.task.quality.losses[other][layer] for other in self._runs(device)}
+        better = [other for other, loss in losses.items() if loss < losses[name]]
+        return max(better, key=lambda other: (losses[other], -FORMATS[other].bits), default=None)
 
     def _rank(self, name: str) -> int:
         return self._ranked.index(name)

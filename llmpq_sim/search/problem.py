@@ -216,20 +216,23 @@ def _items(task: PlanningTask, places: tuple[Place, ...]) -> tuple[BlockItem, ..
     losses = [task.quality.losses[name] for name in task.formats]
     classes = Counter(zip(*losses, strict=True))
     none = np.zeros(len(task.formats))
-    layers = [
-        BlockItem(LAYER, count, np.array(loss), layer_allowed(task, places, loss))
-        for loss, count in classes.items()
-    ]
+    layers = [layer_item(task, places, loss, count) for loss, count in classes.items()]
     end_allowed = np.zeros((len(places), len(task.formats)), dtype=bool)
     end_allowed[:, 0] = True
     ends = [BlockItem(block, 1, none, end_allowed) for block in (EMBEDDING, HEAD)]
     return (*layers, *ends)
 
 
-def layer_allowed(
-    task: PlanningTask, places: tuple[Place, ...], loss: Sequence[float]
-) -> BoolArray:
-    """Return where a layer with these losses may be in which format: what runs and is in budget."""
+def layer_item(
+    task: PlanningTask, places: tuple[Place, ...], loss: Sequence[float], count: int
+) -> BlockItem:
+    """Return so many layers with these losses per format, allowed what runs and is in budget.
+
+    An infinite loss is never allowed; it is written as twice the budget, since programs and prices
+    take finite numbers.
+    """
     runs = [task.costs.devices[place.kind].formats for place in places]
     known = np.array([[name in names for name in task.formats] for names in runs])
-    return np.asarray(known & (np.array(loss) <= task.allowed_loss))
+    losses = np.array(loss)
+    finite = np.where(np.isfinite(losses), losses, 2.0 * task.allowed_loss)
+    return BlockItem(LAYER, count, finite, np.asarray(known & (losses <= task.allowed_loss)))

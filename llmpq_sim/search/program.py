@@ -6,6 +6,9 @@ from llmpq_sim.search.certificate import Multipliers, WaveMultipliers
 from llmpq_sim.search.problem import BoolArray, FloatArray, Problem
 from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
 
+SMALL_BUDGET = 1e-4
+"""Budgets from here to its inverse are as they are: HiGHS keeps rows to an absolute 1e-7."""
+
 
 class Program:
     """The matrices of a planning problem.
@@ -17,7 +20,7 @@ class Program:
     Attributes:
         shape: of the block columns: (items, places, formats).
         block_count: how many block columns there are.
-        losses: quality loss of each column.
+        losses: quality loss of each column, in the budget's unit where that is very small or large.
         objective, upper, upper_limit, equal, equal_value, bounds: as HiGHS takes them.
     """
 
@@ -30,8 +33,8 @@ class Program:
         self.objective = np.zeros(self.columns)
         self.objective[-items:] = shortage_price_s(problem)
         rows = [self._wave_rows(number) for number in range(len(problem.waves))]
-        self.losses = self._spread(self._losses())
-        rows.append((self.losses[None, :], np.array([problem.budget])))
+        self.losses = self._spread(self._losses()) / self._loss_scale()
+        rows.append((self.losses[None, :], np.array([problem.budget]) / self._loss_scale()))
         rows.append(self._memory_rows())
         self.upper = np.concatenate([matrix for matrix, _ in rows])
         self.upper_limit = np.concatenate([limit for _, limit in rows])
@@ -51,7 +54,8 @@ class Program:
             )
             position += 2 * places + 1
         byte_price = prices[position + 1 :] / self._byte_scale()
-        return Multipliers(tuple(waves), float(prices[position]), tuple(byte_price.tolist()))
+        loss_price_s = float(prices[position]) / self._loss_scale()
+        return Multipliers(tuple(waves), loss_price_s, tuple(byte_price.tolist()))
 
     def pipeline_rows(self) -> tuple[FloatArray, FloatArray]:
         """Return rows that make single devices a pipeline: its ends hold layers and lie apart."""
@@ -128,6 +132,11 @@ class Program:
         for number, item in enumerate(self.problem.items):
             losses[number] = item.loss
         return losses
+
+    def _loss_scale(self) -> float:
+        """The unit of losses: the budget, where losses as they are would be lost in tolerances."""
+        budget = self.problem.budget
+        return 1.0 if budget == 0.0 or SMALL_BUDGET <= budget <= 1.0 / SMALL_BUDGET else budget
 
     def _byte_scale(self) -> float:
         """Bytes counted in the size of a large layer, so that the solver sees small numbers."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isinf
 
 from llmpq_sim.memory import StageMemory, plan_memory
 from llmpq_sim.plan import Plan
@@ -52,6 +53,8 @@ class PlanScore:
                     f"does not fit: stage {number} on {self.plan.stages[number].device} needs "
                     f"{gib(stage.total_bytes)} GiB, has {gib(stage.limit_bytes)}"
                 )
+        if isinf(self.loss):
+            return "breaks a layer in its format, as measured"
         if not self.is_feasible:
             return f"loses {self.loss:.4g}, more than the budget of {self.budget:.4g}"
         return None

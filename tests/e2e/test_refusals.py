@@ -18,8 +18,9 @@ MESSAGES = [
     (
         ("search", "--model", "opt-30b", "--cluster", "paper-9", "--kernels", "spec",
          "--quality-at-least", "fp16"),
-        "opt-30b on paper-9: no plan fits the memory within a quality loss of 0; with one request "
-        "in flight int8 everywhere would fit and lose 0.0001762: try --quality-at-least int8",
+        "opt-30b on paper-9: no plan fits the memory within a quality loss of 0 nominal nats; with "
+        "one request in flight int8 everywhere would fit and lose 0.0001762: try "
+        "--quality-at-least int8",
     ),
     ((*SEARCH, "--quality-at-least", "int5"), "--quality-at-least: expected a format"),
     ((*SEARCH, "--formats", "bf16"), "--formats: no device of paper-9 runs bf16"),

@@ -10,9 +10,14 @@ from llmpq_sim.device_files import load_devices
 from llmpq_sim.files import json_text, write_text
 from llmpq_sim.latency.fitting import FitReport, fit_profile
 from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
-from llmpq_sim.latency.transfer import transferred_profile
 from llmpq_sim.measurement_files import read_measurements
 from llmpq_sim.model_files import load_model
+from llmpq_sim.paper.kernels import (
+    KERNELS_OF_2023,
+    completed_profile,
+    derived_profile,
+    timed_profile,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "cluster_profiles" / "profiles"
@@ -20,16 +25,8 @@ ROWS_OF_2023 = ROOT / "cluster_profiles" / "measurements" / "gptq-2023.csv"
 SHARED_KERNELS = ROOT / "../shared/data/kernels"
 
 SEED = 0
-KERNELS_OF_2023 = "gptq-2023"
 TIMED_IN_2023 = ("t4", "v100-32g", "p100-12g")
 DERIVED_FROM_V100 = ("a100-40g", "a800-80g")
-FP32_RATIO = 19.5 / 15.7
-"""FP32 rates of A100 and V100 by their data sheets, in TFLOPS."""
-
-SOURCE_OF_2023 = (
-    "LLM-PQ authors' notebooks of 2023 (arXiv:2403.01136): GPTQ kernels for 3 and 4 bits, "
-    "LLM.int8 for 8, PyTorch for 16"
-)
 TENSORRT_LLM = {
     "a100-sxm": ("a100_sxm", "trtllm-1.0"),
     "l40s": ("l40s", "trtllm-1.0"),
@@ -46,20 +43,11 @@ def profiles_of_2023() -> dict[str, DeviceProfile]:
     """Return the profiles of the kernels LLM-PQ used, by file name."""
     devices, rows = load_devices(), read_measurements(ROWS_OF_2023)
     models = {"opt-30b": load_model("opt-30b")}
-    profiles = {
-        name: fit_profile(
-            rows, devices[name], KERNELS_OF_2023, SEED, models=models, source=SOURCE_OF_2023
-        ).profile
-        for name in TIMED_IN_2023
-    }
+    profiles = {name: timed_profile(rows, devices[name], models) for name in TIMED_IN_2023}
+    v100 = profiles["v100-32g"]
+    profiles["p100-12g"] = completed_profile(profiles["p100-12g"], devices["p100-12g"], v100)
     for name in DERIVED_FROM_V100:
-        profiles[name] = transferred_profile(
-            profiles["v100-32g"],
-            devices["v100-32g"],
-            devices[name],
-            FP32_RATIO,
-            ("int4", "int3"),
-        )
+        profiles[name] = derived_profile(v100, devices["v100-32g"], devices[name], profiles["t4"])
     return {f"{name}.{KERNELS_OF_2023}.json": profile for name, profile in profiles.items()}
 
 

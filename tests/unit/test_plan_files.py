@@ -29,6 +29,7 @@ from llmpq_sim.task_files import (
     quality_target,
 )
 from llmpq_sim.verification import verify_plan
+from tests.qualities import measured_quality
 
 Content = dict[str, Any]
 SETTINGS = SearchSettings(seed=3, generations=4)
@@ -94,6 +95,46 @@ def test_a_plan_carries_the_profiles_that_do_not_ship(
     path = tmp_path / "plan.json"
     write_json(path, {**content, "inputs": inputs})
     assert load_plan(path, {}).task.costs.profiles == with_own.profiles
+
+
+def test_a_plan_carries_the_losses_that_were_measured(tmp_path: Path) -> None:
+    measured = measured_quality(load_model("opt-125m"))
+    measured = replace(measured, quantizers={**measured.quantizers, "int4": "hqq"})
+    target = QualityTarget(None, 0.03, None, measured)
+    found = search(small_task(target), SETTINGS)
+    content, path = outcome_to_content(found, target), tmp_path / "plan.json"
+    write_json(path, content)
+    saved = load_plan(path, {})
+    assert (saved.target, saved.task.quality) == (target, found.task.quality)
+    assert saved.quantizers == {"int8": "rtn", "int4": "hqq", "int3": "rtn"}
+    assert verify_plan(saved).bound_s == pytest.approx(found.certificate.bound_s, rel=1e-9)
+    content["inputs"]["quality"]["measured"]["rows"][0][2] = 0.0
+    write_json(path, content)
+    with pytest.raises(InputError, match=r"inputs\.quality: was changed after the plan was made"):
+        load_plan(path, {})
+    rehash(content, "quality")
+    content["inputs"]["quality"]["measured"]["model"]["shape_sha256"] = "0" * 64
+    rehash(content, "quality")
+    write_json(path, content)
+    with pytest.raises(InputError, match=r"inputs\.quality\.measured: was measured with opt-125m"):
+        load_plan(path, {})
+
+
+def test_a_plan_of_nominal_losses_says_nothing_of_measured_ones(
+    tmp_path: Path, content: Content
+) -> None:
+    assert "measured" not in content["inputs"]["quality"]
+    path = tmp_path / "plan.json"
+    write_json(path, content)
+    assert load_plan(path, {}).quantizers == {}
+
+
+def test_a_search_is_not_resumed_with_other_losses() -> None:
+    first = QualityTarget(None, 0.03, None, measured_quality(load_model("opt-125m")))
+    assert first.measured is not None
+    other = replace(first, measured=replace(first.measured, rows=first.measured.rows[12:]))
+    task = small_task(QualityTarget(None, 0.03))
+    assert search_sha256(task, first, SETTINGS) != search_sha256(task, other, SETTINGS)
 
 
 def test_the_same_seed_gives_the_same_bytes(content: Content) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from llmpq_sim.errors import InputError
@@ -36,6 +38,24 @@ def test_sensitive_layers_lose_their_share_of_the_same_total() -> None:
     assert table.uniform_loss("int4") == pytest.approx(NOMINAL_INT4_LOSS_NATS)
     assert table.losses["int4"][2] == pytest.approx(5 * table.losses["int4"][0])
     assert nominal_quality(3).measure == "nominal nats"
+
+
+def test_intervals_add_up_standard_errors_and_the_error_of_sums() -> None:
+    losses: dict[str, tuple[float, ...]] = {"fp16": (0.0, 0.0), "int4": (0.1, 0.3)}
+    table = QualityTable("nats", losses, {"int4": (0.01, 0.02)}, 0.1)
+    assert table.interval(["int4", "int4"]) == pytest.approx(0.1 * 0.4 + 2 * 0.03)
+    assert table.interval(["fp16", "int4"]) == pytest.approx(0.1 * 0.3 + 2 * 0.02)
+    assert table.interval(["fp16", "fp16"]) == 0.0
+    assert QualityTable("nats", losses, {"int4": (0.25, 0.5)}).interval(["int4"] * 2) == 1.5
+    assert nominal_quality(2).interval(["int4", "int4"]) == 0.0
+
+
+def test_perplexity_rises_with_the_exponential_of_the_loss() -> None:
+    table = QualityTable("nats", {"fp16": (0.0,)}, reference_nats=math.log(12.0))
+    assert table.perplexity(0.0) == pytest.approx(12.0)
+    assert table.perplexity(math.log(2.0)) == pytest.approx(24.0)
+    assert table.perplexity(1e9) == table.perplexity(math.inf) == math.inf
+    assert nominal_quality(1).perplexity(0.1) is None
 
 
 def test_only_the_proportions_of_sensitivities_matter() -> None:

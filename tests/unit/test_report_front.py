@@ -20,7 +20,7 @@ def test_baselines_lie_under_the_front() -> None:
 
 
 def test_a_long_front_is_thinned_but_keeps_its_ends() -> None:
-    rows = [FrontRow(100.0 - number, 0.1 + number, [], 1) for number in range(50)]
+    rows = [FrontRow(100.0 - number, 0.1 + number, None, [], 1) for number in range(50)]
     kept = thinned(rows, 7)
     assert (len(kept), kept[0], kept[-1]) == (7, rows[0], rows[-1])
     assert thinned(rows[:7], 7) == rows[:7]
@@ -28,18 +28,18 @@ def test_a_long_front_is_thinned_but_keeps_its_ends() -> None:
 
 def test_a_scatter_puts_loss_to_the_right_and_speed_upwards() -> None:
     marks = [Mark(0.0, 10.0, "+"), Mark(0.5, 20.0, "o")]
-    assert scatter_lines(marks, 30, 5) == [
+    assert scatter_lines(marks, 30, 5, "nominal nats") == [
         "20.0 │                       o",
         "     │",
         "10.0 │+",
         "     └────────────────────────",
-        "      0  quality loss   0.5000",
+        "      0  nominal nats   0.5000",
     ]
 
 
 @given(st.lists(st.builds(Mark, positive, positive, st.just("o")), min_size=1))
 def test_a_scatter_keeps_its_size_and_shows_something(marks: list[Mark]) -> None:
-    lines = scatter_lines(marks, 60, 12)
+    lines = scatter_lines(marks, 60, 12, "nats of KL per token")
     assert len(lines) == 12
     assert all(len(line) <= 60 for line in lines)
     assert sum(line.split("│")[-1].count("o") for line in lines[:-2]) <= len(marks)

@@ -42,7 +42,7 @@ def test_no_line_is_wider_than_88_columns_or_ends_in_blanks() -> None:
     "content",
     [
         "scenario  opt-125m (12 layers) · paper-4 (3 x p100-12g, 1 x v100-32g)",
-        "profiles  p100: assumed",
+        "notes     p100: assumed",
         "search    1.50 s · 120 plans tried · 9 generations · seed 7",
         "    1  p100-12g-0  8-11    2 x int8, 2 x int4",
         "FF888888|8844",

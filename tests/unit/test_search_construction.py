@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise, permutations
 
 from hypothesis import given, settings
@@ -5,13 +6,13 @@ from hypothesis import strategies as st
 
 from llmpq_sim.cluster import Link
 from llmpq_sim.plan import MicroBatching, check_plan
-from llmpq_sim.quality.table import nominal_quality
+from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.construction import arrange_formats, best_formats, order_devices
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.search.screening import Screen
 from tests.builders import every_placement, every_plan, tiny_cluster, tiny_device, tiny_task
-from tests.strategies import tasks, tenfold
+from tests.strategies import quality_tables, tasks, tenfold
 
 CUTS = MicroBatching(1, 1, 1)
 
@@ -31,6 +32,34 @@ def test_formats_of_a_stage_are_arranged_for_the_least_loss(
         return sum(task.quality.losses[name][first + offset] for offset, name in enumerate(formats))
 
     assert loss(arranged) <= min(map(loss, permutations(names))) * (1 + 1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(quality_tables(6), st.integers(0, 5), st.data())
+def test_formats_are_arranged_for_the_least_loss_of_any_table(
+    quality: QualityTable, first: int, data: st.DataObject
+) -> None:
+    task = tiny_task(quality=quality, budget=1.0)
+    count = data.draw(st.integers(1, 6 - first))
+    names = data.draw(st.lists(st.sampled_from(task.formats), min_size=count, max_size=count))
+    arranged = arrange_formats(task, [names.count(name) for name in task.formats], first)
+    assert sorted(arranged) == sorted(names)
+
+    def loss(formats: tuple[str, ...]) -> float:
+        return sum(quality.losses[name][first + offset] for offset, name in enumerate(formats))
+
+    assert loss(arranged) <= min(map(loss, permutations(names))) * (1 + 1e-12)
+
+
+def test_a_layer_is_spared_the_format_that_breaks_it() -> None:
+    losses: dict[str, tuple[float, ...]] = {
+        "fp16": (0.0,) * 4,
+        "int8": (1.0, 1.0, 1.0, 5.0),
+        "int4": (math.inf, 9.0, 8.0, 9.0),
+    }
+    task = tiny_task(quality=QualityTable("any", losses), budget=100.0)
+    assert arrange_formats(task, [1, 2, 1], 0) == ("int8", "int8", "int4", "fp16")
+    assert arrange_formats(task, [1, 0, 0], 0) == ("int4",)
 
 
 def test_equal_layers_keep_the_most_precise_formats_in_front() -> None:

@@ -47,8 +47,9 @@ def test_what_runtimes_take_is_stated_as_a_range_where_they_differ() -> None:
 
 def test_a_quality_out_of_reach_is_refused_with_one_that_is_not() -> None:
     assert refusal(large_task(("int3", "int4", "fp16"), 0.01)) == (
-        "opt-30b on tiny: no plan fits the memory within a quality loss of 0.01; with one request "
-        "in flight int4 everywhere would fit and lose 0.058: try --quality-at-least int4"
+        "opt-30b on tiny: no plan fits the memory within a quality loss of 0.01 nominal nats; "
+        "with one request in flight int4 everywhere would fit and lose 0.058: try "
+        "--quality-at-least int4"
     )
 
 
@@ -57,8 +58,8 @@ def test_layers_that_fit_only_in_pieces_are_refused_as_such() -> None:
     devices = [tiny_device(room_mib=3.2)] * 3
     task = tiny_task(tiny_scenario(devices, output_tokens=(2,)), formats=("fp16",))
     assert refusal(task) == (
-        "tiny on tiny: no plan fits the memory within a quality loss of 0; whole layers do not "
-        "divide over the devices; allow more loss or shorter requests"
+        "tiny on tiny: no plan fits the memory within a quality loss of 0 nominal nats; whole "
+        "layers do not divide over the devices; allow more loss or shorter requests"
     )
 
 
