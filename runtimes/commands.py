@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from runtimes.quality.command import quality
+
 if TYPE_CHECKING:
     from llmpq_sim.report.execution_comparison import Comparison
     from llmpq_sim.workload_files import TraceOptions
@@ -329,5 +331,5 @@ def demo(
     show_demonstration(answer_console(), shown)
 
 
-ALL = (deploy, compare, profile, cluster, demo)
+ALL = (quality, deploy, compare, profile, cluster, demo)
 """The commands, in the order in which help lists them."""

@@ -47,7 +47,7 @@ def deploy_progress(
         enabled: whether to draw at all.
         console: where to; stderr unless told. Nothing is drawn where it is no terminal.
     """
-    with _bar(enabled, console) as update:
+    with progress_line(enabled, console) as update:
 
         def show(progress: Progress) -> None:
             text = f"{progress.phase}: {progress.finished}/{progress.requests} requests"
@@ -61,7 +61,7 @@ def profile_progress(
     enabled: bool, console: Console | None = None
 ) -> Iterator[Callable[[ProfileProgress], None]]:
     """Give a callback that draws how far a profile is, and clear it at the end."""
-    with _bar(enabled, console) as update:
+    with progress_line(enabled, console) as update:
 
         def show(progress: ProfileProgress) -> None:
             left = "" if progress.left_s is None else f"about {seconds_text(progress.left_s)} left"
@@ -71,7 +71,10 @@ def profile_progress(
 
 
 @contextmanager
-def _bar(enabled: bool, console: Console | None) -> Iterator[Callable[[str, float, str], None]]:
+def progress_line(
+    enabled: bool, console: Console | None
+) -> Iterator[Callable[[str, float, str], None]]:
+    """Give a callback that draws a text, a share of the work done and what else to say."""
     screen = console or Console(stderr=True)
     if not (enabled and screen.is_terminal):
         yield lambda *_: None

@@ -20,6 +20,7 @@ from runtimes.torch_pipeline.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.kernels import runnable_formats
 from runtimes.torch_pipeline.linear import NEVER
+from runtimes.torch_pipeline.quantizers import check_quantizers
 from runtimes.torch_pipeline.static_schedule import most_rows
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -38,6 +39,7 @@ def check_job(job: Job) -> None:
     open_checkpoint(job.model_dir)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
+    check_quantizers(job.saved.quantizers, "plan")
     _check_nodes(job)
     _check_devices(job)
 
@@ -68,6 +70,7 @@ def build_job(job: Job) -> JobSpec:
         requests=job.requests if settings else _all_there(job.requests),
         weight_cache=options.weight_cache and options.weight_cache.resolve(),
         records_steps=options.records_steps,
+        quantizers=saved.quantizers,
     )
 
 

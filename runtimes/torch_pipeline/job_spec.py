@@ -1,6 +1,6 @@
 """What does every process of a pipeline need to know of a job?"""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class JobSpec:
         requests: what is to be served.
         weight_cache: folder for quantized weights, or None.
         records_steps: whether GPUs repeat decode steps that were recorded.
+        quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
     """
 
     model_dir: Path
@@ -71,6 +72,7 @@ class JobSpec:
     requests: tuple[TokenRequest, ...]
     weight_cache: Path | None
     records_steps: bool = False
+    quantizers: dict[str, str] = field(default_factory=dict)
 
 
 def write_job(folder: Path, job: JobSpec) -> None:
@@ -104,6 +106,7 @@ def job_to_content(job: JobSpec) -> dict[str, Any]:
         "requests": [_request_to_content(request) for request in job.requests],
         "weight_cache": None if job.weight_cache is None else str(job.weight_cache),
         "records_steps": job.records_steps,
+        "quantizers": job.quantizers,
     }
 
 
@@ -135,6 +138,7 @@ def job_from_fields(fields: Fields) -> JobSpec:
             requests=tuple(_request(each) for each in fields.each("requests")),
             weight_cache=Path(fields.text("weight_cache")) if fields.has("weight_cache") else None,
             records_steps=fields.flag("records_steps"),
+            quantizers=_quantizers(fields.fields("quantizers")),
         )
 
 
@@ -152,6 +156,11 @@ def _stage(fields: Fields) -> StageSpec:
             is_dense_only=fields.flag("is_dense_only"),
             memory_limit_bytes=fields.integer("memory_limit_bytes") if limited else None,
         )
+
+
+def _quantizers(fields: Fields) -> dict[str, str]:
+    with fields:
+        return {name: fields.text(name) for name in fields.names()}
 
 
 def _micro_batching(fields: Fields) -> MicroBatching:

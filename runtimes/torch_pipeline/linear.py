@@ -15,7 +15,7 @@ from torch.nn import functional
 from llmpq_sim.errors import InputError
 from llmpq_sim.formats import FORMATS
 from runtimes.torch_pipeline.kernels import WeightKernel, dense_dtype, kernel_for
-from runtimes.torch_pipeline.quantizers import Tensors, padded, quantize
+from runtimes.torch_pipeline.quantizers import RTN, Tensors, padded, quantize
 
 BLOCK_WEIGHTS: Mapping[str, int] = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Weights decoded at once, by kind of device: no workspace is larger, in the cache of a CPU."""
@@ -167,6 +167,7 @@ def linear_from_weight(
     device: torch.device,
     compute_dtype: torch.dtype,
     choice: KernelChoice | None = None,
+    quantizer: str = RTN,
 ) -> StoredLinear:
     """Quantize a matrix where it lies and return the operator; the matrix is not kept.
 
@@ -177,12 +178,14 @@ def linear_from_weight(
         device: on which it is to be multiplied.
         compute_dtype: of what is not quantized.
         choice: of kernels; None for the defaults.
+        quantizer: how codes are chosen, one of ``quantizers.QUANTIZERS``.
 
     Raises:
-        InputError: there is no such format, or some weight is not a finite number.
+        InputError: there is no such format or quantizer, they do not go together, or some weight is
+            not a finite number.
     """
     out_features, in_features = weight.shape
-    stored = quantize(weight, format_name, compute_dtype)
+    stored = quantize(weight, format_name, compute_dtype, quantizer)
     return linear_from_stored(
         stored, (out_features, in_features), bias, format_name, device, compute_dtype, choice
     )
@@ -251,6 +254,10 @@ def _version(inputs: Tensor) -> int:
     return 0 if inputs.is_inference() else inputs._version
 
 
+OWNED = "linear"
+"""What the first of several parts calls the operator that they share."""
+
+
 class LinearPart(nn.Module):
     """A slice of the outputs of an operator that several modules share, see ``fused_parts``."""
 
@@ -298,5 +305,5 @@ def fused_parts(linear: StoredLinear, widths: Sequence[int]) -> list[nn.Module]:
         outputs = slice(start, start + width)
         parts.append(LinearPart(shared, outputs, number == 0, number == len(widths) - 1))
         start += width
-    parts[0].linear = linear  # one owner, so that its memory is counted and moved once
+    setattr(parts[0], OWNED, linear)  # one owner, so that its memory is counted and moved once
     return parts

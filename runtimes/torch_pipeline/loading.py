@@ -6,8 +6,8 @@ bits, and what was freed goes back to the system after each layer.
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llmpq_sim.errors import InputError
 from runtimes.torch_pipeline.architecture import CutModel
 from runtimes.torch_pipeline.checkpoint import Checkpoint, Reader
 from runtimes.torch_pipeline.linear import (
+    OWNED,
     KernelChoice,
     StoredLinear,
     fused_parts,
@@ -26,6 +27,7 @@ from runtimes.torch_pipeline.linear import (
     linear_from_weight,
 )
 from runtimes.torch_pipeline.norms import fuse_norms
+from runtimes.torch_pipeline.quantizers import RTN, quantize
 from runtimes.torch_pipeline.weight_cache import cached_layer, layer_key
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -45,6 +47,7 @@ class WeightSettings:
         device: where they go.
         choice: from how many tokens on which kernel is used.
         cache_dir: where quantized layers are kept for the next start, or None.
+        quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
     """
 
     formats: tuple[str, ...]
@@ -52,6 +55,7 @@ class WeightSettings:
     device: torch.device
     choice: KernelChoice
     cache_dir: Path | None = None
+    quantizers: Mapping[str, str] = field(default_factory=dict)
 
     def stored_format(self, name: str) -> str:
         """Return the format in which a layer is really kept.
@@ -60,6 +64,10 @@ class WeightSettings:
         the type of the activations.
         """
         return DTYPE_NAMES[self.dtype] if name in DTYPES else name
+
+    def quantizer(self, name: str) -> str:
+        """Return how the codes of a format are chosen."""
+        return self.quantizers.get(name, RTN)
 
 
 class Names:
@@ -145,6 +153,35 @@ def linear_groups(layer: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[str,
             yield f"{name}.{group[0]}".lstrip("."), parent, group
 
 
+def stored_linears(
+    modules: Iterable[tuple[str, nn.Module]],
+) -> Iterator[tuple[str, StoredLinear]]:
+    """Yield the operators of a one-layer stage by the names that ``linear_groups`` gives."""
+    for name, module in modules:
+        if isinstance(module, StoredLinear):
+            yield name.partition(".0.")[2].removesuffix(f".{OWNED}"), module
+
+
+def layer_matrices(
+    cut: CutModel, layer: int, checkpoint: Checkpoint
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the matrices of a layer as a checkpoint has them, by the names of ``linear_groups``.
+
+    Args:
+        cut: of this layer alone, without memory.
+        layer: its index in the whole model.
+        checkpoint: the weights.
+
+    Raises:
+        InputError: a tensor is missing or has another shape.
+    """
+    names = Names(cut, layer, checkpoint)
+    with checkpoint.reading() as reader:
+        for group_name, parent, parts in linear_groups(cut.layers[0]):
+            where = f"{cut.layers_name}.0.{group_name.rpartition('.')[0]}"
+            yield group_name, _weight(parent, parts, where, (names, reader))
+
+
 def _load_layer(
     layer: nn.Module,
     prefix: str,
@@ -159,8 +196,8 @@ def _load_layer(
     cached: Mapping[str, torch.Tensor] | None = None
     if settings.cache_dir is not None and settings.formats[number] not in DTYPES:
         first_layer, checkpoint = identity
-        dtype = DTYPE_NAMES[settings.dtype]
-        key = layer_key(checkpoint, first_layer + number, stored_format, dtype)
+        dtype, quantizer = DTYPE_NAMES[settings.dtype], settings.quantizer(stored_format)
+        key = layer_key(checkpoint, first_layer + number, stored_format, dtype, quantizer)
         cached = cached_layer(
             settings.cache_dir,
             key,
@@ -172,7 +209,13 @@ def _load_layer(
         if cached is None:
             weight = _weight(parent, parts, prefix + group_name.rpartition(".")[0], source)
             linear = linear_from_weight(
-                weight, bias, stored_format, settings.device, settings.dtype, settings.choice
+                weight,
+                bias,
+                stored_format,
+                settings.device,
+                settings.dtype,
+                settings.choice,
+                settings.quantizer(stored_format),
             )
             del weight
         else:
@@ -196,10 +239,8 @@ def _stored_layer(
     tensors = {}
     for group_name, parent, parts in groups:
         weight = _weight(parent, parts, prefix + group_name.rpartition(".")[0], source)
-        linear = linear_from_weight(
-            weight, None, stored_format, torch.device("cpu"), settings.dtype, settings.choice
-        )
-        for name, tensor in linear.stored_tensors().items():
+        quantizer = settings.quantizer(stored_format)
+        for name, tensor in quantize(weight, stored_format, settings.dtype, quantizer).items():
             tensors[f"{group_name}/{name}"] = tensor
     return tensors
 

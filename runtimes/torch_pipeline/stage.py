@@ -1,11 +1,12 @@
 """What does a stage compute for a step?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from runtimes.torch_pipeline.architecture import Cut, connect, cut_model, read_config
 from runtimes.torch_pipeline.attention import StageState
@@ -59,6 +60,10 @@ class Stage:
         self._recordings = (
             None if recorder is None else Recordings(recorder, settings.device, context_tokens)
         )
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield its modules with their names in the model that it is, layers counted from 0."""
+        return self._model.named_modules()
 
     @torch.inference_mode()
     def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.files import sha256_of, whole_file
-from runtimes.torch_pipeline.quantizers import QUANTIZER_VERSION, Tensors, weight_format
+from runtimes.torch_pipeline.quantizers import QUANTIZER_VERSION, RTN, Tensors, weight_format
 
 
-def layer_key(checkpoint: str, layer: int, format_name: str, dtype: str) -> str:
+def layer_key(
+    checkpoint: str, layer: int, format_name: str, dtype: str, quantizer: str = RTN
+) -> str:
     """Return the SHA-256 that names a layer's file.
 
     Args:
@@ -28,6 +30,7 @@ def layer_key(checkpoint: str, layer: int, format_name: str, dtype: str) -> str:
         layer: its index in the whole model.
         format_name: of its linear operators.
         dtype: of what is not quantized.
+        quantizer: how codes are chosen, one of ``quantizers.QUANTIZERS``.
 
     Raises:
         InputError: there is no such format.
@@ -36,7 +39,8 @@ def layer_key(checkpoint: str, layer: int, format_name: str, dtype: str) -> str:
         "checkpoint": checkpoint,
         "layer": layer,
         "format": format_name,
-        "quantizer": weight_format(format_name).quantizer,
+        "layout": weight_format(format_name).quantizer,
+        "quantizer": quantizer,
         "version": QUANTIZER_VERSION,
         "dtype": dtype,
     }

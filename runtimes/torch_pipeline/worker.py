@@ -118,7 +118,12 @@ def _load(job: JobSpec, number: int) -> Stage:
         KernelChoice.dense_only() if spec.is_dense_only else KernelChoice(spec.dense_from_tokens)
     )
     settings = WeightSettings(
-        spec.formats, DTYPES[job.dtype], torch.device(spec.device), choice, job.weight_cache
+        spec.formats,
+        DTYPES[job.dtype],
+        torch.device(spec.device),
+        choice,
+        job.weight_cache,
+        job.quantizers,
     )
     cache = CacheShape(job.cache_rows, job.cache_context_tokens)
     recorder = CudaRecorder() if spec.device != "cpu" and job.records_steps else None

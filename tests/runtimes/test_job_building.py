@@ -11,6 +11,7 @@ from llmpq_sim.errors import InfeasibleError, InputError, LlmpqError
 from llmpq_sim.machine import Machine
 from llmpq_sim.plan import MicroBatching
 from llmpq_sim.plan_files import SavedPlan
+from llmpq_sim.quality.measured import MEASURES, MeasuredQuality, TextFacts
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings
 from llmpq_sim.units import GIB, MIB
 from runtimes.base import Job, Policy, RuntimeOptions, TokenRequest
@@ -83,6 +84,14 @@ def with_formats(saved: SavedPlan, formats: tuple[str, ...]) -> SavedPlan:
     )
     scenario = replace(costs.scenario, cluster=replace(cluster, devices=members))
     return replace(saved, task=replace(saved.task, costs=type(costs)(scenario, costs.profiles)))
+
+
+def with_quantizers(saved: SavedPlan, quantizers: dict[str, str]) -> SavedPlan:
+    """Return a plan whose quality was measured with these quantizers."""
+    text = TextFacts("text", "0", 8, 1, 8)
+    kl = ("kl", MEASURES["kl"], 0, "model", "0", "0")
+    measured = MeasuredQuality(*kl, text, quantizers, 1.0, None, ())
+    return replace(saved, target=replace(saved.target, measured=measured))
 
 
 # ---- devices, machines, cores
@@ -253,6 +262,18 @@ def test_the_static_policy_knows_no_arrivals(folder: Path) -> None:
     assert spec.settings is None
     assert [one.arrival_s for one in spec.requests] == [0.0] * 4
     assert (spec.batch, spec.micro_batching) == (4, MicroBatching(2, 2, 2))
+
+
+def test_weights_are_quantized_as_the_plan_s_quality_was_measured(folder: Path) -> None:
+    saved = saved_plan(folder, CUTS)
+    assert build_job(job(folder, saved=saved)).quantizers == {}
+    quantizers = {"int8": "rtn", "int4": "hqq", "int3": "rtn"}
+    measured = job(folder, saved=with_quantizers(saved, quantizers))
+    check_job(measured)
+    assert build_job(measured).quantizers == quantizers
+    unknown = job(folder, saved=with_quantizers(saved, {"int4": "gptq"}))
+    with pytest.raises(InputError, match=r"plan: expected a quantizer .*, got 'gptq'"):
+        check_job(unknown)
 
 
 def test_a_prompt_that_no_budget_holds_whole_is_refused(folder: Path) -> None:

@@ -85,6 +85,8 @@ JOBS = st.builds(
     cache_context_tokens=COUNTS,
     requests=st.lists(REQUESTS, min_size=1, max_size=4).map(tuple),
     weight_cache=st.none() | WORDS.map(Path),
+    records_steps=st.booleans(),
+    quantizers=st.dictionaries(WORDS, WORDS),
 )
 
 

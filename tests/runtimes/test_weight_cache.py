@@ -109,10 +109,11 @@ def test_a_key_tells_everything_apart_that_changes_a_layer(
         layer_key("some checkpoint", 4, "int4", "bf16"),
         layer_key("some checkpoint", 3, "int3", "bf16"),
         layer_key("some checkpoint", 3, "int4", "fp32"),
+        layer_key("some checkpoint", 3, "int4", "bf16", "hqq"),
     }
     monkeypatch.setattr(weight_cache, "QUANTIZER_VERSION", -1)
     keys.add(layer_key("some checkpoint", 3, "int4", "bf16"))
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 def test_types_and_shapes_count_in_the_hash_of_tensors() -> None:

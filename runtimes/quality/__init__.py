@@ -1,0 +1,1 @@
+"""How much quality a model loses in which weight format: measured on this machine."""

@@ -1,0 +1,85 @@
+"""Which indicator does each layer have in each format, from one pass of a text?"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmpq_sim.quality.measured import MEASURES, MeasuredLoss, MeasuredQuality
+from llmpq_sim.quality_files import shape_sha256
+from runtimes.quality.indicators import layer_indicators, read_matrices
+from runtimes.quality.input_statistics import observed
+from runtimes.quality.layer_stages import run_windows
+from runtimes.quality.pace import Pace, StreamProgress, Work
+from runtimes.quality.settings import QualitySettings
+from runtimes.quality.subject import Subject
+from runtimes.torch_pipeline.loading import release_freed_memory
+
+
+def measure_indicator(
+    subject: Subject,
+    settings: QualitySettings,
+    method: Literal["variance", "hessian"],
+    on_progress: Callable[[StreamProgress], None] = lambda _: None,
+) -> MeasuredQuality:
+    """Return an indicator of each layer in each format.
+
+    The text passes the 16-bit model once, a layer at a time.
+
+    Args:
+        subject: the model and the text.
+        settings: formats and the like.
+        method: which indicator.
+        on_progress: told after each layer.
+
+    Raises:
+        LlmpqError: the model's folder is damaged, or its 16-bit model gives no finite numbers.
+    """
+    windows = torch.tensor(subject.windows.tokens)
+    at_once = subject.source.windows_at_once
+    embedding = subject.source.embedding()
+    batches = [run_windows(embedding, part) for part in windows.split(at_once)]
+    del embedding
+    pace = Pace(Work((), subject.spec.layers, 0.0), 0, on_progress)
+    rows: list[MeasuredLoss] = []
+    for layer in range(subject.spec.layers):
+        began = settings.clock()
+        rows += _layer_rows(subject, settings, method, layer, batches)
+        pace.loaded(0.0)  # counted with the pass
+        pace.passed(layer, settings.clock() - began)
+        release_freed_memory()
+    return MeasuredQuality(
+        method=method,
+        measure=MEASURES[method],
+        seed=settings.seed,
+        model_name=subject.spec.name,
+        shape_sha256=shape_sha256(subject.spec),
+        weights_sha256=subject.weights_sha256,
+        text=subject.windows.text,
+        quantizers=settings.format_quantizers(),
+        reference_nats=None,
+        additivity=None,
+        rows=tuple(rows),
+    )
+
+
+def _layer_rows(
+    subject: Subject,
+    settings: QualitySettings,
+    method: Literal["variance", "hessian"],
+    layer: int,
+    batches: list[Tensor],
+) -> Iterator[MeasuredLoss]:
+    """Yield the rows of a layer, and let the batches pass it in place."""
+    began = settings.clock()
+    stage = subject.source.layer(layer, subject.plain)
+    with observed(stage) as statistics:
+        batches[:] = [run_windows(stage, batch) for batch in batches]
+    del stage
+    matrices = read_matrices(settings.model_dir, layer)
+    quantizers = subject.source.quantizers
+    found = layer_indicators(matrices, settings.formats, quantizers, statistics, method)
+    seconds = (settings.clock() - began) / len(found)
+    for name, loss in found.items():
+        yield MeasuredLoss(layer, name, loss, 0.0, 0.0, seconds)

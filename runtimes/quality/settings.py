@@ -1,0 +1,71 @@
+"""What is a user asked to decide about a measurement of quality?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.formats import FORMATS, format_named
+from runtimes.torch_pipeline.quantizers import RTN
+
+DEFAULT_FORMATS = tuple(name for name, each in reversed(FORMATS.items()) if each.is_quantized)
+"""All that lose anything, the fewest bits first."""
+
+
+@dataclass(frozen=True)
+class QualitySettings:
+    """What is measured, and how.
+
+    Attributes:
+        model_dir: folder of the model.
+        text: file of the text, or None for the bundled one.
+        formats: quantized ones to measure.
+        quantizers: how the weights of a format are chosen; round to nearest where it is missing.
+        window_tokens: of each window.
+        windows: at most.
+        check: mixed assignments that are measured whole, by which additivity is judged.
+        dtype: of what is not quantized; None for the model's own.
+        device: as PyTorch calls it.
+        seed: of all draws.
+        work_dir: where hidden states are kept meanwhile.
+        resume: whether to go on with an interrupted run.
+        clock: seconds.
+    """
+
+    model_dir: Path
+    text: Path | None
+    formats: tuple[str, ...]
+    quantizers: Mapping[str, str]
+    window_tokens: int
+    windows: int
+    check: int
+    dtype: Literal["bf16", "fp16", "fp32"] | None
+    device: str
+    seed: int
+    work_dir: Path
+    resume: bool = False
+    clock: Callable[[], float] = perf_counter
+
+    def format_quantizers(self) -> dict[str, str]:
+        """Return how the weights of each measured format are chosen."""
+        return {name: self.quantizers.get(name, RTN) for name in self.formats}
+
+
+def chosen_formats(text: str | None) -> tuple[str, ...]:
+    """Return the quantized formats that an option lists, in order, or all there are.
+
+    Raises:
+        InputError: one is unknown, or does not quantize.
+    """
+    if text is None:
+        return DEFAULT_FORMATS
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if not format_named(name, "--formats").is_quantized:
+            raise InputError(
+                f"--formats: expected quantized formats ({', '.join(DEFAULT_FORMATS)}), "
+                f"got {name!r}, which loses nothing"
+            )
+    return names

@@ -1,0 +1,157 @@
+"""Which model is measured, on which windows of which text?"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from llmpq_sim.errors import InputError
+from llmpq_sim.files import sha256_of
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.model_files import load_model
+from llmpq_sim.quality_files import shape_sha256
+from runtimes.quality.candidates import Candidate
+from runtimes.quality.layer_stages import LayerSource
+from runtimes.quality.room import (
+    check_disk,
+    check_memory,
+    free_memory_bytes,
+    needed_memory_bytes,
+)
+from runtimes.quality.settings import QualitySettings
+from runtimes.quality.streaming import Run
+from runtimes.quality.streams import PROGRESS, check_leftovers
+from runtimes.quality.windows import Windows, calibration_text, read_windows
+from runtimes.torch_pipeline.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.loading import DTYPES
+from runtimes.torch_pipeline.quantizers import QUANTIZER_VERSION
+
+TOKENS_AT_ONCE = 2048
+"""Tokens that pass a layer together, if a window is no longer: enough for dense products."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and a text, checked and opened.
+
+    Attributes:
+        spec: the model's shapes.
+        windows: of the text.
+        source: the model, layer by layer.
+        plain: name of the format of layers that are not quantized.
+        weights_sha256: hash of the checkpoint.
+    """
+
+    spec: ModelSpec
+    windows: Windows
+    source: LayerSource
+    plain: str
+    weights_sha256: str
+
+
+def open_subject(settings: QualitySettings) -> Subject:
+    """Return what is measured.
+
+    Raises:
+        LlmpqError: the folder holds no model or no tokenizer, the text is no text or too short, or
+            memory is short even for one layer.
+    """
+    folder = settings.model_dir
+    if not folder.is_dir():
+        raise InputError(f"MODEL_DIR: expected the folder of a model, there is none at {folder}")
+    spec = load_model(str(folder))
+    weights_sha256 = open_checkpoint(folder).sha256()
+    if settings.window_tokens > spec.max_positions:
+        raise InputError(
+            f"--window-tokens: {spec.name} has at most {spec.max_positions} positions, "
+            f"got {settings.window_tokens}"
+        )
+    windows = read_windows(
+        folder,
+        settings.text or calibration_text(),
+        settings.window_tokens,
+        settings.windows,
+        settings.seed,
+        spec.vocab_size,
+    )
+    dtype_name = settings.dtype or spec.dtype
+    source = LayerSource(
+        folder,
+        spec.layers,
+        DTYPES[dtype_name],
+        checked_device(settings.device),
+        settings.quantizers,
+        settings.window_tokens,
+        max(1, TOKENS_AT_ONCE // settings.window_tokens),
+    )
+    free_bytes = free_memory_bytes(source.device)
+    check_memory(needed_memory_bytes(spec, source), free_bytes, spec.name)
+    plain = dtype_name if dtype_name in FORMATS else spec.dtype
+    return Subject(spec, windows, source, plain, weights_sha256)
+
+
+def checked_device(name: str) -> torch.device:
+    """Return a device that PyTorch can use here.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device: expected cpu or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device: expected cpu or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(f"--device: PyTorch can use {count} GPUs here, got {name!r}")
+    return device
+
+
+def prepared_run(subject: Subject, candidates: list[Candidate], settings: QualitySettings) -> Run:
+    """Return how candidates are compared with a subject's 16-bit model.
+
+    The work folder is made.
+
+    Raises:
+        LlmpqError: the folder cannot be made, holds a run that would be lost, or the disk is full.
+    """
+    folder = settings.work_dir
+    run = Run(
+        subject.source,
+        torch.tensor(subject.windows.tokens),
+        candidates,
+        subject.plain,
+        folder,
+        _run_sha256(subject, candidates),
+        subject.spec.hidden_size,
+        subject.spec.head_weights / subject.spec.layer_weights,
+        settings.clock,
+    )
+    check_leftovers(folder, resume=settings.resume)
+    if not (folder / PROGRESS).exists():
+        check_disk(folder.resolve().parent, run.shape.stored_bytes)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
+    return run
+
+
+def _run_sha256(subject: Subject, candidates: list[Candidate]) -> str:
+    """Return the hash of all that hidden states depend on."""
+    source = subject.source
+    return sha256_of(
+        {
+            "model": shape_sha256(subject.spec),
+            "weights": subject.weights_sha256,
+            "text": asdict(subject.windows.text),
+            "windows": [list(window) for window in subject.windows.tokens],
+            "candidates": [list(candidate.formats) for candidate in candidates],
+            "quantizers": dict(source.quantizers),
+            "quantizer_version": QUANTIZER_VERSION,
+            "dtype": str(source.dtype),
+            "device": source.device.type,
+            "torch": str(torch.__version__),
+        }
+    )

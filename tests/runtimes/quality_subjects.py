@@ -1,0 +1,91 @@
+"""How tests get a model with a tokenizer, a text, and what a model loses, computed plainly."""
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from runtimes.quality.settings import QualitySettings
+from runtimes.torch_pipeline.quantizers import RTN, dequantize, quantize
+from tests.runtimes.models import CONFIGS, save_config
+from tests.runtimes.tokenizers_of_tests import save_tokenizer
+
+VOCABULARY = 300
+
+_NUMBERS = itertools.count()
+
+TEXT = (
+    "def hello(world):\n    return world + 1\n\n" * 30
+    + "for each in range(7):\n    print(each)\n" * 30
+)
+
+
+def save_subject(folder: Path, name: str = "llama", *, layers: int = 4) -> tuple[Path, Path]:
+    """Return the folder of a tiny model with a tokenizer, and the path of a text."""
+    config = copy.deepcopy(CONFIGS[name])
+    config.vocab_size, config.num_hidden_layers = VOCABULARY, layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1] * layers
+    model = save_config(config, folder / "model")
+    save_tokenizer(model, VOCABULARY)
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    return model, text
+
+
+def quality_settings(model: Path, text: Path | None, **changes: Any) -> QualitySettings:
+    """Return settings that are quick and exact: few short windows in float32, time standing."""
+    chosen: dict[str, Any] = {
+        "model_dir": model,
+        "text": text,
+        "formats": ("int3", "int4", "int8"),
+        "quantizers": {},
+        "window_tokens": 24,
+        "windows": 3,
+        "check": 0,
+        "dtype": "fp32",
+        "device": "cpu",
+        "seed": 0,
+        "work_dir": model.parent / f"{next(_NUMBERS)}.work",
+        "clock": lambda: 0.0,
+        **changes,
+    }
+    return QualitySettings(**chosen)
+
+
+def plain_logits(
+    model_dir: Path,
+    layer_formats: Mapping[int, str],
+    windows: Sequence[Sequence[int]],
+    quantizers: Mapping[str, str] | None = None,
+) -> torch.Tensor:
+    """Return the logits of transformers' own model with dequantized weights in some layers."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+    for number, name in layer_formats.items():
+        for linear in (m for m in layers[number].modules() if isinstance(m, nn.Linear)):
+            quantizer = (quantizers or {}).get(name, RTN)
+            stored = quantize(linear.weight.detach(), name, torch.float32, quantizer)
+            rounded = dequantize(stored, name, linear.out_features, linear.in_features)
+            linear.weight = nn.Parameter(rounded, requires_grad=False)
+    with torch.no_grad():
+        return model(torch.tensor(windows)).logits.double()
+
+
+def plain_divergence_nats(reference: torch.Tensor, other: torch.Tensor) -> list[float]:
+    """Return the mean token KL of each window."""
+    p, q = reference.softmax(-1), other.softmax(-1)
+    return (p * (p / q).log()).sum(-1).mean(-1).tolist()
+
+
+def plain_cross_entropy_nats(logits: torch.Tensor, windows: Sequence[Sequence[int]]) -> list[float]:
+    """Return the mean cross-entropy of each window's tokens after the first."""
+    return [
+        float(nn.functional.cross_entropy(each[:-1], torch.tensor(window[1:])))
+        for each, window in zip(logits, windows, strict=True)
+    ]
