@@ -11,6 +11,7 @@ from llmpq_sim.quality.table import QualityTable
 MEASURES = {
     "kl": "nats of KL per token",
     "variance": "LLM-PQ variance indicator",
+    "variance-stochastic": "LLM-PQ variance indicator of stochastic rounding",
     "hessian": "Hessian indicator",
 }
 """What the losses of each method are."""
@@ -71,7 +72,7 @@ class MeasuredQuality:
     """The measured losses of a model.
 
     Attributes:
-        method: ``kl``, ``variance`` or ``hessian``.
+        method: one of MEASURES.
         measure: what the losses are, such as ``nats of KL per token``.
         seed: of every random draw.
         model_name: what the model was called.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtimes.quality.streaming import Run
     from runtimes.quality.subject import Subject
 
-Method = Literal["kl", "variance", "hessian"]
+Method = Literal["kl", "variance", "variance-stochastic", "hessian"]
 
 DEFAULT_OUT = Path("quality.json")
 DEFAULT_CHECK = 8

@@ -1,14 +1,13 @@
 """Which indicator does each layer have in each format, from one pass of a text?"""
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from llmpq_sim.quality.measured import MEASURES, MeasuredLoss, MeasuredQuality
 from llmpq_sim.quality_files import shape_sha256
-from runtimes.quality.indicators import layer_indicators, read_matrices
+from runtimes.quality.indicators import Method, layer_indicators, read_matrices
 from runtimes.quality.input_statistics import observed
 from runtimes.quality.layer_stages import run_windows
 from runtimes.quality.pace import Pace, StreamProgress, Work
@@ -20,7 +19,7 @@ from runtimes.torch_pipeline.loading import release_freed_memory
 def measure_indicator(
     subject: Subject,
     settings: QualitySettings,
-    method: Literal["variance", "hessian"],
+    method: Method,
     on_progress: Callable[[StreamProgress], None] = lambda _: None,
 ) -> MeasuredQuality:
     """Return an indicator of each layer in each format.
@@ -67,7 +66,7 @@ def measure_indicator(
 def _layer_rows(
     subject: Subject,
     settings: QualitySettings,
-    method: Literal["variance", "hessian"],
+    method: Method,
     layer: int,
     batches: list[Tensor],
 ) -> Iterator[MeasuredLoss]:

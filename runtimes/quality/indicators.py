@@ -5,7 +5,8 @@ formats; they are no losses in nats. Where weights are not quantized both are ex
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from runtimes.torch_pipeline.quantizers import (
     weight_format,
 )
 
-Method = Literal["variance", "hessian"]
+Method = Literal["variance", "variance-stochastic", "hessian"]
 Rounding = Literal["deterministic", "stochastic"]
 
 
@@ -93,6 +94,13 @@ def hessian_indicator(
     return statistics.gram_trace * float(errors.double().square().sum())
 
 
+INDICATORS: dict[Method, Callable[[Tensor, str, str, InputStatistics], float]] = {
+    "variance": variance_indicator,
+    "variance-stochastic": partial(variance_indicator, rounding="stochastic"),
+    "hessian": hessian_indicator,
+}
+
+
 def layer_indicators(
     matrices: Iterable[tuple[str, Tensor]],
     formats: Sequence[str],
@@ -109,12 +117,12 @@ def layer_indicators(
         formats: in question.
         quantizers: by format; one that is missing is rounded to nearest.
         statistics: of the inputs, by the same names, see ``observed``.
-        method: which indicator; the variance is that of deterministic rounding, the runtime's.
+        method: which indicator; ``variance`` is that of deterministic rounding, the runtime's.
 
     Raises:
         InputError: an input or a weight was no finite number.
     """
-    indicator = variance_indicator if method == "variance" else hessian_indicator
+    indicator = INDICATORS[method]
     totals = dict.fromkeys(formats, 0.0)
     for name, weight in matrices:
         if not math.isfinite(statistics[name].gram_trace):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from llmpq_sim.errors import InputError
 from llmpq_sim.formats import FORMATS
 from runtimes.quality.indicators import (
+    INDICATORS,
     Method,
     Rounding,
     hessian_indicator,
@@ -29,7 +30,7 @@ from tests.runtimes.test_quantizers import gaussian
 QUANTIZED = ("int8", "int4", "int3")
 CHOICES = [(name, quantizer) for quantizer, known in QUANTIZERS.items() for name in known]
 ROUNDINGS: tuple[Rounding, ...] = ("deterministic", "stochastic")
-METHODS: tuple[Method, ...] = ("variance", "hessian")
+METHODS: tuple[Method, ...] = ("variance", "variance-stochastic", "hessian")
 
 
 def statistics_of(*batches: Tensor) -> InputStatistics:
@@ -291,7 +292,7 @@ def test_a_layer_s_indicator_is_the_sum_over_its_products(tmp_path: Path, method
     found = layer_indicators(matrices, formats, quantizers, statistics, method)
     assert tuple(found) == formats
     assert found["bf16"] == 0
-    one = variance_indicator if method == "variance" else hessian_indicator
+    one = INDICATORS[method]
     for name in QUANTIZED:
         each = [one(w, name, quantizers.get(name, "rtn"), statistics[g]) for g, w in matrices]
         assert len(each) == 4

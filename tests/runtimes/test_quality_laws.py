@@ -138,7 +138,7 @@ def test_rows_come_in_the_order_of_layers_and_formats(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["variance", "hessian"])
+@pytest.mark.parametrize("method", ["variance", "variance-stochastic", "hessian"])
 def test_an_indicator_has_a_row_for_each_layer_and_format(tmp_path: Path, method: Any) -> None:
     model, text = save_subject(tmp_path, layers=3)
     settings = quality_settings(model, text)

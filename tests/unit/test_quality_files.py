@@ -105,7 +105,10 @@ def changed(path: str, value: object) -> Callable[[dict[str, Any]], None]:
 DAMAGED = {
     "schema": (changed("schema", "llmpq/plan"), "q.json.schema: expected llmpq/quality, got"),
     "version": (changed("version", 2), "q.json.version: expected 1, got 2; the file was written"),
-    "method": (changed("method", "mse"), "q.json.method: expected one of kl, variance, hessian,"),
+    "method": (
+        changed("method", "mse"),
+        "q.json.method: expected one of kl, variance, variance-stochastic, hessian,",
+    ),
     "measure": (
         changed("measure", "bits"),
         "q.json.measure: expected one of nats of KL per token, got 'bits'",
