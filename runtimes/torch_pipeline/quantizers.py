@@ -35,7 +35,7 @@ Tensors = dict[str, Tensor]
 QUANTIZER_VERSION = 1
 """Raised whenever the same weights would be stored differently."""
 
-CHUNK_WEIGHTS = 1 << 20
+CHUNK_WEIGHTS = 1 << 19
 """Weights quantized at once: what is needed beside the result stays within some 16 MB (rtn) or
 some 40 MB (hqq)."""
 

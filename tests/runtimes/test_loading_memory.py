@@ -21,7 +21,7 @@ LAYERS = 8
 HIDDEN, WIDE, VOCABULARY = 768, 2048, 1000
 
 CONSTANT_BYTES = 20 * MIB
-"""Beside weights: what quantizing a part of a matrix takes (16 MB), and small things."""
+"""Beside weights: what quantizing a part of a matrix takes (8 MB), what the allocator keeps."""
 
 pytestmark = pytest.mark.skipif(
     not STATUS.exists(), reason="the kernel does not say what memory is the process's own"
