@@ -148,7 +148,7 @@ def test_a_table_is_shown_by_format(subject: Subject, measured: MeasuredQuality)
     assert lines[0].startswith("model: nats of KL per token, perplexity ")
     for name in ("int3", "int4", "int8"):
         assert sum(line.startswith(f"{name} ") for line in lines) == 2  # its losses, and its strip
-    assert any(line.startswith("sums      over layers are within ") for line in lines)
+    assert any(line.startswith("sums      over layers are off by at most ") for line in lines)
     assert "  llmpq search --model model --cluster CLUSTER --quality q.json --max-kl 0.03" in lines
     assert all(len(line) <= 88 for line in lines)
 
