@@ -124,7 +124,8 @@ def show_fit(console: Console, report: FitReport, profile_file: str) -> None:
     put(console, folded_lines(fit_parts(report), width, "bold"))
     put(console, folded_lines(rows_parts(report), width))
     if report.errors:
-        put(console, "", error_table("error on unseen shapes", report.errors))
+        unseen = "shapes" if report.profile.machine is None else "sizes"
+        put(console, "", error_table(f"error on unseen {unseen}", report.errors))
     if report.baseline_errors:
         put(console, "", error_table("LLM-PQ's linear model", report.baseline_errors))
     put(console, "", *(paragraph(note, width) for note in report.profile.notes))
