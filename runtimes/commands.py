@@ -254,8 +254,8 @@ def profile(
     """Time this machine's kernels, layers and links, for llmpq fit."""
     from llmpq_sim.report.output import answer_console, print_json
     from runtimes.profiling.profiler import profile as time_kernels
+    from runtimes.profiling.report import profile_content, profile_progress, show_profile
     from runtimes.profiling.settings import DEFAULT_MODELS, ProfileSettings
-    from runtimes.reports import profile_content, profile_progress, show_profile
 
     settings = ProfileSettings(
         out=out,
@@ -320,7 +320,7 @@ def demo(
         show_demonstration,
         steps_told,
     )
-    from runtimes.reports import profile_progress
+    from runtimes.profiling.report import profile_progress
 
     settings = DemoSettings(folder, model, batch, prompt_tokens, output_tokens, runs, seed)
     with profile_progress(sys.stderr.isatty()) as on_profile:

@@ -100,3 +100,12 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "[]"
+
+
+def test_a_simulated_deployment_needs_no_pytorch() -> None:
+    modules = "runtimes.deployment, runtimes.simulated, runtimes.reports"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "False"
