@@ -3,7 +3,6 @@
 Every command imports what it needs when it runs, so that ``llmpq --help`` starts at once.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,13 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Profiles = Annotated[
-    list[Path] | None,
-    typer.Option("--profile", help="Latency profile of your own (llmpq fit); repeatable."),
-]
-PlanFile = Annotated[Path, typer.Argument(help="A plan that llmpq search wrote.")]
 
 
 def main() -> None:
@@ -87,15 +79,17 @@ def search(
     sensitivity: options.Sensitivity = None,
     formats: options.Formats = None,
     kernels: options.Kernels = None,
-    profile: Profiles = None,
+    profile: options.Profiles = None,
     pareto: options.Pareto = False,
     seed: Annotated[int, typer.Option(help="Same seed, same plan.", min=0)] = 0,
     generations: Annotated[int, typer.Option(help="Of the genetic search, at most.", min=0)] = 40,
     budget_s: options.BudgetSeconds = None,
     workers: options.Workers = None,
+    executor: options.Executor = "processes",
+    scheduler: options.Scheduler = None,
     out: Annotated[Path, typer.Option(help="Where the plan is written.")] = Path("plan.json"),
     resume: options.Resume = False,
-    as_json: JsonFlag = False,
+    as_json: options.JsonFlag = False,
 ) -> None:
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     serves_trace = trace is not None or lengths is not None
@@ -104,6 +98,7 @@ def search(
     from llmpq_sim.model_files import load_model
     from llmpq_sim.planning import TaskOptions, batch_task, trace_task
     from llmpq_sim.quality_targets import QualityOptions, load_target
+    from llmpq_sim.search.executors import simulating_on
     from llmpq_sim.search.planner import SearchSettings
     from llmpq_sim.serving import ServingOptions
     from llmpq_sim.task_files import asked_batch
@@ -114,21 +109,20 @@ def search(
     limits = (quality_at_least, max_kl, max_perplexity_increase)
     target = load_target(QualityOptions(*limits, quality, sensitivity), spec)
     asked = TaskOptions(cluster, formats, kernels, tuple(profile or ()), target)
-    settings = SearchSettings(
-        seed, generations, budget_s, workers or os.cpu_count() or 1, wants_front=pareto
-    )
-    if serves_trace:
-        wanted = TraceOptions(
-            trace, lengths, arrivals, requests, rate, rate_scaling, trace_format, time_unit,
-            tokenizer, chars_per_token, overlong, seed,
-        )  # fmt: skip
-        slo = ServingOptions(ttft_ms=slo_ttft_ms, tpot_ms=slo_tpot_ms, latency_ms=slo_e2e_ms)
-        served, notes = trace_task(spec, wanted, slo, objective, asked)
-        _search_online(served, target, settings, (out, as_json), notes)
-        return
-    workload = asked_batch(spec, batch, prompt_tokens, output_tokens, output_lengths)
-    task, notes = batch_task(spec, workload, asked)
-    _search_and_show(task, target, settings, (out, resume, as_json), notes)
+    with simulating_on(executor, scheduler, workers) as at_once:
+        settings = SearchSettings(seed, generations, budget_s, at_once, wants_front=pareto)
+        if serves_trace:
+            wanted = TraceOptions(
+                trace, lengths, arrivals, requests, rate, rate_scaling, trace_format, time_unit,
+                tokenizer, chars_per_token, overlong, seed,
+            )  # fmt: skip
+            slo = ServingOptions(ttft_ms=slo_ttft_ms, tpot_ms=slo_tpot_ms, latency_ms=slo_e2e_ms)
+            served, notes = trace_task(spec, wanted, slo, objective, asked)
+            _search_online(served, target, settings, (out, as_json), notes)
+            return
+        workload = asked_batch(spec, batch, prompt_tokens, output_tokens, output_lengths)
+        task, notes = batch_task(spec, workload, asked)
+        _search_and_show(task, target, settings, (out, resume, as_json), notes)
 
 
 def _search_online(
@@ -210,7 +204,7 @@ def _show_outcome(
 
 @app.command()
 def simulate(
-    plan: PlanFile,
+    plan: options.PlanFile,
     batch: Annotated[int | None, typer.Option(help="Another number of requests.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Another prompt length.")] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Another output length.")] = None,
@@ -238,8 +232,8 @@ def simulate(
     timeline: options.Timeline = None,
     plot: options.Plot = None,
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
-    profile: Profiles = None,
-    as_json: JsonFlag = False,
+    profile: options.Profiles = None,
+    as_json: options.JsonFlag = False,
 ) -> None:
     """Predict what a plan does with its own batch, with another, or with requests over time."""
     given = options.given_names(locals(), ("plan", "seed", "timeline", "profile", "as_json"))
@@ -318,7 +312,9 @@ def _simulate_trace(
 
 
 @app.command()
-def verify(plan: PlanFile, profile: Profiles = None, as_json: JsonFlag = False) -> None:
+def verify(
+    plan: options.PlanFile, profile: options.Profiles = None, as_json: options.JsonFlag = False
+) -> None:
     """Recompute a plan's certificate by arithmetic alone, without a solver."""
     from llmpq_sim.plan_files import load_plan
     from llmpq_sim.profile_files import load_profiles
@@ -342,7 +338,7 @@ def fit(
         str | None, typer.Option(help="Name of the kernel set; default: from the rows.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same profile.", min=0)] = 0,
-    as_json: JsonFlag = False,
+    as_json: options.JsonFlag = False,
 ) -> None:
     """Fit a latency profile to profiled kernels, and report its error on unseen shapes."""
     from llmpq_sim.files import check_writable, write_json
@@ -365,7 +361,7 @@ def fit(
 @app.command("list")
 def list_bundled(
     kind: Annotated[str, typer.Argument(help="models, devices, clusters or formats.")],
-    as_json: JsonFlag = False,
+    as_json: options.JsonFlag = False,
 ) -> None:
     """Show what ships: models, devices, clusters or weight formats."""
     from llmpq_sim.report.listings import bundled_listing

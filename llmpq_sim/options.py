@@ -8,6 +8,12 @@ import typer
 
 from llmpq_sim.errors import InputError
 
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Profiles = Annotated[
+    list[Path] | None,
+    typer.Option("--profile", help="Latency profile of your own (llmpq fit); repeatable."),
+]
+PlanFile = Annotated[Path, typer.Argument(help="A plan that llmpq search wrote.")]
 Trace = Annotated[
     str | None, typer.Option(help="Requests over time: a file, or a bundled name (azure-conv).")
 ]
@@ -98,6 +104,13 @@ Kernels = Annotated[
 ]
 BudgetSeconds = Annotated[
     float | None, typer.Option(help="Seconds after which no further step starts.", min=0)
+]
+Executor = Annotated[
+    Literal["processes", "dask"],
+    typer.Option(help="What simulates: this machine's cores, or a Dask cluster (--scheduler)."),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="With --executor dask: its scheduler, HOST:PORT.")
 ]
 Workers = Annotated[
     int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)

@@ -4,7 +4,8 @@ Layers cost alike, so whole numbers of layers per device and format say as much 
 ``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after the
 other. Where layers lose differently, the program counts an average layer, and a second program
 chooses the formats of the partition found, layer by layer; if that fails, the program is solved
-once more with every layer's own losses. The objective is LLM-PQ's
+once more with every layer's own losses. In large clusters, groups of like devices hold the same, as
+`device_groups` says. The objective is LLM-PQ's
 (arXiv:2403.01136, sec. 4) with its decode term corrected, as in `certificate`.
 """
 
@@ -23,10 +24,11 @@ from llmpq_sim.search.construction import (
 from llmpq_sim.search.problem import (
     BlockItem,
     FloatArray,
-    Place,
     PlanningTask,
     Problem,
     build_problem,
+    device_groups,
+    group_places,
 )
 from llmpq_sim.search.relaxation import solve_integrally
 from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
@@ -42,10 +44,8 @@ def integer_plan(
     minimise: Literal["makespan", "loss"] = "makespan",
 ) -> Plan | None:
     """Return the plan of the integer program for one micro-batching, or None if nothing fits."""
-    members = task.costs.scenario.cluster.devices
-    places = tuple(Place(member.name, member.device.name, 1) for member in members)
-    apart = len(places) > 1
-    free = build_problem(task, micro_batching, places, ends_apart=apart)
+    apart = len(task.costs.scenario.cluster.devices) > 1
+    free = build_problem(task, micro_batching, group_places(task), ends_apart=apart)
     for problem in [averaged(free), free][: 1 + layers_differ(task)]:
         blocks = solve_integrally(
             problem,
@@ -92,6 +92,7 @@ def _laid_out(
 ) -> Plan | None:
     """Return the plan with these layers per device and format, in an order with fast links."""
     layer, embedding, head = (_item(problem, block) for block in (LAYER, EMBEDDING, HEAD))
+    blocks = _per_device(task, blocks)
     per_device = blocks[:embedding].sum(axis=(0, 2)).astype(int)
     used = [int(device) for device in np.flatnonzero(per_device)]
     first = int(blocks[embedding].sum(axis=1).argmax())
@@ -107,6 +108,15 @@ def _laid_out(
             number = int(np.flatnonzero(item.allowed.any(axis=1))[0])
             placed[index, number] = blocks[layer, order[number]]
     return plan_of_formats(task, staged, order, placed)
+
+
+def _per_device(task: PlanningTask, blocks: FloatArray) -> FloatArray:
+    """Return the blocks of each device, given those of each group of devices loaded alike."""
+    groups = device_groups(task)
+    divided = np.zeros((len(blocks), sum(len(group) for group in groups), blocks.shape[2]))
+    for number, group in enumerate(groups):
+        divided[:, list(group)] = blocks[:, [number]] / len(group)
+    return divided
 
 
 def _item(problem: Problem, block: int) -> int:

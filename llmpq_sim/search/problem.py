@@ -32,6 +32,9 @@ from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER, WaveTerms, wave_
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+MOST_SINGLE_DEVICES = 12
+"""Devices up to which each is a place of its own in integer programs."""
+
 BUDGET_TOLERANCE = 1e-9
 """Relative excess of a quality budget that counts as rounding, for plans and bounds alike."""
 
@@ -129,6 +132,37 @@ def kinds_of(task: PlanningTask) -> tuple[Place, ...]:
     """Return the kinds of device of the cluster as places."""
     counts = Counter(member.device.name for member in task.costs.scenario.cluster.devices)
     return tuple(Place(kind, kind, count) for kind, count in counts.items())
+
+
+def device_groups(task: PlanningTask) -> tuple[tuple[int, ...], ...]:
+    """Return the devices, by number, in groups whose members integer programs load alike.
+
+    In a small cluster each is a group of its own. In a larger one those of a kind are halved until
+    two are left, so that a kind of n devices makes about log2 n groups, and any number of layers
+    can be divided over them. Devices that stand side by side, as in a node, share a group.
+    """
+    members = task.costs.scenario.cluster.devices
+    if len(members) <= MOST_SINGLE_DEVICES:
+        return tuple((number,) for number in range(len(members)))
+    of_kind: dict[str, list[int]] = {}
+    for number, member in enumerate(members):
+        of_kind.setdefault(member.device.name, []).append(number)
+    groups = []
+    for numbers in of_kind.values():
+        while numbers:
+            half = max(len(numbers) // 2, 1)
+            groups.append(tuple(numbers[:half]))
+            del numbers[:half]
+    return tuple(groups)
+
+
+def group_places(task: PlanningTask) -> tuple[Place, ...]:
+    """Return the groups of `device_groups` as places."""
+    members = task.costs.scenario.cluster.devices
+    return tuple(
+        Place(members[group[0]].name, members[group[0]].device.name, len(group))
+        for group in device_groups(task)
+    )
 
 
 def build_problem(

@@ -57,6 +57,13 @@ class Program:
         loss_price_s = float(prices[position]) / self._loss_scale()
         return Multipliers(tuple(waves), loss_price_s, tuple(byte_price.tolist()))
 
+    def device_counts(self) -> FloatArray:
+        """Return how many devices share the blocks of each column; 1 for the other columns."""
+        counts = np.ones(self.columns)
+        of_places = self.problem.place_counts[None, :, None]
+        counts[: self.block_count] = np.broadcast_to(of_places, self.shape).ravel()
+        return counts
+
     def pipeline_rows(self) -> tuple[FloatArray, FloatArray]:
         """Return rows that make single devices a pipeline: its ends hold layers and lie apart."""
         places, rows = len(self.problem.places), []

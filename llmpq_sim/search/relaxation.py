@@ -75,31 +75,33 @@ def solve_integrally(
 ) -> FloatArray | None:
     """Return whole blocks of each item at each place in each format, or None if none was found.
 
-    HiGHS stops at a relative gap or after so many nodes of its search tree, never by the clock, so
-    that the same problem has the same answer everywhere.
+    The devices of one place are loaded alike: each has the same whole number of blocks. HiGHS stops
+    at a relative gap or after so many nodes of its search tree, never by the clock, so that the
+    same problem has the same answer everywhere.
 
     Args:
         problem: what to place.
         gap_fraction: relative gap at which to stop.
         nodes: nodes of the search tree after which to stop.
-        as_pipeline: whether places are single devices, of which the two that hold the embedding
-            and the LM head hold layers and differ.
+        as_pipeline: whether the embedding and the LM head are at two different places of one
+            device that hold layers too.
         minimise: the makespan within the loss budget, or the loss whatever the makespan.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     program = Program(problem)
+    counts = program.device_counts()  # the unknowns are the blocks of one device
     constraints = [
-        LinearConstraint(program.upper, -np.inf, program.upper_limit),
-        LinearConstraint(program.equal, program.equal_value, program.equal_value),
+        LinearConstraint(program.upper * counts, -np.inf, program.upper_limit),
+        LinearConstraint(program.equal * counts, program.equal_value, program.equal_value),
     ]
     if as_pipeline:
         matrix, limit = program.pipeline_rows()
-        constraints.append(LinearConstraint(matrix, -np.inf, limit))
+        constraints.append(LinearConstraint(matrix * counts, -np.inf, limit))
     most = program.bounds[:, 1].copy()
     most[-len(problem.items) :] = 0.0
     solved = milp(
-        program.objective if minimise == "makespan" else program.losses,
+        program.objective if minimise == "makespan" else program.losses * counts,
         integrality=np.arange(program.columns) < program.block_count,
         bounds=Bounds(program.bounds[:, 0], most),
         constraints=constraints,
@@ -107,4 +109,5 @@ def solve_integrally(
     )
     if solved.x is None:
         return None
-    return np.asarray(solved.x[: program.block_count]).round().reshape(program.shape)
+    blocks = solved.x[: program.block_count].round() * counts[: program.block_count]
+    return np.asarray(blocks).reshape(program.shape)

@@ -74,8 +74,9 @@ def wave_terms(
         count: waves of this shape.
         devices: how many devices any plan uses at least.
     """
-    arrays = np.zeros((5, 3, len(kinds), len(formats)))
-    for number, kind in enumerate(kinds):
+    distinct = list(dict.fromkeys(kinds))
+    arrays = np.zeros((5, 3, len(distinct), len(formats)))
+    for number, kind in enumerate(distinct):
         for column, name in enumerate(formats):
             if name in costs.devices[kind].formats:
                 arrays[:, LAYER, number, column] = _layer_terms(costs, shape, kind, name)
@@ -83,8 +84,9 @@ def wave_terms(
         arrays[:, HEAD, number, 0] = _end_terms(costs, shape, kind, HEAD)
     links = _fastest_links(costs, devices)
     prefill_links_s, path_links_s = link_terms_s(costs, shape, links)
-    visit_s = np.stack([_visit_terms(costs, shape, kind) for kind in kinds], axis=1)
-    least, rest, decode_least, decode_rest, path = arrays
+    visit_s = np.stack([_visit_terms(costs, shape, kind) for kind in distinct], axis=1)
+    of_places = [distinct.index(kind) for kind in kinds]
+    least, rest, decode_least, decode_rest, path = arrays[:, :, of_places]
     return WaveTerms(
         count=count,
         prefill_least=least,
@@ -94,7 +96,7 @@ def wave_terms(
         decode_path=path,
         prefill_links_s=prefill_links_s,
         path_links_s=path_links_s,
-        visit_s=visit_s,
+        visit_s=visit_s[:, of_places],
         least_visit_s=_least_visit_s(visit_s, devices),
     )
 

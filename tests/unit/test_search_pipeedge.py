@@ -1,8 +1,12 @@
+from unittest import mock
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_sim.memory import available_bytes, plan_memory
 from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.search import pipeedge
 from llmpq_sim.search.pipeedge import pipeedge_layers
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits
@@ -34,10 +38,11 @@ def slowest_s(task: PlanningTask, placement: Placement, cuts: MicroBatching, nam
     return max(stages_s)
 
 
+@pytest.mark.parametrize("multisets", [256, 0], ids=["dynamic-program", "bisection"])
 @settings(deadline=None, max_examples=40)
 @given(tasks(), st.sampled_from([1, 2]))
 def test_the_partition_is_the_best_of_all_by_pipeedges_measure(
-    task: PlanningTask, decode: int
+    multisets: int, task: PlanningTask, decode: int
 ) -> None:
     scenario, name = task.costs.scenario, "fp16"
     cuts = MicroBatching(decode, decode, 1)
@@ -51,7 +56,8 @@ def test_the_partition_is_the_best_of_all_by_pipeedges_measure(
         for placement in every_placement(len(scenario.cluster.devices), layers)
         if fits(plan(placement), task)
     ]
-    found = pipeedge_layers(task, cuts, name)
+    with mock.patch.object(pipeedge, "MOST_MULTISETS", multisets):
+        found = pipeedge_layers(task, cuts, name)
     if found is None:
         assert not fitting
         return
