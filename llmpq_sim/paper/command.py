@@ -6,9 +6,12 @@ Like those of ``cli.py`` it parses, calls and prints, and imports what it needs 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from llmpq_sim.paper.cases import Case
 
 
 def reproduce(
@@ -31,6 +34,10 @@ def reproduce(
         Path | None,
         typer.Option(help="Folder for report, plots and results; what is there is not redone."),
     ] = None,
+    ablations: Annotated[
+        bool,
+        typer.Option("--ablations", help="Instead: our planner without one decision at a time."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line for each result.")] = False,
     as_markdown: Annotated[
@@ -56,6 +63,9 @@ def reproduce(
         checked_gamma(gamma),
         (kernels,) if kernels else KERNEL_SETS,
     )
+    if ablations:
+        _show_ablations(cases, out, as_csv=as_csv, as_json=as_json)
+        return
     with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
         results, logged = reproduce_cases(cases, out, os.cpu_count() or 1, on_step)
     if out is not None:
@@ -64,3 +74,25 @@ def reproduce(
         print_json(reproduction_content(results, logged))
     else:
         sys.stdout.write(csv_text(results) if as_csv else markdown(results, logged))
+
+
+def _show_ablations(cases: "list[Case]", out: Path | None, *, as_csv: bool, as_json: bool) -> None:
+    """Plan without one decision at a time, and print what is left."""
+    from llmpq_sim.errors import InputError
+    from llmpq_sim.paper.report import ablations_content, ablations_markdown
+    from llmpq_sim.paper.reproduction import ablate_cases
+    from llmpq_sim.report.native_output import native_output_on_stderr
+    from llmpq_sim.report.output import print_json
+    from llmpq_sim.report.progress import steps_shown
+
+    if out is not None or as_csv:
+        given = "--out" if out is not None else "--csv"
+        raise InputError(
+            f"{given}: ablations are printed as Markdown, or with --json; leave it out"
+        )
+    with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
+        found = ablate_cases(cases, os.cpu_count() or 1, on_step)
+    if as_json:
+        print_json(ablations_content(found))
+    else:
+        sys.stdout.write(ablations_markdown(found))

@@ -112,11 +112,11 @@ def judge_methods(case: Case) -> list[Judged]:
 
 def uniform_plan(task: PlanningTask) -> Plan | None:
     """Return Uniform's plan with equal micro-batches, or None if none fits."""
-    cuts = _equal_micro_batches(task)
+    cuts = equal_micro_batches(task)
     return least_loss([plan for plan in uniform_plans(task) if plan.micro_batching == cuts], task)
 
 
-def _equal_micro_batches(task: PlanningTask) -> MicroBatching:
+def equal_micro_batches(task: PlanningTask) -> MicroBatching:
     """Return the paper's micro-batching whose prefill is as large as its decode."""
     scenario = task.costs.scenario
     return paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))[-1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.files import write_json, write_text
+from llmpq_sim.paper.ablations import Ablated, ablate
 from llmpq_sim.paper.case_files import Content, results_of
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.logged import LoggedPrediction, predict_logged_plans
@@ -51,6 +52,30 @@ def reproduce_cases(
         results += own
         on_step(f"{number} of {len(cases)} cases done")
     return results, predict_logged_plans()
+
+
+def ablate_cases(
+    cases: list[Case], workers: int, on_step: Callable[[str], None]
+) -> list[tuple[Case, list[Ablated]]]:
+    """Return the ablations of all cases in order.
+
+    Args:
+        cases: what is planned.
+        workers: processes that plan at once; they do not change the results.
+        on_step: told how many cases are done.
+
+    Raises:
+        InputError: bundled data cannot be read.
+    """
+    from joblib import Parallel, delayed
+
+    jobs = Parallel(n_jobs=min(workers, len(cases)), return_as="generator")
+    found = []
+    on_step(f"leaving decisions out of {len(cases)} cases")
+    for case, ablated in zip(cases, jobs(delayed(ablate)(case) for case in cases), strict=True):
+        found.append((case, ablated))
+        on_step(f"{len(found)} of {len(cases)} cases done")
+    return found
 
 
 def write_reproduction(

@@ -110,3 +110,14 @@ def test_bad_input_is_one_message(tmp_path: Path, arguments: tuple[str, ...], me
     done = llmpq(*ONE, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
+
+
+def test_decisions_are_left_out_one_by_one(folder: Path) -> None:
+    done = llmpq(*ONE, "--ablations", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(done.stdout)["cases"]
+    rates = {one["name"]: one["tokens_per_s"] for one in case["ablations"]}
+    assert rates["llmpq"] >= max(rates.values()) * 0.999
+    refused = llmpq(*ONE, "--ablations", "--out", "abl", cwd=folder)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("leave it out\n")
