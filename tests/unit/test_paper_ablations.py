@@ -1,5 +1,7 @@
 """Leaving a decision out never makes a plan better, and costs what it should."""
 
+from pathlib import Path
+
 import pytest
 
 from llmpq_sim.paper.ablations import (
@@ -50,6 +52,12 @@ def test_without_prefill_only_decode_takes_time() -> None:
     assert (
         blind.costs.decode_layer_s(kind, "int4", 8) == task.costs.decode_layer_s(kind, "int4", 8)
     ).all()
+
+
+def test_the_page_shows_what_was_found(found: list[Ablated]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/paper.md").read_text(encoding="utf-8")
+    row = ablations_markdown([(CASE, found)]).splitlines()[-1]
+    assert row in page
 
 
 def test_the_table_has_shares_of_the_whole() -> None:
