@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmpq_sim.latency.served_fits import FIRST, LAST
 from llmpq_sim.memory import batch_temporaries_bytes, sampled_logits_bytes
 from llmpq_sim.model import ModelSpec
 from runtimes.profiling.points import Point
@@ -16,7 +17,7 @@ from runtimes.torch_pipeline.loading import DTYPE_NAMES
 
 WORKER = "runtimes.profiling.served_worker"
 
-ENDS = ("first", "last")
+ENDS = (FIRST, LAST)
 ROWS, LAYERS = 4, 2
 PROMPT_TOKENS = 64
 """Of each sequence; fewer where the model takes no such contexts."""
@@ -83,7 +84,7 @@ def served_timings(
             "formats": formats,
             "dtype": DTYPE_NAMES[task.dtype],
             "threads": task.target.threads,
-            "layers": min(LAYERS, model.spec.layers),
+            "layers": points[0].layers,
             "rows": ROWS,
             "prompt_tokens": prompt_tokens,
             "rounds": rounds,
@@ -105,7 +106,7 @@ def served_timings(
 
 def _counted_bytes(spec: ModelSpec, prompt_tokens: int, end: str) -> int:
     """Return the bytes beside weights and KV cache that a plan counts of such a stage."""
-    logits_bytes = sampled_logits_bytes(spec, ROWS) if end == ENDS[-1] else 0
+    logits_bytes = sampled_logits_bytes(spec, ROWS) if end == LAST else 0
     return batch_temporaries_bytes(spec, ROWS * prompt_tokens) + logits_bytes
 
 

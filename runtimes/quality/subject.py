@@ -23,6 +23,7 @@ from runtimes.quality.streaming import Run
 from runtimes.quality.streams import PROGRESS, check_leftovers
 from runtimes.quality.windows import Windows, calibration_text, read_windows
 from runtimes.torch_pipeline.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.kernels import device_named
 from runtimes.torch_pipeline.loading import DTYPES
 from runtimes.torch_pipeline.quantizers import QUANTIZER_VERSION
 
@@ -96,12 +97,7 @@ def checked_device(name: str) -> torch.device:
     Raises:
         InputError: there is none of this name.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device: expected cpu or cuda:N, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device: expected cpu or cuda:N, got {name!r}")
+    device = device_named(name, "--device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise InputError(f"--device: PyTorch can use {count} GPUs here, got {name!r}")

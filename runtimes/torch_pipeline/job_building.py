@@ -18,7 +18,7 @@ from runtimes.base import Job, TokenRequest
 from runtimes.job_checks import check_job_alone
 from runtimes.torch_pipeline.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.job_spec import JobSpec, StageSpec
-from runtimes.torch_pipeline.kernels import runnable_formats
+from runtimes.torch_pipeline.kernels import device_named, runnable_formats
 from runtimes.torch_pipeline.linear import NEVER
 from runtimes.torch_pipeline.quantizers import check_quantizers
 from runtimes.torch_pipeline.static_schedule import most_rows
@@ -280,12 +280,7 @@ def _check_devices(job: Job) -> None:
 
 
 def _check_device(number: int, name: str, device: str) -> None:
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"--devices: expected cpu or cuda:N, got {device!r}") from None
-    if wanted.type not in ("cpu", "cuda"):
-        raise InputError(f"--devices: expected cpu or cuda:N, got {device!r}")
+    wanted = device_named(device, "--devices")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"stage {number} on {name} needs {device}, this machine has "

@@ -226,6 +226,21 @@ _INT8 = PlainKernel("int8", "aten::_weight_int8pack_mm", _int8_product)
 # ---- what a device can do
 
 
+def device_named(name: str, option: str) -> torch.device:
+    """Return the device that an option names; whether it is there is not looked at.
+
+    Raises:
+        InputError: it is neither a processor nor a CUDA device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"{option}: expected cpu or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"{option}: expected cpu or cuda:N, got {name!r}")
+    return device
+
+
 def runnable_formats(device: torch.device) -> tuple[str, ...]:
     """Return the formats whose weights can be multiplied by on a device: all, some of them slowly.
 
