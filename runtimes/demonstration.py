@@ -47,6 +47,10 @@ LOSS_FRACTION = 0.75
 """Of what int8 everywhere loses: some layers must stay at 16 bits, and which is for the search."""
 
 
+SERVED_ROUNDS = 20
+"""Tokens of each sequence of the pipelines that are profiled."""
+
+
 @dataclass(frozen=True)
 class DemoSettings:
     """What is demonstrated.
@@ -170,7 +174,8 @@ def _grid(settings: DemoSettings) -> Grid:
         rows=rows,
         visit_rows=rows,
         message_bytes=powers(KIB, 2 * MIB, 4),
-        served_rounds=settings.output_tokens,
+        served_rounds=SERVED_ROUNDS,
+        served_dense=True,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from llmpq_sim.errors import InputError
 from llmpq_sim.execution import Execution
 from llmpq_sim.execution_files import SavedExecution, execution_to_content, saved_execution
-from llmpq_sim.files import check_writable, write_json
+from llmpq_sim.files import check_writable, sha256_of, write_json
 from llmpq_sim.plan_files import SavedPlan
 from llmpq_sim.serving_files import default_settings
 from llmpq_sim.simulator.continuous_settings import ContinuousSettings
@@ -172,7 +172,15 @@ def _text_model(deployment: Deployment) -> TextModel:
     spec = deployment.saved.task.costs.scenario.model
     if deployment.model_dir is not None and not deployment.model_dir.is_dir():
         raise InputError(f"--model-dir: expected a folder, there is none at {deployment.model_dir}")
-    return load_text_model(spec.name, spec.vocab_size, deployment.model_dir)
+    model = load_text_model(spec.name, spec.vocab_size, deployment.model_dir)
+    return replace(model, stored=_stored(deployment))
+
+
+def _stored(deployment: Deployment) -> str:
+    """Return a hash of the weight formats of the layers, and of what computes."""
+    saved = deployment.saved
+    formats = list(saved.plan.layer_formats)
+    return sha256_of([formats, saved.quantizers, deployment.options.dtype, deployment.runtime])
 
 
 def _results(

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 import llmpq_sim
@@ -16,6 +14,7 @@ from llmpq_sim.report.drawing import labelled, new_table, paragraph, plain, put,
 from llmpq_sim.report.execution_comparison import compare
 from llmpq_sim.report.execution_content import comparison_content
 from llmpq_sim.report.execution_screen import size_text
+from llmpq_sim.report.progress import progress_line
 from llmpq_sim.report.service_content import result_content
 from llmpq_sim.report.words import (
     bar,
@@ -52,29 +51,6 @@ def deploy_progress(
             update(text, progress.finished / max(progress.requests, 1), progress_text(progress))
 
         yield show
-
-
-@contextmanager
-def progress_line(
-    enabled: bool, console: Console | None
-) -> Iterator[Callable[[str, float, str], None]]:
-    """Give a callback that draws a text, a share of the work done and what else to say."""
-    screen = console or Console(stderr=True)
-    if not (enabled and screen.is_terminal):
-        yield lambda *_: None
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[more]}"),
-    )
-    with ProgressBar(*columns, console=screen, transient=True) as drawn:
-        shown = drawn.add_task("starting", total=1.0, more="")
-        yield lambda text, done, more: drawn.update(
-            shown, description=plain(text).plain, completed=done, more=more
-        )
 
 
 def progress_text(progress: Progress) -> str:

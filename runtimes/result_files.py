@@ -6,7 +6,8 @@ in the middle of one, the next run drops what there is of it.
 
 What is kept when a file is taken up again follows from the ids, which are hashes of what was asked:
 
-- an answer is kept if its request is still asked, of the same model, in the same words;
+- an answer is kept if its request is still asked, of the same model in the same weight formats, in
+  the same words;
 - an answer to anything else is never deleted: the file is refused, with a message;
 - a refusal is kept if it would be written again, and dropped otherwise, as its reason is gone.
 """
@@ -85,11 +86,9 @@ class ResultWriter:
             ExecutionError: it cannot be written; the file keeps its whole lines.
         """
         asked = self.pending[served.request]
-        tokenizer = self._model.tokenizer
-        decode = None if tokenizer is None else tokenizer.decode
         usage = len(asked.tokens.prompt), len(served.tokens)
-        result = Result(served_id(asked, self._model.name), asked.tokens.name, True, *usage)
-        self._append(served_line(asked, served, self._model.name, decode), result)
+        result = Result(served_id(asked, self._model), asked.tokens.name, True, *usage)
+        self._append(served_line(asked, served, self._model), result)
 
     def write_refused(self, refused: RefusedRequest) -> None:
         """Append why a request was refused.
@@ -160,7 +159,7 @@ def open_results(
             pass
     kept = _keep_results(path, asked, model, resume=resume)
     done = {result.line_id for result in kept}
-    pending = tuple(item for item in asked.accepted if served_id(item, model.name) not in done)
+    pending = tuple(item for item in asked.accepted if served_id(item, model) not in done)
     writer = ResultWriter(path, _opened(path), model, pending, usage_totals(kept))
     try:
         for refused in asked.refused:
@@ -210,7 +209,7 @@ def _keep_results(
 def _lines_to_keep(
     path: Path, lines: list[bytes], asked: RequestSet, model: TextModel
 ) -> list[tuple[bytes, Result]]:
-    answers = {served_id(item, model.name) for item in asked.accepted}
+    answers = {served_id(item, model) for item in asked.accepted}
     refusals = {refused_id(item) for item in asked.refused}
     kept: dict[str, tuple[bytes, Result]] = {}
     for number, (line, result) in enumerate(_results(path, lines), start=1):
@@ -226,12 +225,12 @@ def _foreign(where: str, result: Result, asked: RequestSet) -> InputError:
     everyone |= {item.name for item in asked.refused if item.name is not None}
     found = f"the answer to {result.name!r}"
     if result.name in everyone:
-        found += ", which is now asked in other words or of another model"
+        found += ", which is now asked in other words, of another model or in other weight formats"
     else:
         found += ", which is not asked"
     return InputError(
         f"{where}: expected answers to the requests, got {found}: give another --out, or the "
-        "requests, the model and the seed that this file was written for"
+        "requests, the plan, the model and the seed that this file was written for"
     )
 
 

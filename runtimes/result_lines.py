@@ -7,7 +7,7 @@ name is vLLM's. Source of the form: OpenAI's API reference, "Batch".
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmpq_sim.errors import InputError
@@ -16,11 +16,10 @@ from llmpq_sim.files import sha256_of
 from llmpq_sim.parsing import parse_json
 from runtimes.asked_requests import CHAT, AskedRequest, RefusedRequest
 from runtimes.base import Served
+from runtimes.text_model import TextModel
 
 DIGEST_CHARACTERS = 24
 LINE_ID = "batch_req_"
-
-Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,26 @@ def usage_totals(results: Iterable[Result]) -> UsageTotals:
 # ---- writing
 
 
-def served_id(asked: AskedRequest, model: str) -> str:
+def served_id(asked: AskedRequest, model: TextModel) -> str:
     """Return the id of a served request's line, which says what was asked of which model."""
-    return LINE_ID + asked.digest(model)[:DIGEST_CHARACTERS]
+    return LINE_ID + _digest(asked, model)
 
 
-def served_line(asked: AskedRequest, served: Served, model: str, decode: Decode | None) -> bytes:
+def _digest(asked: AskedRequest, model: TextModel) -> str:
+    return asked.digest(model.identity)[:DIGEST_CHARACTERS]
+
+
+def served_line(asked: AskedRequest, served: Served, model: TextModel) -> bytes:
     """Return the line of a request that was served.
 
     Args:
         asked: the request.
         served: what was generated; a last token that ended it is not part of the text.
-        model: name of the model.
-        decode: how tokens become a text; the text is null without.
+        model: the model asked; without its tokenizer the text is null.
     """
-    digest = asked.digest(model)[:DIGEST_CHARACTERS]
+    digest = _digest(asked, model)
     kept = served.tokens[:-1] if served.ended_by == "stop" else served.tokens
-    text = None if decode is None else decode(kept)
+    text = None if model.tokenizer is None else model.tokenizer.decode(kept)
     body = _chat_body if asked.endpoint == CHAT else _text_body
     return _line(
         {
@@ -101,7 +103,7 @@ def served_line(asked: AskedRequest, served: Served, model: str, decode: Decode 
             "response": {
                 "status_code": 200,
                 "request_id": "req_" + digest,
-                "body": body(digest, model, text, served) | {"usage": _usage(asked, served)},
+                "body": body(digest, model.name, text, served) | {"usage": _usage(asked, served)},
             },
             "error": None,
         }

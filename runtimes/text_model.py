@@ -23,6 +23,7 @@ class TextModel:
         special_tokens: ids that no ordinary text has, those that end a sequence among them.
         sampling: how tokens are chosen where a request does not say; its seed is not used.
         tokenizer: None where there is none; then prompts must be token ids.
+        stored: a hash of how its weights are stored, on which answers depend as on its name.
     """
 
     name: str
@@ -31,6 +32,12 @@ class TextModel:
     special_tokens: frozenset[int] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
     tokenizer: ModelTokenizer | None = None
+    stored: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What answers are by: the same requests of another one are answered otherwise."""
+        return f"{self.name} {self.stored}".rstrip()
 
 
 def load_text_model(name: str, vocabulary_tokens: int, model_dir: Path | None) -> TextModel:

@@ -1,5 +1,6 @@
 """How the models of a profile are written down and read back, exactly."""
 
+from itertools import pairwise
 from typing import Any
 
 from llmpq_sim.cluster import Link
@@ -8,6 +9,7 @@ from llmpq_sim.fields import Fields, is_finite, kind_of
 from llmpq_sim.latency.models import (
     AttentionModel,
     Correction,
+    Factors,
     GemmModel,
     Overhead,
     Roofline,
@@ -112,6 +114,27 @@ def link_from_fields(fields: Fields) -> Link:
             latency_s=fields.number("latency_s", positive=False),
             bytes_per_s=fields.number("bytes_per_s"),
         )
+
+
+def factors_to_content(factors: Factors) -> list[dict[str, float]]:
+    """Return the list that ``factors_from_fields`` reads."""
+    return [{"tokens": tokens, "factor": factor} for tokens, factor in factors]
+
+
+def factors_from_fields(fields: Fields, name: str) -> Factors:
+    """Return the factors that a list describes, at growing numbers of tokens.
+
+    Raises:
+        InputError: it describes none.
+    """
+    factors = []
+    for part in fields.each(name):
+        with part:
+            factors.append((part.number("tokens"), part.number("factor")))
+    tokens = [count for count, _ in factors]
+    if not factors or any(after <= before for before, after in pairwise(tokens)):
+        raise InputError(f"{fields.where}.{name}: expected growing tokens, got {tokens}")
+    return tuple(factors)
 
 
 def _correction_to_content(correction: Correction | None, sizes: tuple[str, ...]) -> dict[str, Any]:

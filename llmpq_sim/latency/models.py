@@ -16,6 +16,9 @@ LARGEST_CORRECTION = 5.0
 SHORTEST_S = 1e-9
 """No kernel takes less: keeps times above zero where every constant of a fit is zero."""
 
+Factors = tuple[tuple[float, float], ...]
+"""Factors of times at growing numbers of tokens."""
+
 
 @dataclass(frozen=True)
 class Roofline:

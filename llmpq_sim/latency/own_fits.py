@@ -24,7 +24,7 @@ from llmpq_sim.latency.overheads import (
 from llmpq_sim.latency.own_kernels import fit_own_attention, fit_own_gemm
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.rows import Measurements, UsableRows, formats_of
-from llmpq_sim.latency.served_fits import with_served_visits
+from llmpq_sim.latency.served_fits import served_with, with_served_visits
 from llmpq_sim.latency.spec import spec_attention
 from llmpq_sim.latency.switches import (
     ALWAYS,
@@ -123,11 +123,16 @@ def own_profile(
         timed_with = _Fit(base, rows.whole, device, seed).without(None)
         layers = timed_layers(rows.whole.layers, models, timed_with)
     overhead = layer_overhead(layers) if layers else None
-    profile, timed_with = (
+    own, of_whole = (
         with_step_overheads(with_layer_overhead(each, overhead) if overhead else each, usable)
         for each in (profile, timed_with)
     )
-    profile = with_served_visits(profile, usable.served, models, timed_with)
+    served = served_with(usable.served, all_dense=rows.whole is not None)
+    if len(served):
+        profile = with_served_visits(own, served, models, own)
+    else:
+        served = served_with(usable.served, all_dense=False)
+        profile = with_served_visits(own, served, models, of_whole)
     return profile, [*errors, *of_layers, *_head_errors(profile, usable.heads)]
 
 

@@ -13,6 +13,8 @@ from llmpq_sim.formats import format_named
 from llmpq_sim.latency.content import (
     attention_from_fields,
     attention_to_content,
+    factors_from_fields,
+    factors_to_content,
     gemm_from_fields,
     gemm_to_content,
     link_from_fields,
@@ -20,7 +22,7 @@ from llmpq_sim.latency.content import (
     overhead_from_fields,
     overhead_to_content,
 )
-from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel, Overhead
+from llmpq_sim.latency.models import AttentionModel, BoolArray, Factors, GemmModel, Overhead
 from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
 from llmpq_sim.machine import Machine, machine_from_fields, machine_to_content
 
@@ -61,6 +63,9 @@ class DeviceProfile:
             matrix products; None where they move bytes as fast as other activations.
         dense_from_tokens: by weight format, the tokens from which weights are decoded first and
             multiplied densely; a format that is absent has one kernel for all tokens.
+        served_factors: by weight format, how many times as long as alone a layer takes in a real
+            pipeline, at growing numbers of tokens computed at once; between them linear in the
+            logarithm of the tokens, beyond them constant.
         machine: what was profiled, or None where nothing says.
         link: between two processes of that machine, or None where it was not timed.
     """
@@ -83,6 +88,7 @@ class DeviceProfile:
     embedding_overhead: Overhead | None = None
     head_overhead: Overhead | None = None
     dense_from_tokens: dict[str, int] = field(default_factory=dict)
+    served_factors: dict[str, Factors] = field(default_factory=dict)
     machine: Machine | None = None
     link: Link | None = None
 
@@ -147,6 +153,15 @@ class DeviceProfile:
             return np.zeros_like(moved)
         return moved / self.elementwise_bytes_per_s
 
+    def served_factor(self, format_name: str, tokens: Any) -> FloatArray:
+        """Return how many times as long as alone a layer takes in a pipeline."""
+        curve = self.served_factors.get(self.aliases.get(format_name, format_name))
+        counts = np.asarray(tokens, np.float64)
+        if curve is None:
+            return np.ones_like(counts)
+        known, factors = zip(*curve, strict=True)
+        return np.asarray(np.interp(np.log(counts), np.log(known), factors))
+
     def embedding_s(self, moved_bytes: Any) -> FloatArray:
         """Return the time to move these bytes through the embedding."""
         return self._moved_s(self.embedding_overhead, moved_bytes)
@@ -204,6 +219,9 @@ def _measured_to_content(profile: DeviceProfile) -> dict[str, Any]:
             content[name] = overhead_to_content(overhead)
     if profile.dense_from_tokens:
         content["dense_from_tokens"] = dict(profile.dense_from_tokens)
+    if profile.served_factors:
+        curves = profile.served_factors.items()
+        content["served_factors"] = {name: factors_to_content(factors) for name, factors in curves}
     if profile.machine is not None:
         content["machine"] = machine_to_content(profile.machine)
     if profile.link is not None:
@@ -239,6 +257,7 @@ def profile_from_fields(fields: Fields) -> DeviceProfile:
             no_gain_tokens=fields.number("no_gain_tokens") if bounded else None,
             step_overhead_s=fields.number("step_overhead_s", 0.0, positive=False),
             dense_from_tokens=_switches(fields),
+            served_factors=_served_factors(fields),
             **_measured(fields),
         )
 
@@ -263,6 +282,16 @@ def _switches(fields: Fields) -> dict[str, int]:
         return {
             format_named(name, switches.where).name: switches.integer(name)
             for name in switches.names()
+        }
+
+
+def _served_factors(fields: Fields) -> dict[str, Factors]:
+    if not fields.has("served_factors"):
+        return {}
+    with fields.fields("served_factors") as curves:
+        return {
+            format_named(name, curves.where).name: factors_from_fields(curves, name)
+            for name in curves.names()
         }
 
 

@@ -59,7 +59,8 @@ class Measurements:
         model: for whole layers, a model's name.
         kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
             is one kernel only, or the source does not say. Of a served visit the end of the model
-            that the stage has, ``first`` or ``last``.
+            that the stage has, ``first`` or ``last``, followed by ``-dense`` where all weights
+            were decoded before products.
         m, n, k: tokens, output features and input features of a matrix product.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.

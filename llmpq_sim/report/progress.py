@@ -1,4 +1,4 @@
-"""How far is a search or a fit? Drawn on stderr, and only where someone can watch it."""
+"""How far is the work? Drawn on stderr, and only where someone can watch it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ STEPS = {
 
 
 @contextmanager
-def progress_bar(
-    enabled: bool, console: Console | None = None
-) -> Iterator[Callable[[Progress], None]]:
-    """Give a callback that draws progress, and clear the bar at the end.
+def progress_line(
+    enabled: bool, console: Console | None
+) -> Iterator[Callable[[str, float, str], None]]:
+    """Give a callback that draws a text, a share of the work done and what else to say.
 
     Args:
         enabled: whether to draw at all.
@@ -34,26 +34,33 @@ def progress_bar(
     """
     screen = console or Console(stderr=True)
     if not (enabled and screen.is_terminal):
-        yield lambda _: None
+        yield lambda *_: None
         return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=16),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[more]}"),
     )
     with ProgressBar(*columns, console=screen, transient=True) as drawn:
-        shown = drawn.add_task("starting", total=1, best="")
+        shown = drawn.add_task("starting", total=1.0, more="")
+        yield lambda text, done, more: drawn.update(
+            shown, description=plain(text).plain, completed=done, more=more
+        )
+
+
+@contextmanager
+def progress_bar(
+    enabled: bool, console: Console | None = None
+) -> Iterator[Callable[[Progress], None]]:
+    """Give a callback that draws how far a search is, and clear it at the end."""
+    with progress_line(enabled, console) as update:
 
         def show(progress: Progress) -> None:
-            drawn.update(
-                shown,
-                description=f"{STEPS.get(progress.step, progress.step):<30}",
-                completed=progress.done,
-                total=max(progress.total, 1),
-                best=best_text(progress),
+            step, total = STEPS.get(progress.step, progress.step), max(progress.total, 1)
+            update(
+                f"{step:<30} {progress.done}/{total}", progress.done / total, best_text(progress)
             )
 
         yield show

@@ -40,6 +40,7 @@ class Grid:
         visit_rows: of stage visits.
         message_bytes: of messages between stages.
         served_rounds: tokens of each sequence that a real pipeline serves; 0 for no such pipeline.
+        served_dense: whether pipelines also serve as a device without fused kernels does.
     """
 
     tokens: tuple[int, ...]
@@ -53,6 +54,7 @@ class Grid:
     visit_rows: tuple[int, ...]
     message_bytes: tuple[int, ...]
     served_rounds: int = 0
+    served_dense: bool = False
 
 
 def half_powers(most: int) -> tuple[int, ...]:
@@ -81,7 +83,7 @@ FULL_GRID = Grid(
     rows=half_powers(256),
     visit_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     message_bytes=powers(256, 64 * MIB),
-    served_rounds=100,
+    served_rounds=50,
 )
 
 QUICK_GRID = Grid(
@@ -95,7 +97,7 @@ QUICK_GRID = Grid(
     rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
     visit_rows=(1, 4, 16, 64),
     message_bytes=powers(KIB, 4 * MIB, 4),
-    served_rounds=40,
+    served_rounds=16,
 )
 
 

@@ -14,7 +14,8 @@ class Point:
         quant: weight format.
         model: for the sake of which model it is measured.
         kernel: ``fused`` decodes weights within the product, ``dense`` before it; of a served
-            visit the end of the model, ``first`` or ``last``.
+            visit the end of the model, ``first`` or ``last``, and ``-dense`` where all weights are
+            decoded beforehand.
         m, n, k: tokens, output features and input features.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.

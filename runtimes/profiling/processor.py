@@ -12,6 +12,7 @@ import torch
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.units import KIB, MIB
+from runtimes.torch_pipeline.kernels import device_named
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNKNOWN_CACHE_BYTES = 64 * MIB
@@ -105,9 +106,8 @@ def find_target(device: str, threads: int | None) -> Target:
 
 
 def _device(name: str) -> torch.device:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device: expected cpu, cuda or cuda:N, got {name!r}")
-    if name == "cpu":
+    device = device_named(name, "--device")
+    if device.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise InputError(
@@ -115,11 +115,10 @@ def _device(name: str) -> torch.device:
             f"({torch.__version__}) finds no CUDA device; give --device cpu, or install a PyTorch "
             "with CUDA and its driver"
         )
-    device = torch.device(name if ":" in name else "cuda:0")
-    count = torch.cuda.device_count()
-    if device.index >= count:
+    count, index = torch.cuda.device_count(), device.index or 0
+    if index >= count:
         raise InputError(f"--device: expected cuda:0 to cuda:{count - 1}, got {name!r}")
-    return device
+    return torch.device("cuda", index)
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
 
@@ -28,7 +29,12 @@ from runtimes.profiling.neighbours import busy_neighbours
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import pinned
 from runtimes.profiling.rows_files import RowsFile, open_rows
-from runtimes.profiling.served import served_points, served_timings, serves_here
+from runtimes.profiling.served import (
+    ServedPipeline,
+    served_pipelines,
+    served_timings,
+    serves_here,
+)
 from runtimes.profiling.session import Session
 from runtimes.profiling.settings import (
     OnProgress,
@@ -50,21 +56,22 @@ class Agenda:
     Attributes:
         kernels: matrix products, attention, ends and visits.
         layers: whole layers, timed last because they choose kernels as a deployment would.
-        served: visits of a real pipeline.
+        served: real pipelines.
         links: messages.
         too_large: points that do not fit into memory.
     """
 
     kernels: list[Series]
     layers: list[Series]
-    served: Series
+    served: tuple[ServedPipeline, ...]
     links: Series
     too_large: int
 
     @property
     def points(self) -> list[Point]:
         """All points that are to be measured."""
-        parts = (*self.kernels, *self.layers, self.served, self.links)
+        served = [pipeline.points for pipeline in self.served]
+        parts = (*self.kernels, *self.layers, *served, self.links)
         return [point for series in parts for point in series]
 
 
@@ -141,10 +148,12 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     kernels, layers = ([series for series in part if series] for part in fitting[:2])
     order.shuffle(kernels)  # a slow drift of the machine is not to look like an effect of sizes
     order.shuffle(layers)
-    served: Series = ()
+    served: tuple[ServedPipeline, ...] = ()
     if serves_here(task.target):
         spec = next(iter(task.models.values())).spec
-        served = served_points(spec, task.formats, grid.served_rounds)
+        served = served_pipelines(
+            spec, task.formats, grid.served_rounds, limit_bytes, with_dense=grid.served_dense
+        )
     return Agenda(kernels, layers, served, fitting[2][0], too_large)
 
 
@@ -209,24 +218,29 @@ def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Sessio
 
 
 def _measure_served(agenda: Agenda, task: Task, session: Session, machine: Machine) -> Machine:
-    """Time visits of a real pipeline; return the machine with the memory that a stage takes there.
+    """Time visits of real pipelines; return the machine with the memory that a stage takes there.
 
-    Of several formats the one counts that takes least: memory that was freed may linger.
+    The median of all stages counts: equal runs differ by some tens of megabytes.
     """
     known = session.rows.timings
-    missing = {point.quant for point in agenda.served if point not in known}
-    points = tuple(point for point in agenda.served if point.quant in missing)
-    if not points:
+    missing = [one for one in agenda.served if not known.keys() >= set(one.points)]
+    if not missing:
         return machine
-    session.announce(points[0])
+    session.announce(missing[0].points[0])
     switches = dense_from_tokens(task.settings.out, task.formats)
-    least_bytes: dict[str, int] = {}
-    for served in served_timings(points, task, switches):
-        end = served.point.kernel
-        least_bytes[end] = min(least_bytes.get(end, served.runtime_bytes), served.runtime_bytes)
-        if served.point not in known:
-            session.keep(served.point, served.timing)
-    found = replace(machine, runtime_bytes=max(machine.runtime_bytes, *least_bytes.values()))
+    stage_bytes: list[int] = []
+    for pipeline, served in zip(missing, served_timings(missing, task, switches), strict=True):
+        if served is None:
+            session.leave_out(pipeline.points)
+            continue
+        stage_bytes += served.beside_bytes
+        for point, timing in zip(pipeline.points, served.timings, strict=True):
+            if point not in known:
+                session.keep(point, timing)
+    if not stage_bytes:
+        return machine
+    served_bytes = round(median(stage_bytes))
+    found = replace(machine, runtime_bytes=max(machine.runtime_bytes, served_bytes))
     write_machine(task.settings.out, found)
     return found
 

@@ -1,14 +1,22 @@
 """Which visits of a real pipeline are timed, so that what its parts leave out is known?"""
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from llmpq_sim.latency.served_fits import FIRST, LAST
-from llmpq_sim.memory import batch_temporaries_bytes, sampled_logits_bytes
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.latency.served_fits import ALL_DENSE, FIRST, LAST, PHASES
+from llmpq_sim.memory import (
+    batch_temporaries_bytes,
+    embedding_bytes,
+    head_bytes,
+    layer_weight_bytes,
+    sampled_logits_bytes,
+)
 from llmpq_sim.model import ModelSpec
-from runtimes.profiling.points import Point
+from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import Target, stage_cores
 from runtimes.profiling.task import Task
 from runtimes.profiling.timing import Timing
@@ -18,9 +26,66 @@ from runtimes.torch_pipeline.loading import DTYPE_NAMES
 WORKER = "runtimes.profiling.served_worker"
 
 ENDS = (FIRST, LAST)
-ROWS, LAYERS = 4, 2
+ROWS = 4
 PROMPT_TOKENS = 64
 """Of each sequence; fewer where the model takes no such contexts."""
+
+LAYERS, FEWER_LAYERS = 6, 4
+"""Of the last stage, and by how many the stages of a second pipeline are shorter: their difference
+tells what a layer takes from what a visit takes."""
+
+
+@dataclass(frozen=True)
+class ServedPipeline:
+    """Two stages with both ends of a model that serve a few sequences.
+
+    Attributes:
+        model: its name.
+        format_name: of all layers.
+        is_dense: whether all weights are decoded before they are multiplied.
+        layers: of the first stage and of the last.
+        prompt_tokens: of each sequence.
+        rounds: tokens that each sequence is given.
+    """
+
+    model: str
+    format_name: str
+    is_dense: bool
+    layers: tuple[int, int]
+    prompt_tokens: int
+    rounds: int
+
+    @property
+    def points(self) -> Series:
+        """Decode and prefill visits of the first stage, then of the last."""
+        contexts = {"decode": self.prompt_tokens + self.rounds // 2, "prefill": self.prompt_tokens}
+        return tuple(
+            Point(
+                "served",
+                phase,
+                self.format_name,
+                self.model,
+                kernel=end + ALL_DENSE if self.is_dense else end,
+                batch=ROWS,
+                seq=contexts[phase],
+                layers=layers,
+            )
+            for end, layers in zip(ENDS, self.layers, strict=True)
+            for phase in PHASES
+        )
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a real pipeline took.
+
+    Attributes:
+        timings: of its visits, in the order of the pipeline's points.
+        beside_bytes: of each stage: what its process takes beside what a plan counts of it.
+    """
+
+    timings: tuple[Timing, ...]
+    beside_bytes: tuple[int, int]
 
 
 def serves_here(target: Target) -> bool:
@@ -28,67 +93,74 @@ def serves_here(target: Target) -> bool:
     return target.device.type == "cpu" and len(target.all_cores) >= 2 * target.threads
 
 
-def served_points(spec: ModelSpec, formats: tuple[str, ...], rounds: int) -> tuple[Point, ...]:
-    """Return decode visits of both ends of a model, for each format; none of no rounds."""
+def served_pipelines(
+    spec: ModelSpec,
+    formats: Sequence[str],
+    rounds: int,
+    most_bytes: float,
+    *,
+    with_dense: bool = False,
+) -> tuple[ServedPipeline, ...]:
+    """Return pipelines of a model in each format, those that differ in depth alone side by side.
+
+    Args:
+        spec: the model.
+        formats: of weights.
+        rounds: tokens of each sequence; none for no pipelines.
+        most_bytes: that the weights of both stages may take.
+        with_dense: whether a device without fused kernels is timed as well.
+    """
     if not rounds:
         return ()
-    prompt_tokens, rounds = _lengths(spec, rounds)
-    visit = Point(
-        "served",
-        "decode",
-        model=spec.name,
-        batch=ROWS,
-        seq=prompt_tokens + rounds // 2,
-        layers=min(LAYERS, spec.layers),
-    )
+    rounds = min(rounds, spec.max_positions // 2)
+    prompt_tokens = min(PROMPT_TOKENS, spec.max_positions - rounds)
     return tuple(
-        replace(visit, quant=format_name, kernel=end) for format_name in formats for end in ENDS
+        ServedPipeline(spec.name, name, is_dense, layers, prompt_tokens, rounds)
+        for name in formats
+        for is_dense in (False, True)[: 1 + with_dense]
+        for layers in depths(spec, name)
+        if _weights_bytes(spec, name, layers) <= most_bytes
     )
 
 
-@dataclass(frozen=True)
-class Served:
-    """A visit that was timed in a real pipeline.
+def depths(spec: ModelSpec, format_name: str) -> tuple[tuple[int, int], ...]:
+    """Return the layers of the first and of the last stage, the deeper pipeline first.
 
-    Attributes:
-        point: which.
-        timing: how long it took.
-        runtime_bytes: what its process takes beside what a plan counts of its stage.
+    The first stage has about as many layers more as the LM head is worth, so that both stages are
+    always at work, as in a plan: a core whose neighbour rests is faster.
     """
-
-    point: Point
-    timing: Timing
-    runtime_bytes: int
+    layer_bytes = layer_weight_bytes(spec, FORMATS[format_name])
+    worth = min(round(head_bytes(spec) / layer_bytes), LAYERS)
+    deep = min(LAYERS + worth, spec.layers), min(LAYERS, spec.layers)
+    fewer = min(FEWER_LAYERS, deep[1] - 1)
+    shallow = deep[0] - fewer, deep[1] - fewer
+    return (deep, shallow) if fewer else (deep,)
 
 
 def served_timings(
-    points: tuple[Point, ...], task: Task, dense_from_tokens: Mapping[str, int]
-) -> Iterator[Served]:
-    """Yield the visits of both ends of a format, one after the other.
+    pipelines: Sequence[ServedPipeline], task: Task, dense_from_tokens: Mapping[str, int]
+) -> Iterator[Served | None]:
+    """Yield what each pipeline took, None where its decode visits take too long to be timed.
 
     Args:
-        points: both ends of some formats.
+        pipelines: all of one model.
         task: the profile.
         dense_from_tokens: by format, tokens from which weights are decoded beforehand.
 
     Raises:
         ExecutionError: one of the processes failed.
     """
-    model = next(iter(task.models.values()))
-    formats = tuple(dict.fromkeys(point.quant for point in points))
-    prompt_tokens, rounds = _lengths(model.spec, task.settings.sizes.served_rounds)
+    spec = next(iter(task.models.values())).spec
     with tempfile.TemporaryDirectory() as folder:
         shared = {
             "rendezvous": str(Path(folder) / "rendezvous"),
             "model": task.settings.models[0],
-            "formats": formats,
+            "pipelines": [asdict(pipeline) for pipeline in pipelines],
             "dtype": DTYPE_NAMES[task.dtype],
             "threads": task.target.threads,
-            "layers": points[0].layers,
             "rows": ROWS,
-            "prompt_tokens": prompt_tokens,
-            "rounds": rounds,
             "dense_from_tokens": dict(dense_from_tokens),
+            "longest_visit_s": task.settings.timing_effort.longest_call_s,
         }
         told = [
             shared
@@ -96,21 +168,27 @@ def served_timings(
             for rank in range(len(ENDS))
         ]
         with workers(WORKER, told) as started:
-            for ends in answers(started, len(formats), "serving with two processes"):
-                own, points = points[: len(ENDS)], points[len(ENDS) :]
-                for point, end in zip(own, ends, strict=True):
-                    counted_bytes = _counted_bytes(model.spec, prompt_tokens, point.kernel)
-                    beside_bytes = end["beside_bytes"] - counted_bytes
-                    yield Served(point, Timing(**end["timing"]), beside_bytes)
+            found = answers(started, len(pipelines), "serving with two processes")
+            for pipeline, ends in zip(pipelines, found, strict=True):
+                yield _served(spec, pipeline, ends) if ends else None
 
 
-def _counted_bytes(spec: ModelSpec, prompt_tokens: int, end: str) -> int:
+def _served(spec: ModelSpec, pipeline: ServedPipeline, ends: list[dict[str, Any]]) -> Served:
+    first_bytes, last_bytes = (
+        end["beside_bytes"] - _counted_bytes(spec, pipeline, name)
+        for name, end in zip(ENDS, ends, strict=True)
+    )
+    timings = (Timing(**end[phase]) for end in ends for phase in PHASES)
+    return Served(tuple(timings), (first_bytes, last_bytes))
+
+
+def _counted_bytes(spec: ModelSpec, pipeline: ServedPipeline, end: str) -> int:
     """Return the bytes beside weights and KV cache that a plan counts of such a stage."""
     logits_bytes = sampled_logits_bytes(spec, ROWS) if end == LAST else 0
-    return batch_temporaries_bytes(spec, ROWS * prompt_tokens) + logits_bytes
+    return batch_temporaries_bytes(spec, ROWS * pipeline.prompt_tokens) + logits_bytes
 
 
-def _lengths(spec: ModelSpec, rounds: int) -> tuple[int, int]:
-    """Return the prompt and output tokens of each sequence."""
-    rounds = min(rounds, spec.max_positions // 2)
-    return min(PROMPT_TOKENS, spec.max_positions - rounds), rounds
+def _weights_bytes(spec: ModelSpec, format_name: str, layers: tuple[int, int]) -> int:
+    """Return what the weights of both stages take together."""
+    of_layers = sum(layers) * layer_weight_bytes(spec, FORMATS[format_name])
+    return of_layers + embedding_bytes(spec) + head_bytes(spec)

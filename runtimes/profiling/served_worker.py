@@ -1,8 +1,9 @@
 """How long do the visits of a real pipeline take, beside what its parts take alone?
 
 Two processes serve a few sequences with the first and the last layers of a model, as a deployment
-does. A visit then takes longer than its layers and its end were timed alone: messages come and go
-on the same core, and each part finds caches and freed memory as the others left them.
+does. Visits then take other times than their layers and their end were timed alone: messages come
+and go on the same core, the other core is at work on the same memory, and each part finds caches
+and freed memory as the others left them.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from time import perf_counter
 from typing import Any
 
@@ -21,14 +23,15 @@ from runtimes.base import TokenRequest, ignore_served
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.layers import random_cut
 from runtimes.profiling.processor import find_target
-from runtimes.profiling.profiled_models import load_profiled
+from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.timing import Timing, timing_of
-from runtimes.torch_pipeline.architecture import Cut, connect
+from runtimes.torch_pipeline.architecture import Cut, CutModel, connect
 from runtimes.torch_pipeline.attention import StageState
 from runtimes.torch_pipeline.heartbeat import Pulse
 from runtimes.torch_pipeline.host_memory import PeakMemory, pin
 from runtimes.torch_pipeline.kv_cache import KvCache
-from runtimes.torch_pipeline.loading import DTYPES, release_freed_memory
+from runtimes.torch_pipeline.linear import KernelChoice
+from runtimes.torch_pipeline.loading import DTYPES, WeightSettings, release_freed_memory
 from runtimes.torch_pipeline.pipeline import Member, follow, lead
 from runtimes.torch_pipeline.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.stage import Stage
@@ -39,11 +42,15 @@ FIRST, LAST = 0, 1
 GROUPS = 2
 """Micro-batches in flight: one for each stage to be at work."""
 
-WARM_UP_ROUNDS = 4
+BATCHES = 2
+WARM_UP_TOKENS = 3
+"""Of each sequence of the batch that goes before."""
 
 
 def main(text: str) -> None:
-    """Serve with the other end; the first prints what decode visits took at both, by format.
+    """Serve with the other end; the first prints what both took, a line for each pipeline.
+
+    The line is an empty list where visits take too long.
 
     Args:
         text: the task as JSON: see ``served``.
@@ -54,80 +61,149 @@ def main(text: str) -> None:
         "gloo", init_method=f"file://{task['rendezvous']}", rank=task["rank"], world_size=2
     )
     with torch.inference_mode():
-        for format_name in task["formats"]:
-            ends = served_visits(format_name, task)
-            if ends is not None:
-                sys.stdout.write(json.dumps([asdict(end) for end in ends]) + "\n")
-                sys.stdout.flush()
+        for _, alike in groupby(
+            task["pipelines"], lambda one: (one["format_name"], one["is_dense"])
+        ):
+            _serve_alike(list(alike), task)
             release_freed_memory()
     distributed.destroy_process_group()
 
 
+def _serve_alike(pipelines: list[dict[str, Any]], task: Mapping[str, Any]) -> None:
+    """Serve with pipelines that differ in depth alone, the deepest first: it is cut shorter."""
+    model = load_profiled(task["model"])
+    built, settings = _built(model, pipelines[0], task)
+    for pipeline in pipelines:
+        del built.layers[pipeline["layers"][task["rank"]] :]
+        built.model.config.num_hidden_layers = len(built.layers)
+        release_freed_memory()
+        ends = served_visits(_end(model, built, settings, pipeline, task), pipeline, task)
+        if task["rank"] == FIRST:
+            sys.stdout.write(json.dumps([asdict(end) for end in ends or ()]) + "\n")
+            sys.stdout.flush()
+
+
 @dataclass(frozen=True)
 class ServedEnd:
-    """What one end of the pipeline took.
+    """What one end of a pipeline took.
 
     Attributes:
-        timing: of its decode visits.
+        decode, prefill: its visits.
         beside_bytes: memory beside the weights and the KV cache.
     """
 
-    timing: Timing
+    decode: Timing
+    prefill: Timing
     beside_bytes: int
 
 
-def served_visits(format_name: str, task: Mapping[str, Any]) -> tuple[ServedEnd, ServedEnd] | None:
-    """Return what the first and the last end took; known at the first."""
-    rank, rows, rounds = task["rank"], task["rows"], task["rounds"]
-    stage, held_bytes = _stage(format_name, task)
-    requests = tuple(
-        TokenRequest(f"served-{number}", (0,) * task["prompt_tokens"], rounds)
-        for number in range(GROUPS * rows)
+@dataclass(frozen=True)
+class End:
+    """An end of a pipeline.
+
+    Attributes:
+        stage: what it computes.
+        held_bytes: of its weights and its KV cache.
+    """
+
+    stage: Stage
+    held_bytes: int
+
+
+def served_visits(
+    end: End, pipeline: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[ServedEnd, ServedEnd] | None:
+    """Return what the first and the last end took; known at the first.
+
+    None also where decode visits take too long to be timed: a few tell, before all are served. The
+    first calls of a process, which take longer, are among these.
+    """
+    rows, prompt = task["rows"], (0,) * pipeline["prompt_tokens"]
+    few = _requests(rows, prompt, WARM_UP_TOKENS)
+    warm = _served(end, few, task)
+    slowest_s = max(one.decode.median_s for one in warm) if warm else 0.0
+    verdict = torch.tensor(slowest_s, dtype=torch.float64)
+    distributed.broadcast(verdict, FIRST)
+    if verdict > task["longest_visit_s"]:
+        return None
+    return _served(end, _requests(BATCHES * rows, prompt, pipeline["rounds"]), task)
+
+
+def _requests(count: int, prompt: tuple[int, ...], tokens: int) -> tuple[TokenRequest, ...]:
+    """Return so many requests for each micro-batch in flight."""
+    return tuple(
+        TokenRequest(f"served-{number}", prompt, tokens) for number in range(GROUPS * count)
     )
-    transport = DistributedTransport(stage.device, is_staged=False)
+
+
+def _served(
+    end: End, requests: tuple[TokenRequest, ...], task: Mapping[str, Any]
+) -> tuple[ServedEnd, ServedEnd] | None:
+    """Serve requests; return what both ends took at the first, nothing at the last."""
+    transport = DistributedTransport(end.stage.device, is_staged=False)
     record = StageRecord()
-    member = Member(stage, rank, 2, requests, transport, Pulse(), record)
-    memory = PeakMemory(stage.device)
+    member = Member(end.stage, task["rank"], 2, requests, transport, Pulse(), record)
+    memory = PeakMemory(end.stage.device)
     distributed.barrier()
     memory.start()
-    if rank == LAST:
+    if task["rank"] == LAST:
         follow(member)
-        record.peak_bytes = memory.stop() - held_bytes
+        record.peak_bytes = memory.stop() - end.held_bytes
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
         transport.flush()
         return None
     run = RunRecord(perf_counter(), 0.0)
-    cuts = MicroBatching(rows, rows, GROUPS)
-    lead(member, StaticSchedule(requests, len(requests), cuts), None, run, ignore_served)
-    record.peak_bytes = memory.stop() - held_bytes
+    cuts = MicroBatching(task["rows"], task["rows"], GROUPS)
+    schedule = StaticSchedule(requests, GROUPS * task["rows"], cuts)
+    lead(member, schedule, None, run, ignore_served)
+    record.peak_bytes = memory.stop() - end.held_bytes
     transport.flush()
     numbers = transport.receive((2 * len(run.steps) + 1,), torch.float64, LAST, REPORT)
-    return _end(record, run), _end(StageRecord.of(numbers.tolist(), 0.0), run)
+    return _timed(record, run), _timed(StageRecord.of(numbers.tolist(), 0.0), run)
 
 
-def _end(record: StageRecord, run: RunRecord) -> ServedEnd:
-    visits = zip(run.steps, record.began_s, record.ended_s, strict=True)
-    times = [ended_s - began_s for (decodes, *_), began_s, ended_s in visits if decodes]
-    return ServedEnd(timing_of(times[GROUPS * WARM_UP_ROUNDS :]), record.peak_bytes)
+def _timed(record: StageRecord, run: RunRecord) -> ServedEnd:
+    times_s: dict[bool, list[float]] = {True: [], False: []}
+    for (decodes, *_), began_s, ended_s in zip(
+        run.steps, record.began_s, record.ended_s, strict=True
+    ):
+        times_s[decodes > 0].append(ended_s - began_s)
+    return ServedEnd(timing_of(times_s[True]), timing_of(times_s[False]), record.peak_bytes)
 
 
-def _stage(format_name: str, task: Mapping[str, Any]) -> tuple[Stage, int]:
-    """Return the stage of this end, and the bytes of its weights and its KV cache."""
-    model = load_profiled(task["model"])
-    target = find_target("cpu", task["threads"])
-    dtype = DTYPES[task["dtype"]]
-    conditions = Conditions(target, dtype, {task["model"]: model}, task["dense_from_tokens"])
+def _built(
+    model: ProfiledModel, pipeline: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[CutModel, WeightSettings]:
+    """Return the layers of this end with random weights."""
+    choice = KernelChoice.dense_only().dense_from_tokens
+    conditions = Conditions(
+        find_target("cpu", task["threads"]),
+        DTYPES[task["dtype"]],
+        {task["model"]: model},
+        choice if pipeline["is_dense"] else task["dense_from_tokens"],
+    )
     is_first = task["rank"] == FIRST
-    cut = Cut(0, task["layers"], is_first=is_first, is_last=not is_first)
-    built, settings = random_cut(model, cut, format_name, conditions)
-    spec = model.spec
-    context_tokens = task["prompt_tokens"] + task["rounds"]
-    shape = (cut.layers, 2, GROUPS * task["rows"], spec.kv_heads, context_tokens, spec.head_dim)
-    state = StageState(KvCache(torch.zeros(shape, dtype=dtype)))
+    cut = Cut(0, pipeline["layers"][task["rank"]], is_first=is_first, is_last=not is_first)
+    return random_cut(model, cut, pipeline["format_name"], conditions)
+
+
+def _end(
+    model: ProfiledModel,
+    built: CutModel,
+    settings: WeightSettings,
+    pipeline: Mapping[str, Any],
+    task: Mapping[str, Any],
+) -> End:
+    """Return the stage of this end with an empty cache."""
+    spec, layers, is_first = model.spec, len(built.layers), task["rank"] == FIRST
+    context_tokens = pipeline["prompt_tokens"] + pipeline["rounds"]
+    shape = (layers, 2, GROUPS * task["rows"], spec.kv_heads, context_tokens, spec.head_dim)
+    state = StageState(KvCache(torch.zeros(shape, dtype=settings.dtype)))
     connect(built, state)
     tensors = [*built.model.parameters(), *built.model.buffers(), state.cache.stored]
     held_bytes = sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
-    return Stage(cut, built.model, state, settings), held_bytes
+    cut = Cut(0, layers, is_first=is_first, is_last=not is_first)
+    return End(Stage(cut, built.model, state, settings), held_bytes)
 
 
 if __name__ == "__main__":

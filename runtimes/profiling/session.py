@@ -123,7 +123,7 @@ class Session:
             else:
                 call_s = known.median_s * max(point.layers, 1)
             if call_s > self.effort.longest_call_s:
-                self._leave_out(series[number + 1 :])
+                self.leave_out(series[number + 1 :])
                 break
         return warm
 
@@ -147,7 +147,8 @@ class Session:
         self.rows.append(point, timing)
         self.measured += 1
 
-    def _leave_out(self, points: Sequence[Point]) -> None:
+    def leave_out(self, points: Sequence[Point]) -> None:
+        """Count points that take too long to be timed."""
         fresh = [point for point in points if point not in self.rows.timings]
         self.forecast.left_out(fresh)
         self.too_long += len(fresh)

@@ -170,6 +170,7 @@ def lead(
             returned = ring.next_returned(_seconds_to(schedule, now_s, has_room))
         if returned is not None:
             _take_back(member, schedule, returned, on_served)
+    ring.close()
     _announce(member, Step(END))
 
 
@@ -195,7 +196,7 @@ class _Ring:
     def __init__(self, member: Member) -> None:
         self.in_flight = 0
         self._member = member
-        self._expected: queue.Queue[Step] = queue.Queue()
+        self._expected: queue.Queue[Step | None] = queue.Queue()
         self._returned: queue.Queue[Returned | Exception] = queue.Queue()
         if member.stages > 1:
             threading.Thread(target=self._receive, daemon=True).start()
@@ -227,11 +228,14 @@ class _Ring:
         self.in_flight -= 1
         return returned
 
+    def close(self) -> None:
+        """Expect no more steps; what receives them lets go of the stage."""
+        self._expected.put(None)
+
     def _receive(self) -> None:
         member = self._member
         try:
-            while True:
-                step = self._expected.get()
+            while (step := self._expected.get()) is not None:
                 samples = len(step.sampled)
                 shape = (max(samples, 1),)
                 last = member.stages - 1

@@ -187,7 +187,7 @@ def test_a_series_ends_with_the_first_call_that_takes_too_long(
     agenda = agenda_of(task, Conditions(task.target, task.dtype, task.models, {}))
     summary = profile(settings)
     firsts = {series[0] for series in (*agenda.kernels, *agenda.layers)}
-    firsts |= {*agenda.served, *agenda.links}
+    firsts |= {*agenda.links}
     assert set(keys_of(path, model_dir)) == firsts
     assert summary.too_long == len(agenda.points) - len(firsts) > 0
 
@@ -205,7 +205,7 @@ def test_rows_of_another_setting_are_not_resumed(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"device": "tpu"}, r"--device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "tpu"}, r"--device: expected cpu or cuda:N, got 'tpu'"),
         ({"threads": 0}, r"--threads: expected 1 to \d+, the cores of this process, got 0"),
         ({"threads": 9999}, r"--threads: expected 1 to \d+, .* got 9999"),
         ({"models": ("lama-160m",)}, r"model: expected a bundled model.*did you mean llama-160m"),

@@ -74,7 +74,7 @@ def test_the_text_is_decoded_without_the_token_that_ended_it(
     assert model.tokenizer is not None
     tokens = model.tokenizer.encode_piece("return é\n")
     item = replace(asked("a"), endpoint=endpoint)
-    line = served_line(item, Served(0, tokens, ended_by), "tiny", model.tokenizer.decode)
+    line = served_line(item, Served(0, tokens, ended_by), model)
     (choice,) = json.loads(line)["response"]["body"]["choices"]
     text = choice["message"]["content"] if endpoint == CHAT else choice["text"]
     assert text == ("return é" if ended_by == "stop" else "return é\n")
@@ -190,8 +190,11 @@ def test_a_repeated_line_is_kept_once(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
-CHANGED = "'a', which is now asked in other words or of another model"
-HINT = "give another --out, or the requests, the model and the seed that this file was written for"
+CHANGED = "'a', which is now asked in other words, of another model or in other weight formats"
+HINT = (
+    "give another --out, or the requests, the plan, the model and the seed that this file was "
+    "written for"
+)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,7 @@ HINT = "give another --out, or the requests, the model and the seed that this fi
         (RequestSet((asked("z"),), REFUSED), MODEL, "'a', which is not asked"),
         (RequestSet((asked("a", stop_tokens=(1,)),), REFUSED), MODEL, CHANGED),
         (ALL, replace(MODEL, name="n"), CHANGED),
+        (ALL, replace(MODEL, stored="in other formats"), CHANGED),
         (RequestSet((), (RefusedRequest("a", "c", "m"),)), MODEL, CHANGED),
     ],
 )

@@ -43,6 +43,7 @@ def with_overheads() -> DeviceProfile:
         embedding_overhead=Overhead(1e-5, 0.0),
         head_overhead=Overhead(0.0, 3e-10),
         dense_from_tokens={"int4": 23},
+        served_factors={"int4": ((4.0, 0.9), (256.0, 1.1))},
         machine=own_machine(),
         link=Link(5e-5, 2e9),
     )
@@ -60,9 +61,19 @@ def test_what_only_own_measurements_say_is_written_only_where_it_is_known() -> N
         "embedding_overhead",
         "head_overhead",
         "dense_from_tokens",
+        "served_factors",
         "machine",
         "link",
     }
+
+
+def test_layers_in_a_pipeline_take_factors_by_tokens() -> None:
+    """Linear in the logarithm of the tokens between two counts, constant beyond them."""
+    profile = with_overheads()
+    tokens = np.array([1.0, 4.0, 32.0, 256.0, 9000.0])
+    found = profile.served_factor("int3", tokens)  # priced as int4
+    assert found == pytest.approx([0.9, 0.9, 1.0, 1.1, 1.1])
+    assert profile.served_factor("bf16", tokens).tolist() == [1.0] * 5
 
 
 def test_an_alias_is_priced_as_what_it_stands_for() -> None:
@@ -132,6 +143,10 @@ TREE_PATH = ("gemms", "int4", "correction")
                                               "number of at least 1, got 0"),
         (("dense_from_tokens",), {"int2": 4}, "lab.json.dense_from_tokens: expected a weight "
          "format (fp16, bf16, int8, int4, int3), got 'int2'"),
+        (("served_factors",), {"int4": [{"tokens": 4, "factor": 0}]}, "lab.json.served_factors."
+         "int4[0].factor: expected a positive number, got 0"),
+        (("served_factors",), {"int4": [{"tokens": 4, "factor": 1}] * 2}, "lab.json.served_factors."
+         "int4: expected growing tokens, got [4.0, 4.0]"),
         (("head_overhead",), {"fixed_s": -1, "byte_s": 0}, "lab.json.head_overhead.fixed_s: "
          "expected a number of at least 0, got -1"),
         (("link",), {"latency_s": 0}, "lab.json.link.bytes_per_s: expected a positive number, "

@@ -13,6 +13,7 @@ def test_progress_names_the_step_and_the_best_plan_so_far() -> None:
     with progress_bar(True, console) as show:
         show(Progress("generations", 3, 40, 225.26))
     assert "improving plans" in written(console)
+    assert "3/40" in written(console)
     assert "225.3 tokens/s so far" in written(console)
 
 

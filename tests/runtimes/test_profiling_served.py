@@ -1,0 +1,93 @@
+"""Pipelines that are served for a profile: balanced, of two depths, within memory and time."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_sim.formats import FORMATS
+from llmpq_sim.memory import embedding_bytes, head_bytes, layer_weight_bytes
+from llmpq_sim.model import ModelSpec
+from llmpq_sim.model_files import bundled_models, load_model
+from runtimes.profiling.grid import QUICK_GRID
+from runtimes.profiling.processor import find_target
+from runtimes.profiling.served import (
+    FEWER_LAYERS,
+    LAYERS,
+    depths,
+    served_pipelines,
+    served_timings,
+    serves_here,
+)
+from runtimes.profiling.settings import ProfileSettings
+from runtimes.profiling.task import checked_task
+from runtimes.profiling.timing import QUICK_EFFORT
+from tests.runtimes.test_profiling_profiler import CONFIG
+
+MODELS = {name: load_model(name) for name in bundled_models()}
+models = st.sampled_from(sorted(MODELS)).map(MODELS.__getitem__)
+formats = st.sampled_from(("bf16", "int8", "int4", "int3"))
+
+
+@given(models, formats)
+def test_both_stages_have_about_as_much_to_read(model: ModelSpec, format_name: str) -> None:
+    layer_bytes = layer_weight_bytes(model, FORMATS[format_name])
+    for first, last in depths(model, format_name):
+        assert 1 <= last <= LAYERS
+        assert last <= first <= model.layers
+        gap_bytes = last * layer_bytes + head_bytes(model) - first * layer_bytes
+        if first < min(model.layers, last + LAYERS):
+            assert abs(gap_bytes) <= layer_bytes / 2
+
+
+@given(models, formats, st.integers(1, 8))
+def test_two_depths_differ_by_as_many_layers_at_both_ends(
+    model: ModelSpec, format_name: str, layers: int
+) -> None:
+    deep, shallow = depths(model, format_name)
+    assert deep[0] - shallow[0] == deep[1] - shallow[1] == FEWER_LAYERS
+    few = depths(replace(model, layers=layers), format_name)
+    assert len(few) == 1 + (layers > 1)
+    assert all(1 <= count <= layers for pair in few for count in pair)
+
+
+def test_each_visit_is_a_row_of_its_own() -> None:
+    spec = MODELS["llama-160m"]
+    found = served_pipelines(spec, ("bf16", "int8"), 20, 1e12, with_dense=True)
+    points = [point for pipeline in found for point in pipeline.points]
+    assert len(set(points)) == len(points) == 2 * 2 * 2 * 4
+    assert {point.kernel for point in points} == {"first", "last", "first-dense", "last-dense"}
+    assert served_pipelines(spec, ("bf16",), 0, 1e12) == ()
+
+
+def test_pipelines_keep_within_memory() -> None:
+    spec = MODELS["llama-3.1-8b"]
+    deep, shallow = served_pipelines(spec, ("bf16",), 20, 1e12)
+    layers_bytes = sum(shallow.layers) * layer_weight_bytes(spec, FORMATS["bf16"])
+    enough = layers_bytes + embedding_bytes(spec) + head_bytes(spec)
+    assert served_pipelines(spec, ("bf16",), 20, enough) == (shallow,)
+    assert served_pipelines(spec, ("bf16",), 20, enough - 1) == ()
+    assert deep.layers > shallow.layers
+
+
+@pytest.mark.skipif(not serves_here(find_target("cpu", 1)), reason="needs two cores")
+def test_pipelines_too_slow_to_be_timed_give_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+
+    def timings(longest_call_s: float) -> list[bool]:
+        effort = replace(QUICK_EFFORT, longest_call_s=longest_call_s)
+        settings = ProfileSettings(
+            tmp_path / "rows.csv", threads=1, models=(str(folder),), grid=QUICK_GRID, effort=effort
+        )
+        task = checked_task(settings)
+        spec = next(iter(task.models.values())).spec
+        pipelines = served_pipelines(spec, ("int8",), 4, 1e12)
+        return [served is None for served in served_timings(pipelines, task, {})]
+
+    assert timings(0.0) == [True, True]
+    assert timings(60.0) == [False, False]
