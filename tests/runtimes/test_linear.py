@@ -1,6 +1,4 @@
-"""Is every way of multiplying by stored weights the product by what the codes mean?"""
-
-from collections.abc import Iterator
+"""Every way of multiplying by stored weights gives the product by what the codes mean."""
 
 import pytest
 import torch
@@ -10,16 +8,8 @@ from torch import Tensor, nn
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline import int4_layout, kernels, linear
-from runtimes.torch_pipeline.int4_layout import BlockLayout, find_block_layout
-from runtimes.torch_pipeline.kernels import (
-    DENSE_KERNEL,
-    PlainKernel,
-    agrees_with_codes,
-    kernel_for,
-    kernel_name,
-    runnable_formats,
-)
+from runtimes.torch_pipeline import kernels, linear
+from runtimes.torch_pipeline.kernels import DENSE_KERNEL, kernel_name
 from runtimes.torch_pipeline.linear import (
     DENSE_FROM_TOKENS,
     KernelChoice,
@@ -28,49 +18,19 @@ from runtimes.torch_pipeline.linear import (
     linear_from_stored,
     linear_from_weight,
 )
-from runtimes.torch_pipeline.quantizers import Tensors, dequantize, quantize
+from runtimes.torch_pipeline.quantizers import Tensors, quantize
+from tests.runtimes.linears_of_tests import (
+    CPU,
+    NEVER,
+    gaussian,
+    made,
+    numbers_of,
+    without_gradients,
+)
 
-CPU = torch.device("cpu")
-NEVER = 1 << 60
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def fresh_kernels() -> Iterator[None]:
-    """Forget which kernels were found to work, before and after."""
-    kernels._kernel.cache_clear()
-    yield
-    kernels._kernel.cache_clear()
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def made(
-    format_name: str,
-    shape: tuple[int, int] = (64, 256),
-    dense_from: int = NEVER,
-    dtype: torch.dtype = torch.float32,
-    bias: Tensor | None = None,
-) -> StoredLinear:
-    choice = KernelChoice({format_name: dense_from})
-    return linear_from_weight(gaussian(*shape), bias, format_name, CPU, dtype, choice)
-
-
-def numbers_of(operator: StoredLinear) -> Tensor:
-    return dequantize(
-        operator.stored_tensors(),
-        operator.format_name,
-        operator.out_features,
-        operator.in_features,
-    )
+inference = pytest.fixture(autouse=True)(without_gradients)
 
 
 def held_bytes(module: nn.Module) -> int:
@@ -289,121 +249,6 @@ def test_stored_tensors_are_what_was_quantized_and_make_the_same_operator(
     assert all(torch.equal(back[name], stored[name]) for name in stored)
     direct = linear_from_weight(weight, None, format_name, CPU, torch.bfloat16)
     assert torch.equal(operator(inputs), direct(inputs))
-
-
-def test_packing_in_chunks_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = quantize(gaussian(208, 256), "int4", torch.bfloat16)
-    kernel = kernel_for("int4", CPU, (208, 256))
-    whole = kernel.hold(dict(stored))
-    monkeypatch.setattr(kernels, "CHUNK_WEIGHTS", 64 * 256)
-    in_chunks = kernel.hold(dict(stored))
-    assert torch.equal(in_chunks["codes"], whole["codes"])
-
-
-# ---- kernels under private names
-
-
-@pytest.mark.parametrize("format_name", ["int8", "int4", "int3"])
-def test_the_kernels_of_this_process_agree_with_codes(format_name: str) -> None:
-    kernel = kernel_for(format_name, CPU, (64, 256))
-    if kernel.fused_name is not None:
-        assert agrees_with_codes(kernel, format_name, CPU)
-    assert kernel_name(format_name, CPU) == (kernel.fused_name or DENSE_KERNEL)
-
-
-@pytest.mark.usefixtures("fresh_kernels")
-@pytest.mark.parametrize("error", [RuntimeError, AttributeError, NotImplementedError])
-def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
-    error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Tensor) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(kernels, "_pack_on_cpu", fail)
-    assert kernel_name("int4", CPU) == DENSE_KERNEL
-    operator = made("int4")
-    assert isinstance(operator.kernel, PlainKernel)
-    inputs = gaussian(2, 256, seed=1)
-    torch.testing.assert_close(operator(inputs), inputs @ numbers_of(operator).t())
-
-
-@pytest.mark.usefixtures("fresh_kernels")
-def test_an_unknown_layout_of_int4_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int4_layout.find_block_layout, "__defaults__", ((),))
-    assert kernel_name("int4", CPU) == DENSE_KERNEL
-
-
-@pytest.mark.usefixtures("fresh_kernels")
-def test_a_fused_kernel_with_wrong_products_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-        return inputs @ held["codes"].to(inputs.dtype).t()
-
-    monkeypatch.setattr(kernels, "_INT8", PlainKernel("int8", "wrong", wrong))
-    assert kernel_name("int8", CPU) == DENSE_KERNEL
-
-
-def test_a_fused_kernel_that_is_not_there_cannot_be_called() -> None:
-    with pytest.raises(InputError, match="expected a fused kernel, found none"):
-        PlainKernel("int3").fused(gaussian(1, 64), {}, None)
-
-
-def test_every_format_runs_on_a_cpu_and_no_device_is_taken_for_another() -> None:
-    assert runnable_formats(CPU) == tuple(FORMATS)
-    with pytest.raises(InputError, match="expected cpu or cuda, found meta"):
-        runnable_formats(torch.device("meta"))
-    with pytest.raises(InputError, match="CUDA devices, found cuda:99"):
-        runnable_formats(torch.device("cuda:99"))
-
-
-# ---- layouts of processors that are not at hand
-
-
-def packed_in_blocks(codes: Tensor, layout: BlockLayout) -> Tensor:
-    """Pack code by code, as aten/src/ATen/native/cpu/int4mm_kernel.cpp describes its layouts."""
-    rows, columns = codes.shape
-    blocks = []
-    for start in range(0, rows, layout.block_rows):
-        block = codes[start : start + layout.block_rows].tolist()
-        half = len(block) // 2
-        in_halves = layout.halves and len(block) == layout.block_rows
-        pairs = [(i, i + half) if in_halves else (2 * i, 2 * i + 1) for i in range(half)]
-        blocks += [
-            block[low][column] | block[high][column] << 4
-            for column in range(columns)
-            for low, high in pairs
-        ]
-    return torch.tensor(blocks, dtype=torch.uint8).view(rows, columns // 2)
-
-
-@pytest.mark.parametrize("layout", int4_layout.KNOWN_LAYOUTS, ids=str)
-def test_the_layout_of_every_known_processor_is_found_and_read(layout: BlockLayout) -> None:
-    assert find_block_layout(lambda codes: packed_in_blocks(codes, layout)) == layout
-    for rows in (16, 64, 112):
-        codes = torch.randint(0, 16, (rows, 32), dtype=torch.uint8)
-        unpacked = layout.unpack(packed_in_blocks(codes, layout), 32)
-        assert torch.equal(unpacked.t(), codes)
-
-
-def test_a_layout_that_nobody_knows_is_not_found() -> None:
-    assert find_block_layout(lambda codes: codes) is None
-    assert find_block_layout(lambda codes: codes[:, ::2].to(torch.uint8)) is None
-
-
-@given(st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
-def test_any_permutation_within_tiles_is_found_and_undone(seed: int) -> None:
-    shuffle = torch.randperm(8 * 128, generator=torch.Generator().manual_seed(seed))
-
-    def pack(packed: Tensor) -> Tensor:
-        codes = int4_layout.unpack_nibbles(packed)
-        tiles = codes.view(-1, 8, codes.shape[1] // 128, 128).transpose(1, 2).reshape(-1, 1024)
-        moved = int4_layout.pack_nibbles(tiles[:, shuffle]).view(torch.int32)
-        return moved.view(codes.shape[0] // 8, codes.shape[1] // 128, 32, 4)
-
-    order = int4_layout.find_tile_order(pack, CPU)
-    codes = torch.randint(0, 16, (24, 384), dtype=torch.uint8)
-    packed = pack(int4_layout.pack_nibbles(codes))
-    assert torch.equal(int4_layout.unpack_tiles(packed, order, 384), codes)
 
 
 # ---- parts of one operator

@@ -1,34 +1,14 @@
-"""What each format's files load into, and how formats are told apart."""
+"""What the files of each format load into."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from llmpq_sim.trace_readers.detection import FORMATS, detected_format
-from tests.traces import columns, read, refusal, rng, same
-
-AZURE = (
-    "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
-    "2023-11-16 18:15:46.6805900,374,44\r\n"
-    "2023-11-16 18:15:50.9951690,396,109"
-)
-AZURE_COLUMNS = ([0.0, 4.314579], [374, 396], [44, 109])
-
-
-def lines(*records: dict[str, Any]) -> str:
-    """Return records as JSON lines."""
-    return "\n".join(json.dumps(record) for record in records)
-
-
-def mooncake(timestamp: float, prompt: int = 6, output: int = 2, **others: Any) -> dict[str, Any]:
-    """Return a record of Mooncake."""
-    lengths = {"input_length": prompt, "output_length": output}
-    return {"timestamp": timestamp} | lengths | others
-
+from tests.trace_contents import AZURE, AZURE_COLUMNS, BATCH, SHAREGPT, lines, mooncake
+from tests.traces import columns, read, refusal
 
 # ---- CSV
 
@@ -173,34 +153,6 @@ def test_times_with_fractions_and_no_blocks_are_seconds(tmp_path: Path) -> None:
     assert asked.notes[1] == "times in ms, as asked"
 
 
-@pytest.mark.parametrize(
-    ("unit", "gap_s"), [("s", 2000.0), ("ms", 2.0), ("us", 0.002), ("ns", 2e-6)]
-)
-def test_the_unit_of_times_can_be_stated(tmp_path: Path, unit: str, gap_s: float) -> None:
-    text = lines(mooncake(1000), mooncake(3000))
-    assert columns(read(tmp_path, "t.jsonl", text, time_unit=unit))[0] == [0.0, gap_s]
-
-
-def test_a_format_can_be_stated(tmp_path: Path) -> None:
-    text = lines(mooncake(1000), mooncake(3000))
-    workload = read(tmp_path, "t.jsonl", text, trace_format="trace_synthetic")
-    assert columns(workload)[0] == [0.0, 2000.0]
-    lengths = read(tmp_path, "t.jsonl", text, trace_format="lengths")
-    assert columns(lengths)[0] == [0.0, 0.0]
-    both = "input_length,output_length,timestamp\n5,6,7\n"
-    assert columns(read(tmp_path, "t.csv", both, trace_format="lengths")) == ([0.0], [5], [6])
-
-
-def test_an_unlikely_rate_is_doubted_unless_the_unit_was_stated(tmp_path: Path) -> None:
-    text = lines(*(mooncake(10 * second) for second in range(4)))
-    doubt = "warning: 133 requests/s on average; is the time unit right?"
-    assert doubt not in read(tmp_path, "t.jsonl", text).notes
-    fast = lines(*(mooncake(second) for second in range(4)))
-    doubt = "warning: 1.33e+03 requests/s on average; is the time unit right?"
-    assert read(tmp_path, "t.jsonl", fast).notes[-1] == doubt
-    assert doubt not in read(tmp_path, "t.jsonl", fast, time_unit="ms").notes
-
-
 def test_a_turn_without_a_time_follows_the_one_before(tmp_path: Path) -> None:
     lengths = {"input_length": 6, "output_length": 2}
     text = lines(
@@ -222,26 +174,6 @@ def test_aliases_of_other_tools_are_known(tmp_path: Path) -> None:
         {"created_time": 9, "input_tokens": 7, "output_tokens": 3, "priority": 1},
     )
     assert columns(read(tmp_path, "d.jsonl", text)) == ([0.0, 0.004], [6, 7], [2, 3])
-
-
-def test_repeated_stamps_are_spread_inside_their_ticks(tmp_path: Path) -> None:
-    text = lines(*(mooncake(3000 * (row // 10), prompt=row + 1) for row in range(100)))
-    workload = read(tmp_path, "ticks.jsonl", text)
-    assert workload.prompt_tokens.tolist() == list(range(1, 101))
-    ticks = workload.arrival_s.reshape(10, 10)
-    assert (np.ptp(ticks, axis=1) < 3).all()
-    assert np.diff(ticks.mean(axis=1)) == pytest.approx(3, abs=2)
-    assert len(set(workload.arrival_s.tolist())) == 100
-    assert workload.notes[-1] == "most stamps repeat: spread uniformly inside ticks of 3 s"
-    assert same(workload, read(tmp_path, "ticks.jsonl", text, rng=rng()))
-    assert not same(workload, read(tmp_path, "ticks.jsonl", text, rng=rng(1)))
-
-
-def test_stamps_that_seldom_repeat_and_one_instant_are_left_alone(tmp_path: Path) -> None:
-    seldom = lines(mooncake(0), mooncake(0), mooncake(1000), mooncake(2000))
-    assert columns(read(tmp_path, "t.jsonl", seldom))[0] == [0.0, 0.0, 1.0, 2.0]
-    once = lines(mooncake(7), mooncake(7), mooncake(7))
-    assert columns(read(tmp_path, "t.jsonl", once))[0] == [0.0, 0.0, 0.0]
 
 
 def test_bailian_turns_belong_to_the_conversation_of_their_root(tmp_path: Path) -> None:
@@ -304,25 +236,6 @@ def test_lengths_alone_are_present_at_the_start(tmp_path: Path) -> None:
 
 # ---- texts
 
-BATCH = lines(
-    {
-        "custom_id": "request-1",
-        "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": {
-            "model": "m",
-            "messages": [
-                {"role": "system", "content": "x" * 8},
-                {"role": "user", "content": [{"type": "text", "text": "y" * 5}, {"type": "image"}]},
-                {"role": "assistant", "content": None},
-            ],
-            "max_tokens": 1000,
-        },
-    },
-    {"custom_id": "2", "body": {"prompt": "z" * 9, "max_completion_tokens": 5}},
-    {"custom_id": "3", "body": {"prompt": [1, 2, 3], "max_tokens": 6}},
-)
-
 
 def test_openai_batches_generate_what_they_allow(tmp_path: Path) -> None:
     workload = read(tmp_path, "b.jsonl", BATCH, chars_per_token=4.0)
@@ -330,13 +243,6 @@ def test_openai_batches_generate_what_they_allow(tmp_path: Path) -> None:
     assert workload.notes[-1] == (
         "output lengths are max_tokens, an upper bound; chat templates are not counted"
     )
-
-
-SHAREGPT = [
-    {"id": "1", "conversations": [{"from": "human", "value": "a" * 9}, {"value": "b" * 4}]},
-    {"id": "2", "conversations": [{"from": "gpt", "value": "alone"}]},
-    {"id": "3", "conversations": [{"value": "c"}, {"value": "d"}, {"value": "e"}]},
-]
 
 
 @pytest.mark.parametrize(
@@ -395,66 +301,3 @@ def test_a_tokenizer_counts_tokens(tmp_path: Path) -> None:
     assert message.startswith("tokenizer.json: not a tokenizer.json: ")
     message = refusal(tmp_path, "p.jsonl", text, tokenizer=tmp_path)
     assert message == f"--tokenizer: expected a file tokenizer.json, got {tmp_path}"
-
-
-# ---- wrappings
-
-
-@pytest.mark.parametrize("name", ["azure.csv", "azure.csv.gz", "misnamed.jsonl"])
-def test_content_tells_the_format_and_the_packing(tmp_path: Path, name: str) -> None:
-    assert columns(read(tmp_path, name, "\ufeff" + AZURE)) == AZURE_COLUMNS
-
-
-def test_records_are_read_across_the_pieces_of_a_large_file(tmp_path: Path) -> None:
-    records = [mooncake(row, row + 1, text="é\n{[" * 60) for row in range(3000)]
-    for text in (lines(*records), json.dumps(records), json.dumps(records, indent=1)):
-        assert len(text.encode()) > 500_000
-        workload = read(tmp_path, "large.json", text)
-        assert workload.prompt_tokens.tolist() == list(range(1, 3001))
-
-
-def test_a_record_longer_than_what_is_looked_at_is_still_told(tmp_path: Path) -> None:
-    long = mooncake(5, 20_000 * 16, hash_ids=list(range(20_000)))
-    text = lines(long, long)
-    assert len(text) > 2 * 64 * 1024
-    workload = read(tmp_path, "long.jsonl", text)
-    assert workload.prompt_tokens.tolist() == [20_000 * 16] * 2
-
-
-def test_every_format_is_detected_as_itself(tmp_path: Path) -> None:
-    samples = {
-        "azure": AZURE,
-        "openai-batch": BATCH,
-        "sharegpt": json.dumps(SHAREGPT),
-        "mooncake": lines(mooncake(5, hash_ids=[1])),
-        "bailian": lines(mooncake(5, chat_id=1, parent_chat_id=-1, hash_ids=[1])),
-        "llmservingsim": lines({"input_toks": 1, "output_toks": 1, "arrival_time_ns": 1}),
-        "aibrix": lines({"timestamp": 1, "requests": []}),
-        "dynamo-request-trace": lines({"timestamp": 1, "event": {}}),
-        "prompts": lines({"prompt": "a"}),
-        "lengths": lines({"input_length": 1, "output_length": 1}),
-        "burstgpt": "timestamp,request tokens,response tokens\n",
-        "vidur": "num_prefill_tokens,num_decode_tokens\n",
-        "splitwise-sim": "prompt_size,token_size,arrival_timestamp\n",
-        "blis": "input_tokens,output_tokens,arrival_time_us\n",
-    }
-    for name, text in samples.items():
-        path = tmp_path / "sample"
-        path.write_text(text)
-        assert detected_format(path).name == name
-    assert {item.name for item in FORMATS} == {*samples, "trace_synthetic"}
-
-
-def test_requests_out_of_order_are_sorted_stably_and_counted(tmp_path: Path) -> None:
-    times = [0, 5, 3, 5, 9, 3]
-    text = lines(*(mooncake(time, row + 1) for row, time in enumerate(times)))
-    workload = read(tmp_path, "t.jsonl", text)
-    assert workload.prompt_tokens.tolist() == [1, 3, 6, 2, 4, 5]
-    assert np.array_equal(workload.arrival_s, np.array([0, 3, 3, 5, 5, 9]) / 1000)
-    assert "sorted; earlier than the row before: 2 of 6" in workload.notes
-
-
-def test_a_limit_takes_the_first_requests_and_reads_no_further(tmp_path: Path) -> None:
-    text = lines(mooncake(0), mooncake(1, output=0), mooncake(2), mooncake(3)) + "\n{broken"
-    workload = read(tmp_path, "t.jsonl", text, limit=3)
-    assert columns(workload)[0] == [0.0, 0.002, 0.003]
