@@ -7,6 +7,8 @@ same simulator, prefill and all.
 - prefill ignored: the search on costs in which layers take no time in prefill, as PipeEdge plans.
 - equal micro-batches: the integer program with the decode micro-batch also in prefill, which is
   PipeEdge's and Uniform's cut.
+- layers in groups: LLM-PQ binds neighbouring layers together to shrink its integer program. What
+  that costs is told from the program over the same micro-batchings without groups.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from llmpq_sim.paper.methods import (
     our_search,
 )
 from llmpq_sim.plan import Plan
-from llmpq_sim.search.baselines import pipeedge_plans
+from llmpq_sim.search.baselines import integer_plans, pipeedge_plans
 from llmpq_sim.search.integer import integer_plan
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import score_plan
@@ -28,6 +30,10 @@ from llmpq_sim.search.scoring import score_plan
 WHOLE = "llmpq"
 ABLATIONS = (WHOLE, "one format", "prefill ignored", "equal micro-batches")
 """Names of the ablations, after the planner with all its decisions."""
+
+PROGRAM = "integer program"
+GROUP_LAYERS = {PROGRAM: (1,), "layers in pairs": (2,), "layers in fours or fives": (5, 4)}
+"""Layers that share device and format: the first of these that divides the model's layers."""
 
 NOTHING_S = 1e-9
 """Time of a layer in prefill where that is ignored; zero would leave its bound without a price."""
@@ -38,14 +44,18 @@ class Ablated:
     """What is left without one decision.
 
     Attributes:
-        name: one of ABLATIONS.
+        name: one of ABLATIONS or GROUP_LAYERS, or what `theta` calls its plans.
+        plan: what was found, or None.
         tokens_per_s: simulated; None where no plan was found or it does not fit.
         loss: quality loss of the plan; None where there is none.
+        theta_ms: weight of quality loss that the plan belongs to, if any.
     """
 
     name: str
+    plan: Plan | None
     tokens_per_s: float | None
     loss: float | None
+    theta_ms: float | None = None
 
 
 class DecodeCosts(LayerCosts):
@@ -64,12 +74,14 @@ def ablate(case: Case) -> list[Ablated]:
     """
     asked, real = budgeted(case), case.real_task()
     plans = {
-        WHOLE: _searched(asked),
+        WHOLE: searched_plan(asked),
         "one format": _one_format(asked),
-        "prefill ignored": _searched(without_prefill(asked)),
+        "prefill ignored": searched_plan(without_prefill(asked)),
         "equal micro-batches": integer_plan(asked, equal_micro_batches(asked)),
     }
-    return [_judged(name, plans[name], real) for name in ABLATIONS]
+    for name, sizes in GROUP_LAYERS.items():
+        plans[name] = fastest(integer_plans(asked, group_layers(asked, sizes)), asked)
+    return [judged_plan(name, plan, real) for name, plan in plans.items()]
 
 
 def budgeted(case: Case) -> PlanningTask:
@@ -86,24 +98,32 @@ def without_prefill(task: PlanningTask) -> PlanningTask:
     return replace(task, costs=DecodeCosts(task.costs.scenario, task.costs.profiles))
 
 
-def _searched(task: PlanningTask) -> Plan | None:
+def group_layers(task: PlanningTask, sizes: tuple[int, ...]) -> int:
+    """Return the first of these sizes that divides the model's layers; one of them must."""
+    return next(size for size in sizes if task.costs.scenario.model.layers % size == 0)
+
+
+def searched_plan(task: PlanningTask) -> Plan | None:
+    """Return the plan that our search finds, or None where nothing fits."""
     outcome = our_search(task)
     return None if outcome is None else outcome.best.plan
 
 
 def _one_format(task: PlanningTask) -> Plan | None:
     alone = [
-        _searched(replace(task, formats=(name,)))
+        searched_plan(replace(task, formats=(name,)))
         for name in task.formats
         if task.quality.uniform_loss(name) <= task.allowed_loss
     ]
     return fastest([plan for plan in alone if plan is not None], task)
 
 
-def _judged(name: str, plan: Plan | None, real: PlanningTask) -> Ablated:
+def judged_plan(
+    name: str, plan: Plan | None, real: PlanningTask, theta_ms: float | None = None
+) -> Ablated:
+    """Return what the simulator says of a plan."""
     if plan is None:
-        return Ablated(name, None, None)
+        return Ablated(name, None, None, None, theta_ms)
     score = score_plan(plan, real)
-    if score.result is None:
-        return Ablated(name, None, score.loss)
-    return Ablated(name, score.result.output_tokens / score.makespan_s, score.loss)
+    rate = None if score.result is None else score.result.output_tokens / score.makespan_s
+    return Ablated(name, plan, rate, score.loss, theta_ms)

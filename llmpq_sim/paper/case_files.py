@@ -1,21 +1,14 @@
-"""How is what was judged in a case written as plain data, and kept for a run taken up again?"""
+"""How is what was judged in a case written as plain data?"""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import llmpq_sim
-from llmpq_sim.fields import Fields, check_header
-from llmpq_sim.files import read_json, sha256_of, write_json
-from llmpq_sim.paper.cases import Case, task_sha256
-from llmpq_sim.paper.measurements import CLUSTERS
-from llmpq_sim.paper.methods import GENERATIONS, METHODS, SEED, Judged, judge_methods
+from llmpq_sim.paper.ablations import Ablated, ablate
+from llmpq_sim.paper.cases import Case
+from llmpq_sim.paper.kept_files import Content, case_sha256, kept_results
+from llmpq_sim.paper.methods import Judged, judge_methods
+from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 from llmpq_sim.plan import Plan
-
-SCHEMA = "llmpq/paper-case"
-VERSION = 1
-
-Content = dict[str, Any]
 
 
 def results_of(case: Case, folder: Path | None) -> list[Content]:
@@ -24,47 +17,57 @@ def results_of(case: Case, folder: Path | None) -> list[Content]:
     Args:
         case: what is evaluated.
         folder: holds a file for each case that was evaluated, or None to keep none. A file of
-            other inputs, or of another version of llmpq, is made again.
+            other inputs or other code is made again; the times of solvers are those it has.
 
     Raises:
         InputError: bundled data or a file cannot be read, or the file cannot be written.
     """
-    path = None if folder is None else folder / f"{case.label}.json"
-    wanted = case_sha256(case)
-    if path is not None and path.exists():
-        with Fields(read_json(path), path.name) as fields:
-            check_header(fields, SCHEMA, VERSION)
-            known, results = fields.text("sha256"), fields.items("results")
-        if known == wanted:
-            return results
-    results = [result_content(case, judged) for judged in judge_methods(case)]
-    if path is not None:
-        content = {"schema": SCHEMA, "version": VERSION, "sha256": wanted, "results": results}
-        write_json(path, content)
-    return results
-
-
-def case_sha256(case: Case) -> str:
-    """Return a hash of all that the results of a case follow from, solver times apart."""
-    return sha256_of(
-        {
-            "llmpq_version": llmpq_sim.__version__,
-            "case": asdict(case),
-            "theta": CLUSTERS[case.cluster].theta,
-            "tasks": [task_sha256(case.task()), task_sha256(case.real_task())],
-            "methods": list(METHODS),
-            "search": [SEED, GENERATIONS],
-        }
+    return kept_results(
+        _path(case, folder),
+        "llmpq/paper-case",
+        case_sha256(case),
+        lambda: [result_content(case, judged) for judged in judge_methods(case)],
     )
+
+
+def ablations_of(case: Case, folder: Path | None) -> list[Content]:
+    """Return what each ablation does in a case, kept as `results_of` keeps.
+
+    Raises:
+        InputError: bundled data or a file cannot be read, or the file cannot be written.
+    """
+    return kept_results(
+        _path(case, folder),
+        "llmpq/paper-ablations",
+        case_sha256(case),
+        lambda: [ablated_content(case, one) for one in ablate(case)],
+    )
+
+
+def thetas_of(case: Case, folder: Path | None) -> list[Content]:
+    """Return what thetas do in a case, and targets in their place, kept as `results_of` keeps.
+
+    Raises:
+        InputError: bundled data or a file cannot be read, or the file cannot be written.
+    """
+    return kept_results(
+        _path(case, folder),
+        "llmpq/paper-theta",
+        case_sha256(case),
+        lambda: [
+            ablated_content(case, one) for one in (*sweep_theta(case), *plans_of_targets(case))
+        ],
+    )
+
+
+def _path(case: Case, folder: Path | None) -> Path | None:
+    return None if folder is None else folder / f"{case.label}.json"
 
 
 def result_content(case: Case, judged: Judged) -> Content:
     """Return one method's result in SI units; ``feasible`` says whether its plan fits."""
     return {
-        "cluster": case.cluster,
-        "workload": case.workload,
-        "gamma": case.gamma,
-        "kernels": case.kernels,
+        **asdict(case),
         "method": judged.method,
         "feasible": judged.tokens_per_s is not None,
         "tokens_per_s": judged.tokens_per_s,
@@ -74,7 +77,19 @@ def result_content(case: Case, judged: Judged) -> Content:
         "measured_tokens_per_s": case.measured_tokens_per_s(judged.method),
         "memory_bytes": list(judged.memory_bytes),
         "why_not": judged.why_not,
-        "plan": None if judged.plan is None else plan_content(judged.plan),
+        "plan": _plan_or_none(judged.plan),
+    }
+
+
+def ablated_content(case: Case, ablated: Ablated) -> Content:
+    """Return one ablation's result in SI units; no tokens/s where its plan does not fit."""
+    return {
+        **asdict(case),
+        "ablation": ablated.name,
+        "theta_ms": ablated.theta_ms,
+        "tokens_per_s": ablated.tokens_per_s,
+        "quality_loss": ablated.loss,
+        "plan": _plan_or_none(ablated.plan),
     }
 
 
@@ -94,3 +109,7 @@ def plan_content(plan: Plan) -> Content:
         "decode_micro_batch": plan.micro_batching.decode,
         "groups_in_flight": plan.micro_batching.groups_in_flight,
     }
+
+
+def _plan_or_none(plan: Plan | None) -> Content | None:
+    return None if plan is None else plan_content(plan)

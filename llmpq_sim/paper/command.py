@@ -36,7 +36,9 @@ def reproduce(
     ] = None,
     ablations: Annotated[
         bool,
-        typer.Option("--ablations", help="Instead: our planner without one decision at a time."),
+        typer.Option(
+            "--ablations", help="Instead: our planner without one decision, or with theta."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line for each result.")] = False,
@@ -64,7 +66,7 @@ def reproduce(
         (kernels,) if kernels else KERNEL_SETS,
     )
     if ablations:
-        _show_ablations(cases, out, as_csv=as_csv, as_json=as_json)
+        _ablate(cases, out, as_csv=as_csv, as_json=as_json)
         return
     with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
         results, logged = reproduce_cases(cases, out, os.cpu_count() or 1, on_step)
@@ -76,23 +78,23 @@ def reproduce(
         sys.stdout.write(csv_text(results) if as_csv else markdown(results, logged))
 
 
-def _show_ablations(cases: "list[Case]", out: Path | None, *, as_csv: bool, as_json: bool) -> None:
-    """Plan without one decision at a time, and print what is left."""
-    from llmpq_sim.errors import InputError
-    from llmpq_sim.paper.report import ablations_content, ablations_markdown
-    from llmpq_sim.paper.reproduction import ablate_cases
+def _ablate(cases: "list[Case]", out: Path | None, *, as_csv: bool, as_json: bool) -> None:
+    """Plan without one decision at a time, and show what is left."""
+    from llmpq_sim.paper.ablation_report import (
+        ablations_content,
+        ablations_csv,
+        ablations_markdown,
+    )
+    from llmpq_sim.paper.reproduction import ablate_cases, write_ablations
     from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.output import print_json
     from llmpq_sim.report.progress import steps_shown
 
-    if out is not None or as_csv:
-        given = "--out" if out is not None else "--csv"
-        raise InputError(
-            f"{given}: ablations are printed as Markdown, or with --json; leave it out"
-        )
     with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
-        found = ablate_cases(cases, os.cpu_count() or 1, on_step)
+        results = ablate_cases(cases, out, os.cpu_count() or 1, on_step)
+    if out is not None:
+        write_ablations(out, results)
     if as_json:
-        print_json(ablations_content(found))
+        print_json(ablations_content(results))
     else:
-        sys.stdout.write(ablations_markdown(found))
+        sys.stdout.write(ablations_csv(results) if as_csv else ablations_markdown(results))

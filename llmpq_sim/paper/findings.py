@@ -76,6 +76,37 @@ def geometric_mean(values: list[float]) -> float:
     return exp(sum(map(log, values)) / len(values))
 
 
+def front(results: list[Content]) -> list[Content]:
+    """Return the feasible results that none beats in tokens/s and loss, the fastest first."""
+    feasible = [one for one in results if one["tokens_per_s"] is not None]
+    kept: list[Content] = []
+    for one in sorted(feasible, key=lambda one: (-one["tokens_per_s"], one["quality_loss"])):
+        if not kept or one["quality_loss"] < kept[-1]["quality_loss"]:
+            kept.append(one)
+    return kept
+
+
+def reached_by_weights(results: list[Content]) -> list[Content]:
+    """Return the results of a front that minimise time plus some weight times loss.
+
+    They are the corners of its lower convex hull: below every line between two others.
+    """
+    corners: list[Content] = []
+    for one in results:
+        while len(corners) > 1 and not _is_below(corners[-1], corners[-2], one):
+            corners.pop()
+        corners.append(one)
+    return corners
+
+
+def _is_below(middle: Content, fast: Content, slow: Content) -> bool:
+    """Return whether a plan loses less than a line from a faster to a slower one does."""
+    fast_s, middle_s, slow_s = (1.0 / one["tokens_per_s"] for one in (fast, middle, slow))
+    fall = fast["quality_loss"] - slow["quality_loss"]
+    fallen = fast["quality_loss"] - middle["quality_loss"]
+    return bool(fallen * (slow_s - fast_s) > fall * (middle_s - fast_s))
+
+
 def low_bit_share(results: list[Content], method: str = OURS) -> float:
     """Return the share of layers that a method's plans have at 4 bits or fewer."""
     low = total = 0

@@ -1,5 +1,7 @@
 """How are the throughputs of all methods on a cluster drawn, predicted beside measured?"""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +22,37 @@ def write_plots(folder: Path, results: list[Content]) -> list[str]:
     Raises:
         InputError: one cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     names = []
     for cluster in dict.fromkeys(one["cluster"] for one in results):
         own = [one for one in results if one["cluster"] == cluster]
         name = f"cluster-{cluster}.svg"
-        with mpl.rc_context({"svg.hashsalt": "llmpq", "svg.fonttype": "none", "font.size": 9}):
-            figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-            _draw(figure, cluster, own)
-            with whole_file(folder / name) as stream:
-                figure.savefig(stream, format="svg", metadata={"Date": None})
+        write_figure(folder / name, SIZE_INCHES, partial(_draw, cluster=cluster, results=own))
         names.append(name)
     return names
 
 
-def _draw(figure: Any, cluster: int, results: list[Content]) -> None:
+def write_figure(path: Path, size_inches: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """Write a figure as SVG, the same for the same drawing and version of Matplotlib.
+
+    Args:
+        path: the file.
+        size_inches: width and height.
+        draw: draws on a figure.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "llmpq", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=size_inches, layout="constrained")
+        draw(figure)
+        with whole_file(path) as stream:
+            figure.savefig(stream, format="svg", metadata={"Date": None})
+
+
+def _draw(figure: Any, *, cluster: int, results: list[Content]) -> None:
     """Draw a bar for each method and series, and a mark where the authors measured."""
     axes = figure.subplots()
     series = list(dict.fromkeys((one["kernels"], one["workload"]) for one in results))

@@ -7,9 +7,8 @@ from statistics import median
 from typing import Any
 
 import llmpq_sim
-from llmpq_sim.paper.ablations import ABLATIONS, Ablated
 from llmpq_sim.paper.case_files import plan_content
-from llmpq_sim.paper.cases import KERNEL_SETS, Case
+from llmpq_sim.paper.cases import KERNEL_SETS
 from llmpq_sim.paper.findings import (
     error_fraction,
     geometric_mean,
@@ -57,12 +56,12 @@ def reproduction_content(results: list[Content], logged: list[LoggedPrediction])
     }
 
 
-def csv_text(results: list[Content]) -> str:
-    """Return a line for each result; an absent value is empty."""
+def csv_text(results: list[Content], fields: tuple[str, ...] = FIELDS) -> str:
+    """Return a line for each result with these fields of it; an absent value is empty."""
     text = StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(FIELDS)
-    table.writerows([one[name] for name in FIELDS] for one in results)
+    table.writerow(fields)
+    table.writerows([one[name] for name in fields] for one in results)
     return text.getvalue()
 
 
@@ -78,35 +77,6 @@ def markdown(results: list[Content], logged: list[LoggedPrediction]) -> str:
             parts += _throughput_part(f"{kernels}, {workload}", of_workload)
     parts += _kernels_part(results)
     return "\n\n".join(parts) + "\n"
-
-
-def ablations_content(found: list[tuple[Case, list[Ablated]]]) -> Content:
-    """Return ablations as JSON content: tokens/s, and nominal nats of loss."""
-    return {
-        "schema": "llmpq/ablations",
-        "version": VERSION,
-        "llmpq_version": llmpq_sim.__version__,
-        "cases": [
-            {**asdict(case), "ablations": [asdict(one) for one in own]} for case, own in found
-        ],
-    }
-
-
-def ablations_markdown(found: list[tuple[Case, list[Ablated]]]) -> str:
-    """Return a table: our planner's tokens/s, and what is left of them without each decision."""
-    rows = []
-    for case, own in found:
-        whole = own[0].tokens_per_s
-        shares = [
-            NONE
-            if one.tokens_per_s is None or whole is None
-            else f"{rate_text(one.tokens_per_s)} ({percent_text(one.tokens_per_s / whole)})"
-            for one in own[1:]
-        ]
-        named = f"{case.cluster} ({case.kernels}, {case.workload})"
-        rows.append([named, NONE if whole is None else rate_text(whole), *shares])
-    title = "## What is left without a decision, tokens/s (share of the whole planner's)"
-    return f"{title}\n\n{table(('cluster', *ABLATIONS), rows)}\n"
 
 
 def table(headings: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 from llmpq_sim.errors import InputError
 from llmpq_sim.files import write_json, write_text
-from llmpq_sim.paper.ablations import Ablated, ablate
-from llmpq_sim.paper.case_files import Content, results_of
+from llmpq_sim.paper.ablation_plot import write_ablation_plot
+from llmpq_sim.paper.ablation_report import ablations_content, ablations_csv, ablations_markdown
+from llmpq_sim.paper.case_files import ablations_of, results_of, thetas_of
 from llmpq_sim.paper.cases import Case
+from llmpq_sim.paper.kept_files import Content
 from llmpq_sim.paper.logged import LoggedPrediction, predict_logged_plans
 from llmpq_sim.paper.plots import write_plots
 from llmpq_sim.paper.report import csv_text, markdown, reproduction_content
 
-CASES_FOLDER = "cases"
+CASES_FOLDER, ABLATIONS_FOLDER, THETAS_FOLDER = "cases", "ablations", "thetas"
+"""Where results are kept case by case."""
+
+Job = tuple[str, Callable[[Case, Path | None], list[Content]], Case, Path | None]
+"""What progress calls it, and a function with what it is given."""
 
 
 def checked_gamma(gamma: float) -> float:
@@ -42,40 +48,31 @@ def reproduce_cases(
     Raises:
         InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    from joblib import Parallel, delayed
-
-    kept = None if folder is None else _made(folder / CASES_FOLDER)
-    jobs = Parallel(n_jobs=min(workers, len(cases)), return_as="generator")
-    results: list[Content] = []
-    on_step(f"planning {len(cases)} cases")
-    for number, own in enumerate(jobs(delayed(results_of)(case, kept) for case in cases), start=1):
-        results += own
-        on_step(f"{number} of {len(cases)} cases done")
-    return results, predict_logged_plans()
+    kept = _kept(folder, CASES_FOLDER)
+    jobs: list[Job] = [(case.label, results_of, case, kept) for case in cases]
+    return _done(jobs, workers, on_step), predict_logged_plans()
 
 
 def ablate_cases(
-    cases: list[Case], workers: int, on_step: Callable[[str], None]
-) -> list[tuple[Case, list[Ablated]]]:
-    """Return the ablations of all cases in order.
+    cases: list[Case], folder: Path | None, workers: int, on_step: Callable[[str], None]
+) -> list[Content]:
+    """Return the results of the ablations of all cases in order, theta's after a case's others.
 
     Args:
         cases: what is planned.
+        folder: keeps the ablations and the thetas of each case, as `reproduce_cases` does.
         workers: processes that plan at once; they do not change the results.
-        on_step: told how many cases are done.
+        on_step: told how many of them are done.
 
     Raises:
-        InputError: bundled data cannot be read.
+        InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    from joblib import Parallel, delayed
-
-    jobs = Parallel(n_jobs=min(workers, len(cases)), return_as="generator")
-    found = []
-    on_step(f"leaving decisions out of {len(cases)} cases")
-    for case, ablated in zip(cases, jobs(delayed(ablate)(case) for case in cases), strict=True):
-        found.append((case, ablated))
-        on_step(f"{len(found)} of {len(cases)} cases done")
-    return found
+    kept, kept_thetas = _kept(folder, ABLATIONS_FOLDER), _kept(folder, THETAS_FOLDER)
+    jobs: list[Job] = []
+    for case in cases:
+        jobs.append((f"ablations of {case.label}", ablations_of, case, kept))
+        jobs.append((f"thetas of {case.label}", thetas_of, case, kept_thetas))
+    return _done(jobs, workers, on_step)
 
 
 def write_reproduction(
@@ -86,14 +83,46 @@ def write_reproduction(
     Raises:
         InputError: a file cannot be written.
     """
-    _made(folder)
-    write_json(folder / "results.json", reproduction_content(results, logged))
+    write_json(_made(folder) / "results.json", reproduction_content(results, logged))
     write_text(folder / "results.csv", csv_text(results))
     text = markdown(results, logged)
     if find_spec("matplotlib") is not None:
         names = write_plots(folder, results)
         text += "\n## Plots\n\n" + "\n".join(f"![{name}]({name})" for name in names) + "\n"
     write_text(folder / "report.md", text)
+
+
+def write_ablations(folder: Path, results: list[Content]) -> None:
+    """Write ablations.md, ablations.json, ablations.csv and, where Matplotlib is, a plot.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    write_json(_made(folder) / "ablations.json", ablations_content(results))
+    write_text(folder / "ablations.csv", ablations_csv(results))
+    text = ablations_markdown(results)
+    if find_spec("matplotlib") is not None:
+        write_ablation_plot(folder / "ablations.svg", results)
+        text += "\n## Plot\n\n![ablations.svg](ablations.svg)\n"
+    write_text(folder / "ablations.md", text)
+
+
+def _done(jobs: list[Job], workers: int, on_step: Callable[[str], None]) -> list[Content]:
+    """Return the results of all jobs in order, and tell of each that is done."""
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")
+    results: list[Content] = []
+    on_step(f"planning: 0 of {len(jobs)} done")
+    found = parallel(delayed(find)(case, kept) for _, find, case, kept in jobs)
+    for number, (own, (label, *_)) in enumerate(zip(found, jobs, strict=True), start=1):
+        results += own
+        on_step(f"planning: {number} of {len(jobs)} done, last {label}")
+    return results
+
+
+def _kept(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else _made(folder / name)
 
 
 def _made(folder: Path) -> Path:

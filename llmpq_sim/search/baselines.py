@@ -136,9 +136,14 @@ def bit_transfer_plans(task: PlanningTask) -> list[Plan]:
     return _for_each_micro_batching(task, lambda cuts: bit_transfer_plan(task, cuts))
 
 
-def integer_plans(task: PlanningTask) -> list[Plan]:
-    """Return the plans of LLM-PQ's integer program with the corrected objective."""
-    return _for_each_micro_batching(task, lambda cuts: integer_plan(task, cuts))
+def integer_plans(task: PlanningTask, group_layers: int = 1) -> list[Plan]:
+    """Return the plans of LLM-PQ's integer program with the corrected objective.
+
+    So many neighbouring layers share device and format, as `integer_plan` says.
+    """
+    return _for_each_micro_batching(
+        task, lambda cuts: integer_plan(task, cuts, group_layers=group_layers)
+    )
 
 
 Split = Callable[[MicroBatching, str], tuple[list[int], list[int]] | None]

@@ -5,8 +5,9 @@ Layers cost alike, so whole numbers of layers per device and format say as much 
 other. Where layers lose differently, the program counts an average layer, and a second program
 chooses the formats of the partition found, layer by layer; if that fails, the program is solved
 once more with every layer's own losses. In large clusters, groups of like devices hold the same, as
-`device_groups` says. The objective is LLM-PQ's
-(arXiv:2403.01136, sec. 4) with its decode term corrected, as in `certificate`.
+`device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to shrink its
+program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term corrected, as in
+`certificate`.
 """
 
 from dataclasses import replace
@@ -31,7 +32,7 @@ from llmpq_sim.search.problem import (
     group_places,
 )
 from llmpq_sim.search.relaxation import solve_integrally
-from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER, TERMS
 
 PROGRAM_GAP = 1e-3
 PROGRAM_NODES = 1_000
@@ -42,19 +43,31 @@ def integer_plan(
     task: PlanningTask,
     micro_batching: MicroBatching,
     minimise: Literal["makespan", "loss"] = "makespan",
+    group_layers: int = 1,
 ) -> Plan | None:
-    """Return the plan of the integer program for one micro-batching, or None if nothing fits."""
+    """Return the plan of the integer program for one micro-batching, or None if nothing fits.
+
+    Args:
+        task: what is planned.
+        micro_batching: how the batch is cut.
+        minimise: the makespan within the loss budget, or the loss whatever the makespan.
+        group_layers: neighbouring layers that share device and format; a divisor of the model's
+            layers. Where layers lose differently they share the device alone.
+    """
     apart = len(task.costs.scenario.cluster.devices) > 1
     free = build_problem(task, micro_batching, group_places(task), ends_apart=apart)
-    for problem in [averaged(free), free][: 1 + layers_differ(task)]:
+    for problem in [averaged(free), free][: 1 + (layers_differ(task) and group_layers == 1)]:
         blocks = solve_integrally(
-            problem,
+            in_groups(problem, group_layers),
             PROGRAM_GAP,
             PROGRAM_NODES,
             as_pipeline=apart,
             minimise=minimise,
         )
-        plan = None if blocks is None else _laid_out(task, micro_batching, problem, blocks)
+        if blocks is None:
+            continue
+        blocks[0] *= group_layers  # layers alike are the first item, and the only one in groups
+        plan = _laid_out(task, micro_batching, problem, blocks)
         if plan is not None:
             return plan
     return None
@@ -85,6 +98,26 @@ def averaged(problem: Problem) -> Problem:
     ends = [item for item in problem.items if item.block != LAYER]
     allowed = np.any([item.allowed for item in layers], axis=0)
     return replace(problem, items=(BlockItem(LAYER, count, loss, allowed), *ends))
+
+
+def in_groups(problem: Problem, group_layers: int) -> Problem:
+    """Return the problem in which so many layers are one block, with their bytes, times and loss.
+
+    The layers of each item must make whole blocks.
+    """
+    factor = np.ones((3, 1))
+    factor[LAYER] = group_layers
+    items = tuple(
+        replace(item, count=item.count // group_layers, loss=item.loss * group_layers)
+        if item.block == LAYER
+        else item
+        for item in problem.items
+    )
+    waves = tuple(
+        replace(terms, **{name: getattr(terms, name) * factor[:, None] for name in TERMS})
+        for terms in problem.waves
+    )
+    return replace(problem, items=items, waves=waves, block_bytes=problem.block_bytes * factor)
 
 
 def _laid_out(

@@ -112,12 +112,26 @@ def test_bad_input_is_one_message(tmp_path: Path, arguments: tuple[str, ...], me
     assert done.stderr.startswith(f"error: {message}")
 
 
-def test_decisions_are_left_out_one_by_one(folder: Path) -> None:
-    done = llmpq(*ONE, "--ablations", "--json", cwd=folder)
+def test_ablations_are_kept_and_taken_up_again_with_the_same_bytes(folder: Path) -> None:
+    done = llmpq(*ONE, "--ablations", "--out", "left", "--md", cwd=folder)
     assert done.returncode == 0, done.stderr
-    (case,) = json.loads(done.stdout)["cases"]
-    rates = {one["name"]: one["tokens_per_s"] for one in case["ablations"]}
+    out = folder / "left"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path.relative_to(out).as_posix() for path in before} == {
+        f"ablations/{CASE.name}",
+        f"thetas/{CASE.name}",
+        *(f"ablations.{kind}" for kind in ("csv", "json", "md", "svg")),
+    }
+    assert before[out / "ablations.md"].decode().startswith(done.stdout)
+    content = json.loads(before[out / "ablations.json"])
+    rates = {one["ablation"]: one["tokens_per_s"] for one in content["results"]}
     assert rates["llmpq"] >= max(rates.values()) * 0.999
-    refused = llmpq(*ONE, "--ablations", "--out", "abl", cwd=folder)
-    assert refused.returncode == 1
-    assert refused.stderr.endswith("leave it out\n")
+    (out / "thetas" / CASE.name).unlink()
+    again = llmpq(*ONE, "--ablations", "--out", "left", "--json", cwd=folder)
+    assert json.loads(again.stdout) == content
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_ablations_are_printed_as_csv_too(folder: Path) -> None:
+    lines = llmpq(*ONE, "--ablations", "--out", "left", "--csv", cwd=folder).stdout
+    assert lines == (folder / "left" / "ablations.csv").read_text(encoding="utf-8")

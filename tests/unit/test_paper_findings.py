@@ -1,5 +1,6 @@
-"""Errors, rankings and speed-ups follow from results by plain arithmetic."""
+"""Errors, rankings, speed-ups and fronts follow from results by plain arithmetic."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 
 from llmpq_sim.paper.findings import (
     error_fraction,
+    front,
     geometric_mean,
     low_bit_share,
     measured_results,
     rankings,
+    reached_by_weights,
     speedups,
 )
 
@@ -87,3 +90,39 @@ def test_the_share_of_low_bits_counts_layers() -> None:
     plan = {"stages": [{"layers": {"fp16": 3, "int4": 1}}, {"layers": {"int3": 1, "int8": 5}}]}
     assert low_bit_share([result("llmpq", 1.0, plan=plan)]) == pytest.approx(0.2)
     assert low_bit_share([result("adabits", 1.0, plan=plan)]) == 0.0
+
+
+points = st.lists(
+    st.tuples(st.integers(1, 48), st.integers(0, 30)),  # 1 / (1 / n) is n for these n
+    max_size=7,
+)
+
+
+def at(time_s: int, loss: int) -> dict[str, Any]:
+    return result("front", 1 / time_s, quality_loss=loss)
+
+
+@given(points)
+def test_a_front_has_all_that_nothing_else_beats(found: list[tuple[int, int]]) -> None:
+    kept = front([at(*point) for point in found])
+    best = {
+        (time_s, loss)
+        for time_s, loss in found
+        if not any(a <= time_s and b <= loss and (a, b) != (time_s, loss) for a, b in found)
+    }
+    assert [(1 / one["tokens_per_s"], one["quality_loss"]) for one in kept] == sorted(best)
+    assert front([result("front", None)]) == []
+
+
+@given(points)
+def test_weights_reach_what_lies_below_every_line(found: list[tuple[int, int]]) -> None:
+    """A plan above the line between two others is beaten by one of them, whatever the weight."""
+    plans = front([at(*point) for point in found])
+    spots = [(1 / one["tokens_per_s"], one["quality_loss"]) for one in plans]
+    beaten = {
+        middle
+        for (a, b), middle, (c, d) in combinations(spots, 3)
+        if (middle[1] - b) * (c - a) >= (d - b) * (middle[0] - a)
+    }
+    reached = reached_by_weights(plans)
+    assert [one for one, spot in zip(plans, spots, strict=True) if spot not in beaten] == reached

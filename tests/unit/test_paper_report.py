@@ -2,13 +2,16 @@
 
 import csv
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmpq_sim.paper.case_files import result_content
+from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.logged import LoggedPrediction
 from llmpq_sim.paper.measurements import LOGGED_PLANS
-from llmpq_sim.paper.methods import METHODS
+from llmpq_sim.paper.methods import METHODS, judge_methods
 from llmpq_sim.paper.report import (
     FIELDS,
     csv_text,
@@ -84,3 +87,13 @@ def test_the_content_has_results_rankings_and_logged_plans() -> None:
     assert content["rankings"] == [{"cluster": 1, "pairs": 0, "right": 0}]
     (logged,) = content["logged_plans"]
     assert logged["tokens_per_s_from_stage_costs"] == pytest.approx(43.67)
+
+
+def test_the_page_shows_what_is_found_with_current_kernels() -> None:
+    """Those of 2023 are compared through the command."""
+    page = (Path(__file__).resolve().parents[2] / "docs/paper.md").read_text(encoding="utf-8")
+    one = Case(1, "main", 0.8, "spec")
+    text = markdown([result_content(one, judged) for judged in judge_methods(one)], [])
+    rows = [line for line in text.splitlines() if line.startswith("| 1 ")]
+    assert len(rows) == 2
+    assert [row for row in rows if row not in page] == []

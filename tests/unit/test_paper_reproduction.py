@@ -1,0 +1,32 @@
+"""Every case and every sweep of theta is planned in order, told of, and kept in its place."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmpq_sim.paper import reproduction
+from llmpq_sim.paper.cases import Case
+from llmpq_sim.paper.reproduction import ablate_cases
+
+CASES = [Case(number, "main", 0.8, "spec") for number in (1, 2)]
+
+
+def test_ablations_and_thetas_of_each_case_are_told_and_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def naming(name: str) -> Any:
+        return lambda case, folder: [{"found": f"{name} {case.cluster}", "folder": folder}]
+
+    monkeypatch.setattr(reproduction, "ablations_of", naming("ablations"))
+    monkeypatch.setattr(reproduction, "thetas_of", naming("thetas"))
+    steps: list[str] = []
+    found = ablate_cases(CASES, tmp_path / "out", 1, steps.append)
+    assert [one["found"] for one in found] == [
+        "ablations 1", "thetas 1", "ablations 2", "thetas 2",
+    ]  # fmt: skip
+    assert [one["folder"].name for one in found] == ["ablations", "thetas"] * 2
+    assert all(one["folder"].is_dir() for one in found)
+    assert steps[0] == "planning: 0 of 4 done"
+    assert steps[2] == "planning: 2 of 4 done, last thetas of paper-1.main.0.8.spec"
+    assert len(steps) == 5
