@@ -14,6 +14,7 @@ from llmpq_sim.schedule import wave_shapes
 from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.simulator.engine import run_wave
 from llmpq_sim.simulator.static import StageCosts, build_wave, pipeline_links, simulate_static
+from llmpq_sim.simulator.wave import Wave
 
 LOGGED_CASE = Case(3, "main", 1.0, KERNELS_OF_2023)
 """Where the logged plans ran: cluster 3, all 100 tokens."""
@@ -59,10 +60,8 @@ def makespan_of_stage_costs_s(logged: LoggedPlan, task: PlanningTask) -> float:
     adds Python's cost, and links are those of the runtime of 2023.
     """
     costs, plan = task.costs, logged.plan
-    stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
-    (shape,) = wave_shapes(costs.scenario.workload, plan.micro_batching)
-    wave = build_wave(shape, stages, pipeline_links(plan, costs), costs)
-    prefills, decodes = len(shape.prefill_rows), len(shape.decode_order)
+    wave, stages, prefills = wave_of_kernels(logged, task)
+    decodes = len(wave.service_s[0]) - prefills
     kind, rows = stages[0].kind, plan.micro_batching.decode
     head_s = costs.head_s(kind, rows)
     prefill_ends_s = head_s + costs.embedding_s(kind, rows * costs.scenario.workload.prompt_tokens)
@@ -75,3 +74,12 @@ def makespan_of_stage_costs_s(logged: LoggedPlan, task: PlanningTask) -> float:
         )
     )
     return run_wave(replace(wave, service_s=service_s)).end_s
+
+
+def wave_of_kernels(logged: LoggedPlan, task: PlanningTask) -> tuple[Wave, list[StageCosts], int]:
+    """Return what passes the pipeline with the kernels of 2023, its stages, and prefills in it."""
+    costs, plan = task.costs, logged.plan
+    stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
+    (shape,) = wave_shapes(costs.scenario.workload, plan.micro_batching)
+    wave = build_wave(shape, stages, pipeline_links(plan, costs), costs)
+    return wave, stages, len(shape.prefill_rows)
