@@ -19,10 +19,12 @@ class ProfiledModel:
     Attributes:
         spec: its shapes.
         config: as transformers reads it.
+        source: the name or path that it was loaded by.
     """
 
     spec: ModelSpec
     config: Any
+    source: str
 
 
 def load_profiled(name_or_path: str) -> ProfiledModel:
@@ -34,7 +36,7 @@ def load_profiled(name_or_path: str) -> ProfiledModel:
     spec = load_model(name_or_path)
     content = dict(_content(name_or_path))
     kind = content.pop("model_type")
-    return ProfiledModel(spec, AutoConfig.for_model(kind, **content))
+    return ProfiledModel(spec, AutoConfig.for_model(kind, **content), name_or_path)
 
 
 def _content(name_or_path: str) -> dict[str, Any]:

@@ -148,12 +148,14 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     kernels, layers = ([series for series in part if series] for part in fitting[:2])
     order.shuffle(kernels)  # a slow drift of the machine is not to look like an effect of sizes
     order.shuffle(layers)
-    served: tuple[ServedPipeline, ...] = ()
-    if serves_here(task.target):
-        spec = next(iter(task.models.values())).spec
-        served = served_pipelines(
+    specs = [model.spec for model in task.models.values() if serves_here(task.target)]
+    served = tuple(
+        pipeline
+        for spec in specs
+        for pipeline in served_pipelines(
             spec, task.formats, grid.served_rounds, limit_bytes, with_dense=grid.served_dense
         )
+    )
     return Agenda(kernels, layers, served, fitting[2][0], too_large)
 
 

@@ -143,18 +143,17 @@ def served_timings(
     """Yield what each pipeline took, None where its decode visits take too long to be timed.
 
     Args:
-        pipelines: all of one model.
+        pipelines: of the task's models.
         task: the profile.
         dense_from_tokens: by format, tokens from which weights are decoded beforehand.
 
     Raises:
         ExecutionError: one of the processes failed.
     """
-    spec = next(iter(task.models.values())).spec
     with tempfile.TemporaryDirectory() as folder:
         shared = {
             "rendezvous": str(Path(folder) / "rendezvous"),
-            "model": task.settings.models[0],
+            "models": {name: model.source for name, model in task.models.items()},
             "pipelines": [asdict(pipeline) for pipeline in pipelines],
             "dtype": DTYPE_NAMES[task.dtype],
             "threads": task.target.threads,
@@ -170,6 +169,7 @@ def served_timings(
         with workers(WORKER, told) as started:
             found = answers(started, len(pipelines), "serving with two processes")
             for pipeline, ends in zip(pipelines, found, strict=True):
+                spec = task.models[pipeline.model].spec
                 yield _served(spec, pipeline, ends) if ends else None
 
 

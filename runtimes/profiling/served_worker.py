@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -61,9 +62,7 @@ def main(text: str) -> None:
         "gloo", init_method=f"file://{task['rendezvous']}", rank=task["rank"], world_size=2
     )
     with torch.inference_mode():
-        for _, alike in groupby(
-            task["pipelines"], lambda one: (one["format_name"], one["is_dense"])
-        ):
+        for _, alike in groupby(task["pipelines"], itemgetter("model", "format_name", "is_dense")):
             _serve_alike(list(alike), task)
             release_freed_memory()
     distributed.destroy_process_group()
@@ -71,7 +70,7 @@ def main(text: str) -> None:
 
 def _serve_alike(pipelines: list[dict[str, Any]], task: Mapping[str, Any]) -> None:
     """Serve with pipelines that differ in depth alone, the deepest first: it is cut shorter."""
-    model = load_profiled(task["model"])
+    model = load_profiled(task["models"][pipelines[0]["model"]])
     built, settings = _built(model, pipelines[0], task)
     for pipeline in pipelines:
         del built.layers[pipeline["layers"][task["rank"]] :]
@@ -179,7 +178,7 @@ def _built(
     conditions = Conditions(
         find_target("cpu", task["threads"]),
         DTYPES[task["dtype"]],
-        {task["model"]: model},
+        {model.spec.name: model},
         choice if pipeline["is_dense"] else task["dense_from_tokens"],
     )
     is_first = task["rank"] == FIRST

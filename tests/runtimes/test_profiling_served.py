@@ -17,6 +17,7 @@ from runtimes.profiling.processor import find_target
 from runtimes.profiling.served import (
     FEWER_LAYERS,
     LAYERS,
+    Served,
     depths,
     served_pipelines,
     served_timings,
@@ -73,21 +74,47 @@ def test_pipelines_keep_within_memory() -> None:
     assert deep.layers > shallow.layers
 
 
-@pytest.mark.skipif(not serves_here(find_target("cpu", 1)), reason="needs two cores")
-def test_pipelines_too_slow_to_be_timed_give_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
+def folder_of(path: Path, hidden_size: int) -> str:
+    """Return a model folder that is named after its width."""
+    folder = path / f"tiny-{hidden_size}"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    config = CONFIG | {"hidden_size": hidden_size}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(folder)
 
-    def timings(longest_call_s: float) -> list[bool]:
-        effort = replace(QUICK_EFFORT, longest_call_s=longest_call_s)
-        settings = ProfileSettings(
-            tmp_path / "rows.csv", threads=1, models=(str(folder),), grid=QUICK_GRID, effort=effort
-        )
-        task = checked_task(settings)
-        spec = next(iter(task.models.values())).spec
-        pipelines = served_pipelines(spec, ("int8",), 4, 1e12)
-        return [served is None for served in served_timings(pipelines, task, {})]
 
-    assert timings(0.0) == [True, True]
-    assert timings(60.0) == [False, False]
+def served_with(out: Path, models: tuple[str, ...], longest_call_s: float) -> list[Served | None]:
+    """Return what pipelines of all models took, int8 at two depths each."""
+    effort = replace(QUICK_EFFORT, longest_call_s=longest_call_s)
+    settings = ProfileSettings(out, threads=1, models=models, grid=QUICK_GRID, effort=effort)
+    task = checked_task(settings)
+    pipelines = [
+        pipeline
+        for model in task.models.values()
+        for pipeline in served_pipelines(model.spec, ("int8",), 4, 1e12)
+    ]
+    return list(served_timings(pipelines, task, {}))
+
+
+needs_two_cores = pytest.mark.skipif(
+    not serves_here(find_target("cpu", 1)), reason="needs two cores"
+)
+
+
+@needs_two_cores
+def test_pipelines_too_slow_to_be_timed_give_nothing(tmp_path: Path) -> None:
+    models = (folder_of(tmp_path, 64),)
+    assert served_with(tmp_path / "rows.csv", models, 0.0) == [None, None]
+
+
+@needs_two_cores
+def test_pipelines_of_every_model_are_served(tmp_path: Path) -> None:
+    models = folder_of(tmp_path, 64), folder_of(tmp_path, 1024)
+    found = served_with(tmp_path / "rows.csv", models, 60.0)
+    narrow, wide = found[:2], found[2:]
+    for small, large in zip(narrow, wide, strict=True):
+        assert small is not None
+        assert large is not None
+        first_decodes = small.timings[0], large.timings[0]
+        assert first_decodes[0].median_s < first_decodes[1].median_s
+        assert all(one.repeats >= 3 for one in (*small.timings, *large.timings))
