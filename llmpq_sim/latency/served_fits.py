@@ -91,15 +91,16 @@ def with_served_visits(
     visits = {
         phase: _visits(served.where(served.phase == phase), models, timed_with) for phase in PHASES
     }
-    factors, first_s, last_s = decode_fit(visits["decode"])
+    decode, first_s, last_s = decode_fit(visits["decode"])
     prefill = prefill_factors(visits["prefill"], first_s, last_s)
+    alone = {name: {_tokens(visits["decode"], name): 1.0} for name in _names(visits["decode"])}
     common_s = min(first_s, last_s)
     return replace(
         profile,
         step_overhead_s=significant(common_s),
         embedding_overhead=_raised(profile.embedding_overhead, first_s - common_s),
         head_overhead=_raised(profile.head_overhead, last_s - common_s),
-        served_factors=_curves(factors, prefill) if profile is timed_with else {},
+        served_factors=_curves(alone, decode, prefill) if profile is timed_with else {},
     )
 
 
@@ -120,15 +121,13 @@ def decode_fit(visits: Visits) -> tuple[Found, float, float]:
     rest_s = visits.time_s - visits.others_s - (0.0 if fitted else visits.layers_s)
     bounds = np.array([(LEAST_FACTOR, LARGEST_FACTOR)] * len(fitted) + [(0.0, np.inf)] * 2)
     scale = np.array([1.0] * len(fitted) + [visits.time_s.mean()] * 2)
-    found = (
-        scale
-        * lsq_linear(
-            columns * scale / visits.time_s[:, np.newaxis], rest_s / visits.time_s, bounds.T
-        ).x
-    )
-    tokens = {name: float(visits.tokens[visits.formats == name][0]) for name in fitted}
-    factors = {name: {tokens[name]: float(found[i])} for i, name in enumerate(fitted)}
-    return factors, float(found[-2]), float(found[-1])
+    matrix = columns * scale / visits.time_s[:, np.newaxis]
+    found = (scale * lsq_linear(matrix, rest_s / visits.time_s, bounds.T).x).tolist()
+    factors = {
+        name: {_tokens(visits, name): factor}
+        for name, factor in zip(fitted, found[:-2], strict=True)
+    }
+    return factors, found[-2], found[-1]
 
 
 def prefill_factors(visits: Visits, first_s: float, last_s: float) -> Found:
@@ -140,8 +139,8 @@ def prefill_factors(visits: Visits, first_s: float, last_s: float) -> Found:
     for name in _names(visits):
         own = visits.formats == name
         factor = layers[own] @ rest[own] / (layers[own] @ layers[own])
-        tokens = float(visits.tokens[own][0])
-        factors[name] = {tokens: float(np.clip(factor, LEAST_FACTOR, LARGEST_FACTOR))}
+        bounded = float(np.clip(factor, LEAST_FACTOR, LARGEST_FACTOR))
+        factors[name] = {_tokens(visits, name): bounded}
     return factors
 
 
@@ -160,12 +159,17 @@ def _names(visits: Visits) -> list[str]:
     return list(dict.fromkeys(visits.formats.tolist()))
 
 
+def _tokens(visits: Visits, name: str) -> float:
+    """Return the tokens computed at once in a format's visits, which are all of one size."""
+    return float(visits.tokens[visits.formats == name][0])
+
+
 def _depths(visits: Visits, name: str) -> set[float]:
     return set(visits.layers[visits.is_first & (visits.formats == name)].tolist())
 
 
 def _curves(*found: Found) -> dict[str, Factors]:
-    """Return each format's factors by growing tokens."""
+    """Return each format's factors by growing tokens; of those for the same the last counts."""
     of_name: Found = {}
     for part in found:
         for name, factors in part.items():

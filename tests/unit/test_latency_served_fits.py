@@ -94,10 +94,21 @@ def test_at_one_depth_layers_take_what_they_take_alone(first_s: float, last_s: f
     bare = replace(PROFILE, step_overhead_s=0.0)
     rows = [visit(bare, quant, end, "decode", 2, extra_s[end]) for quant in QUANTS for end in ENDS]
     found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
-    assert found.served_factors == {}
+    assert found.served_factors == dict.fromkeys(("fp16", "int8", "int4"), ((BATCH, 1.0),))
     for row in rows:
         again_s = visit_s(found, row["quant"], row["kernel"], "decode", 2)
         assert again_s == pytest.approx(row["latency_us"] * US, rel=1e-3)
+
+
+def test_at_one_depth_prefill_tells_nothing_of_decode() -> None:
+    slow = replace(PROFILE, step_overhead_s=0.0, served_factors={"int8": ((BATCH * PROMPT, 1.5),)})
+    rows = [visit(slow, "int8", end, "prefill", 2) for end in ENDS]
+    bare = replace(PROFILE, step_overhead_s=0.0)
+    rows += [visit(bare, "int8", end, "decode", 2) for end in ENDS]
+    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
+    (decode, prefill) = found.served_factors["int8"]
+    assert decode == (BATCH, 1.0)
+    assert prefill == pytest.approx((BATCH * PROMPT, 1.5), rel=1e-3)
 
 
 def test_visits_shorter_than_their_parts_cost_nothing_besides() -> None:
@@ -105,7 +116,7 @@ def test_visits_shorter_than_their_parts_cost_nothing_besides() -> None:
     rows = [visit(bare, "int8", end, "decode", 2, -1e-6) for end in ENDS]
     found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
     assert found.step_overhead_s < 1e-9
-    assert replace(found, step_overhead_s=0.0) == bare
+    assert replace(found, step_overhead_s=0.0, served_factors={}) == bare
 
 
 def test_a_factor_no_machine_has_is_bounded() -> None:
