@@ -10,11 +10,15 @@ from llmpq_sim.paper.methods import Judged, judge_methods
 from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 from llmpq_sim.plan import Plan
 
+CASES, ABLATIONS, THETAS = "cases", "ablations", "thetas"
+"""What is kept of a case: what each method does, what each ablation, and what thetas."""
 
-def results_of(case: Case, folder: Path | None) -> list[Content]:
-    """Return what every method does in a case, from the folder where it is known.
+
+def results_of(kind: str, case: Case, folder: Path | None) -> list[Content]:
+    """Return what was found in a case, from the folder where it is known.
 
     Args:
+        kind: CASES, ABLATIONS or THETAS.
         case: what is evaluated.
         folder: holds a file for each case that was evaluated, or None to keep none. A file of
             other inputs or other code is made again; the times of solvers are those it has.
@@ -22,46 +26,15 @@ def results_of(case: Case, folder: Path | None) -> list[Content]:
     Raises:
         InputError: bundled data or a file cannot be read, or the file cannot be written.
     """
-    return kept_results(
-        _path(case, folder),
-        "llmpq/paper-case",
-        case_sha256(case),
-        lambda: [result_content(case, judged) for judged in judge_methods(case)],
-    )
+    path = None if folder is None else folder / f"{case.label}.json"
+    return kept_results(path, f"llmpq/paper-{kind}", case_sha256(case), lambda: _found(kind, case))
 
 
-def ablations_of(case: Case, folder: Path | None) -> list[Content]:
-    """Return what each ablation does in a case, kept as `results_of` keeps.
-
-    Raises:
-        InputError: bundled data or a file cannot be read, or the file cannot be written.
-    """
-    return kept_results(
-        _path(case, folder),
-        "llmpq/paper-ablations",
-        case_sha256(case),
-        lambda: [ablated_content(case, one) for one in ablate(case)],
-    )
-
-
-def thetas_of(case: Case, folder: Path | None) -> list[Content]:
-    """Return what thetas do in a case, and targets in their place, kept as `results_of` keeps.
-
-    Raises:
-        InputError: bundled data or a file cannot be read, or the file cannot be written.
-    """
-    return kept_results(
-        _path(case, folder),
-        "llmpq/paper-theta",
-        case_sha256(case),
-        lambda: [
-            ablated_content(case, one) for one in (*sweep_theta(case), *plans_of_targets(case))
-        ],
-    )
-
-
-def _path(case: Case, folder: Path | None) -> Path | None:
-    return None if folder is None else folder / f"{case.label}.json"
+def _found(kind: str, case: Case) -> list[Content]:
+    if kind == CASES:
+        return [result_content(case, judged) for judged in judge_methods(case)]
+    ablated = ablate(case) if kind == ABLATIONS else [*sweep_theta(case), *plans_of_targets(case)]
+    return [ablated_content(case, one) for one in ablated]
 
 
 def result_content(case: Case, judged: Judged) -> Content:

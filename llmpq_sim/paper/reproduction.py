@@ -8,18 +8,15 @@ from llmpq_sim.errors import InputError
 from llmpq_sim.files import write_json, write_text
 from llmpq_sim.paper.ablation_plot import write_ablation_plot
 from llmpq_sim.paper.ablation_report import ablations_content, ablations_csv, ablations_markdown
-from llmpq_sim.paper.case_files import ablations_of, results_of, thetas_of
+from llmpq_sim.paper.case_files import ABLATIONS, CASES, THETAS, results_of
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.kept_files import Content
 from llmpq_sim.paper.logged import LoggedPrediction, predict_logged_plans
 from llmpq_sim.paper.plots import write_plots
 from llmpq_sim.paper.report import csv_text, markdown, reproduction_content
 
-CASES_FOLDER, ABLATIONS_FOLDER, THETAS_FOLDER = "cases", "ablations", "thetas"
-"""Where results are kept case by case."""
-
-Job = tuple[str, Callable[[Case, Path | None], list[Content]], Case, Path | None]
-"""What progress calls it, and a function with what it is given."""
+Job = tuple[str, Case]
+"""What is wanted of a case: see `case_files`."""
 
 
 def checked_gamma(gamma: float) -> float:
@@ -48,9 +45,8 @@ def reproduce_cases(
     Raises:
         InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    kept = _kept(folder, CASES_FOLDER)
-    jobs: list[Job] = [(case.label, results_of, case, kept) for case in cases]
-    return _done(jobs, workers, on_step), predict_logged_plans()
+    jobs = [(CASES, case) for case in cases]
+    return _done(jobs, folder, workers, on_step), predict_logged_plans()
 
 
 def ablate_cases(
@@ -67,12 +63,8 @@ def ablate_cases(
     Raises:
         InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    kept, kept_thetas = _kept(folder, ABLATIONS_FOLDER), _kept(folder, THETAS_FOLDER)
-    jobs: list[Job] = []
-    for case in cases:
-        jobs.append((f"ablations of {case.label}", ablations_of, case, kept))
-        jobs.append((f"thetas of {case.label}", thetas_of, case, kept_thetas))
-    return _done(jobs, workers, on_step)
+    jobs = [(kind, case) for case in cases for kind in (ABLATIONS, THETAS)]
+    return _done(jobs, folder, workers, on_step)
 
 
 def write_reproduction(
@@ -107,22 +99,21 @@ def write_ablations(folder: Path, results: list[Content]) -> None:
     write_text(folder / "ablations.md", text)
 
 
-def _done(jobs: list[Job], workers: int, on_step: Callable[[str], None]) -> list[Content]:
-    """Return the results of all jobs in order, and tell of each that is done."""
+def _done(
+    jobs: list[Job], folder: Path | None, workers: int, on_step: Callable[[str], None]
+) -> list[Content]:
+    """Return the results of all jobs in order, each kind kept in a folder of its own."""
     from joblib import Parallel, delayed
 
+    kept = {kind: None if folder is None else _made(folder / kind) for kind, _ in jobs}
     parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")
     results: list[Content] = []
     on_step(f"planning: 0 of {len(jobs)} done")
-    found = parallel(delayed(find)(case, kept) for _, find, case, kept in jobs)
-    for number, (own, (label, *_)) in enumerate(zip(found, jobs, strict=True), start=1):
+    found = parallel(delayed(results_of)(kind, case, kept[kind]) for kind, case in jobs)
+    for number, (own, (kind, case)) in enumerate(zip(found, jobs, strict=True), start=1):
         results += own
-        on_step(f"planning: {number} of {len(jobs)} done, last {label}")
+        on_step(f"planning: {number} of {len(jobs)} done, last {kind} of {case.label}")
     return results
-
-
-def _kept(folder: Path | None, name: str) -> Path | None:
-    return None if folder is None else _made(folder / name)
 
 
 def _made(folder: Path) -> Path:

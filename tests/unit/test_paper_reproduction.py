@@ -15,11 +15,10 @@ CASES = [Case(number, "main", 0.8, "spec") for number in (1, 2)]
 def test_ablations_and_thetas_of_each_case_are_told_and_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def naming(name: str) -> Any:
-        return lambda case, folder: [{"found": f"{name} {case.cluster}", "folder": folder}]
+    def named(kind: str, case: Case, folder: Path) -> list[dict[str, Any]]:
+        return [{"found": f"{kind} {case.cluster}", "folder": folder}]
 
-    monkeypatch.setattr(reproduction, "ablations_of", naming("ablations"))
-    monkeypatch.setattr(reproduction, "thetas_of", naming("thetas"))
+    monkeypatch.setattr(reproduction, "results_of", named)
     steps: list[str] = []
     found = ablate_cases(CASES, tmp_path / "out", 1, steps.append)
     assert [one["found"] for one in found] == [
