@@ -34,12 +34,23 @@ TIMEOUT = timedelta(seconds=60)
 
 FIRST, LAST = 0, 1
 WARM_UP_ROUNDS = 5
-FEWEST_ROUNDS = 60
+FEWEST_ROUNDS, MOST_S = 60, 2.0
+"""Rounds that are timed; fewer where all would take so long, but never less than FEWEST_LONG."""
+
+FEWEST_LONG, FEWEST_AWAITED = 12, 5
 BUSY_S = 3e-3
 """How long a visit keeps its core busy: longer than a time slice, as those of real stages."""
 
-WAITING_BUSY_S = BUSY_S / 3
-"""Likewise at the end where the messages arrive that are timed: it is to wait for most of them."""
+BUSY_S_PER_BYTE = 3e-9
+"""Or longer than a message is under way, three times at 1 GB/s: a message that follows on the heels
+of another is not waited for."""
+
+ATTEMPTS = 5
+"""Each with visits twice as long as before, until enough messages are waited for."""
+
+WAITING_SHARE = 1 / 3
+"""Of a visit's length at the end where the messages arrive that are timed: it is to wait for most
+of them."""
 
 SEQUENCES = 2
 
@@ -97,32 +108,55 @@ def main(text: str) -> None:
 
 
 def timed_link(size: int, task: Mapping[str, Any], device: torch.device) -> Timing | None:
-    """Return how long messages of a size take one way, at the first end."""
-    rounds = WARM_UP_ROUNDS + max(
-        FEWEST_ROUNDS, round(Effort(**task["effort"]).least_s / (SEQUENCES * BUSY_S))
-    )
+    """Return how long messages of a size take one way, at the first end.
+
+    Raises:
+        ExecutionError: hardly any message was waited for.
+    """
+    busy_s = max(BUSY_S, BUSY_S_PER_BYTE * size)
+    for _ in range(ATTEMPTS):
+        awaited_s = awaited_times_s(size, busy_s, task, device)
+        count = torch.tensor(len(awaited_s))
+        distributed.broadcast(count, FIRST)
+        if count >= FEWEST_AWAITED:
+            return timing_of(awaited_s) if awaited_s else None
+        busy_s *= 2
+    raise ExecutionError("timing messages: hardly any was waited for; the cores are too busy")
+
+
+def rounds_of(busy_s: float, effort: Effort) -> int:
+    """Return how many rounds are timed of visits that long."""
+    wanted = max(FEWEST_ROUNDS, round(effort.least_s / (SEQUENCES * BUSY_S)))
+    return max(FEWEST_LONG, min(wanted, round(MOST_S / (SEQUENCES * busy_s))))
+
+
+def awaited_times_s(
+    size: int, busy_s: float, task: Mapping[str, Any], device: torch.device
+) -> list[float]:
+    """Return at the first end how long messages took that were waited for, none at the last."""
+    rounds = WARM_UP_ROUNDS + rounds_of(busy_s, Effort(**task["effort"]))
     requests = tuple(TokenRequest(f"link-{i}", (0,), rounds) for i in range(SEQUENCES))
     transport = DistributedTransport(device, is_staged=False)
     record = StageRecord()
     waits = task["rank"] == (FIRST if size == TOKEN_BYTES else LAST)
-    busy_s = WAITING_BUSY_S if waits else BUSY_S
-    stage = BusyStage(max(size, torch.bfloat16.itemsize), device, busy_s)
+    own_busy_s = WAITING_SHARE * busy_s if waits else busy_s
+    stage = BusyStage(max(size, torch.bfloat16.itemsize), device, own_busy_s)
     member = Member(stage, task["rank"], 2, requests, transport, Pulse(), record)
     if task["rank"] == LAST:
         follow(member)
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
         transport.flush()
-        return None
+        return []
     run = RunRecord(perf_counter(), 0.0)
     cuts = MicroBatching(1, 1, SEQUENCES)
     lead(member, StaticSchedule(requests, SEQUENCES, cuts), None, run, ignore_served)
     transport.flush()
     steps = len(run.steps)
     numbers = transport.receive((2 * steps + 1,), torch.float64, LAST, REPORT)
-    return _way(record, StageRecord.of(numbers.tolist(), 0.0), is_back=size == TOKEN_BYTES)
+    return awaited(record, StageRecord.of(numbers.tolist(), 0.0), is_back=size == TOKEN_BYTES)
 
 
-def _way(first: StageRecord, last: StageRecord, *, is_back: bool) -> Timing:
+def awaited(first: StageRecord, last: StageRecord, *, is_back: bool) -> list[float]:
     """Return how long messages took that the end where they arrive was waiting for.
 
     It waited where it had done its visit before that at the other end was over. A token lets in
@@ -131,10 +165,11 @@ def _way(first: StageRecord, last: StageRecord, *, is_back: bool) -> Timing:
     sent, own = (last.ended_s, first) if is_back else (first.ended_s, last)
     behind = SEQUENCES if is_back else 0
     steps = range(SEQUENCES * WARM_UP_ROUNDS, len(own.began_s))
-    awaited = [n for n in steps if own.ended_s[n - 1] <= sent[n - behind] < own.began_s[n]]
-    if not awaited:
-        raise ExecutionError("timing messages: no message was waited for; the cores are too busy")
-    return timing_of([own.began_s[n] - sent[n - behind] for n in awaited])
+    return [
+        own.began_s[n] - sent[n - behind]
+        for n in steps
+        if own.ended_s[n - 1] <= sent[n - behind] < own.began_s[n]
+    ]
 
 
 if __name__ == "__main__":
