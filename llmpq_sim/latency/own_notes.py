@@ -53,6 +53,9 @@ def _overheads(profile: DeviceProfile) -> Iterator[str]:
     rate = profile.elementwise_bytes_per_s
     layer = Overhead(profile.layer_overhead_s, 1 / rate if rate else 0.0)
     yield f"A layer takes {_costs(layer, 'activations')} beside its kernels."
+    for name, factors in profile.served_factors.items():
+        times = " and ".join(f"{factor:.2f} at {tokens:,.0f} tokens" for tokens, factor in factors)
+        yield f"In a pipeline a layer in {name} takes as long as alone times {times}."
     if profile.head_overhead is not None:
         yield f"Final norm and sampling take {_costs(profile.head_overhead, 'logits')}."
     if profile.embedding_overhead is not None:

@@ -1,5 +1,6 @@
 """A profile of own rows gives back the laws of the machine that they were made with."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from llmpq_sim.files import json_text, parse_json
 from llmpq_sim.latency.costs import heads_s, products_s
 from llmpq_sim.latency.fitting import FitReport, fit_profile
 from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
+from llmpq_sim.latency.served_fits import ALL_DENSE
 from llmpq_sim.model_files import load_model
 from tests.measured import measured
 from tests.own_rows import TOKENS, Laws, own_machine, own_rows
+from tests.unit.test_latency_served_fits import visit
 
 SPEC = load_model("llama-160m")
 LAWS = Laws()
@@ -162,3 +165,35 @@ def test_the_same_rows_give_the_same_bytes() -> None:
     some = [row for row in SMALL if row["op"] in ("gemm", "visit")]
     first, second = (json_text(profile_to_content(fitted(some).profile)) for _ in range(2))
     assert first == second
+
+
+def served(kernels: str | None, factor: float) -> list[dict[str, Any]]:
+    """Return visits of a pipeline in which int8 layers take this much longer than alone."""
+    alone = replace(fitted(SMALL, kernels=kernels).profile, step_overhead_s=0.0)
+    slower = replace(alone, served_factors={"int8": ((4.0, factor), (256.0, factor))})
+    suffix = "" if kernels is None else ALL_DENSE
+    rows = [
+        visit(slower, "int8", end, phase, layers, 1e-4)
+        for end in ("first", "last")
+        for phase in ("decode", "prefill")
+        for layers in (2, 6)
+    ]
+    common = {name: SMALL[0][name] for name in ("backend", "version", "gpu") if name in SMALL[0]}
+    return [row | common | {"kernel": f"{row['kernel']}{suffix}"} for row in rows]
+
+
+def test_each_kernel_set_is_fitted_to_its_own_visits() -> None:
+    """Without fused kernels a device neither makes nor is priced by the visits made with them."""
+    rows = [*SMALL, *served(None, 0.8), *served("torch-dense", 1.2)]
+    for kernels, factor in ((None, 0.8), ("torch-dense", 1.2)):
+        report = fitted(rows, kernels=kernels)
+        assert report.rows_dropped == {}
+        found = report.profile.served_factors["int8"]
+        assert found == pytest.approx(np.array([(4.0, factor), (256.0, factor)]), rel=0.02)
+        times = f"{found[0][1]:.2f} at 4 tokens and {found[1][1]:.2f} at 256 tokens."
+        assert f"In a pipeline a layer in int8 takes as long as alone times {times}" in (
+            report.profile.notes
+        )
+    blind = fitted([*SMALL, *served(None, 0.8)], kernels="torch-dense").profile
+    assert blind.served_factors == {}
+    assert blind.step_overhead_s == pytest.approx(1e-4, rel=0.1)
