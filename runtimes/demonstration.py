@@ -47,7 +47,7 @@ LOSS_FRACTION = 0.75
 """Of what int8 everywhere loses: some layers must stay at 16 bits, and which is for the search."""
 
 
-SERVED_ROUNDS = 20
+SERVED_ROUNDS = 12
 """Tokens of each sequence of the pipelines that are profiled."""
 
 

@@ -108,7 +108,8 @@ def served_pipelines(
         formats: of weights.
         rounds: tokens of each sequence; none for no pipelines.
         most_bytes: that the weights of both stages may take.
-        with_dense: whether a device without fused kernels is timed as well.
+        with_dense: whether a device without fused kernels is timed as well, in 16 bits: whatever
+            it has to decode at each step is too slow there to be planned.
     """
     if not rounds:
         return ()
@@ -117,7 +118,7 @@ def served_pipelines(
     return tuple(
         ServedPipeline(spec.name, name, is_dense, layers, prompt_tokens, rounds)
         for name in formats
-        for is_dense in (False, True)[: 1 + with_dense]
+        for is_dense in (False, True)[: 1 + (with_dense and not FORMATS[name].is_quantized)]
         for layers in depths(spec, name)
         if _weights_bytes(spec, name, layers) <= most_bytes
     )

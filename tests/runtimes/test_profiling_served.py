@@ -59,7 +59,8 @@ def test_each_visit_is_a_row_of_its_own() -> None:
     spec = MODELS["llama-160m"]
     found = served_pipelines(spec, ("bf16", "int8"), 20, 1e12, with_dense=True)
     points = [point for pipeline in found for point in pipeline.points]
-    assert len(set(points)) == len(points) == 2 * 2 * 2 * 4
+    assert len(set(points)) == len(points) == (2 + 1) * 2 * 4
+    assert {point.quant for point in points if point.kernel.endswith("-dense")} == {"bf16"}
     assert {point.kernel for point in points} == {"first", "last", "first-dense", "last-dense"}
     assert served_pipelines(spec, ("bf16",), 0, 1e12) == ()
 
