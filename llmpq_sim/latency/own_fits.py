@@ -127,12 +127,10 @@ def own_profile(
         with_step_overheads(with_layer_overhead(each, overhead) if overhead else each, usable)
         for each in (profile, timed_with)
     )
-    served = served_with(usable.served, all_dense=rows.whole is not None)
-    if len(served):
-        profile = with_served_visits(own, served, models, own)
-    else:
-        served = served_with(usable.served, all_dense=False)
-        profile = with_served_visits(own, served, models, of_whole)
+    served, served_by = served_with(usable.served, all_dense=rows.whole is not None), own
+    if not len(served):
+        served, served_by = served_with(usable.served, all_dense=False), of_whole
+    profile = with_served_visits(own, served, models, served_by)
     return profile, [*errors, *of_layers, *_head_errors(profile, usable.heads)]
 
 

@@ -14,11 +14,12 @@ same simulator, prefill and all.
 from dataclasses import dataclass, replace
 
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.paper.cases import Case, with_budget
+from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.methods import (
     equal_micro_batches,
     fastest,
     least_loss,
+    losing_no_more,
     our_search,
 )
 from llmpq_sim.plan import Plan
@@ -87,10 +88,7 @@ def ablate(case: Case) -> list[Ablated]:
 def budgeted(case: Case) -> PlanningTask:
     """Return what our search is asked in a case: no more loss than PipeEdge's plan has."""
     free = case.task()
-    of_pipeedge = least_loss(pipeedge_plans(free), free)
-    if of_pipeedge is None:
-        return free
-    return with_budget(free, free.quality.plan_loss(of_pipeedge.layer_formats))
+    return losing_no_more(free, least_loss(pipeedge_plans(free), free))
 
 
 def without_prefill(task: PlanningTask) -> PlanningTask:

@@ -99,8 +99,7 @@ def judge_methods(case: Case) -> list[Judged]:
     plan("uniform", lambda: uniform_plan(free))
     of_pipeedge = plan("pipeedge", lambda: least_loss(pipeedge_plans(free), free))
     plan("adabits", lambda: least_loss(adabits_plans(free), free))
-    loss = free.budget if of_pipeedge is None else free.quality.plan_loss(of_pipeedge.layer_formats)
-    asked = with_budget(free, loss)
+    asked = losing_no_more(free, of_pipeedge)
     plan("llm-pq-ilp", lambda: fastest(integer_plans(asked), asked))
     plan("llm-pq-transfer", lambda: fastest(bit_transfer_plans(asked), asked))
     outcome = our_search(asked)
@@ -108,6 +107,13 @@ def judge_methods(case: Case) -> list[Judged]:
     plan("llmpq-ref", lambda: _planned_by_reference(free, case))
     judge = Judge(case.real_task(), asked, None if outcome is None else outcome.certificate.bound_s)
     return [judge.judged(method, *found[method]) for method in METHODS]
+
+
+def losing_no_more(task: PlanningTask, than: Plan | None) -> PlanningTask:
+    """Return the task with a plan's loss as the largest allowed; as it is where there is none."""
+    if than is None:
+        return task
+    return with_budget(task, task.quality.plan_loss(than.layer_formats))
 
 
 def uniform_plan(task: PlanningTask) -> Plan | None:

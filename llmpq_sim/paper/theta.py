@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from llmpq_sim.paper.ablations import Ablated, judged_plan, searched_plan
 from llmpq_sim.paper.cases import Case, with_budget
-from llmpq_sim.paper.methods import fastest
+from llmpq_sim.paper.methods import fastest, losing_no_more
 from llmpq_sim.paper.reference import reference_plan
 from llmpq_sim.plan import Plan
 from llmpq_sim.search.baselines import integer_plans
@@ -41,9 +41,10 @@ def sweep_theta(case: Case) -> list[Ablated]:
     for theta_ms in THETAS_MS:
         solved = reference_plan(free, theta_ms)
         plan = None if solved is None else solved.plan
-        loss = free.budget if plan is None else free.quality.plan_loss(plan.layer_formats)
+        asked = losing_no_more(free, plan)
+        loss = asked.budget
         if loss not in to_target:
-            to_target[loss] = searched_plan(with_budget(free, loss))
+            to_target[loss] = searched_plan(asked)
         found += [
             judged_plan(WEIGHT, plan, real, theta_ms),
             judged_plan(TARGET, to_target[loss], real, theta_ms),

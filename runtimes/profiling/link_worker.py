@@ -19,20 +19,16 @@ from torch import distributed
 
 from llmpq_sim.errors import ExecutionError
 from llmpq_sim.plan import MicroBatching
-from runtimes.base import TokenRequest, ignore_served
+from runtimes.base import TokenRequest
 from runtimes.profiling.grid import TOKEN_BYTES
 from runtimes.profiling.timing import Effort, Timing, timing_of
-from runtimes.torch_pipeline.heartbeat import Pulse
-from runtimes.torch_pipeline.pipeline import Member, follow, lead
-from runtimes.torch_pipeline.records import RunRecord, StageRecord
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
+from runtimes.profiling.two_ends import FIRST, LAST, serve_as_end
+from runtimes.torch_pipeline.records import StageRecord
 from runtimes.torch_pipeline.step import Step
-from runtimes.torch_pipeline.transport import REPORT, DistributedTransport
 
 TIMEOUT = timedelta(seconds=60)
 """How long an end waits for the other before it gives up."""
 
-FIRST, LAST = 0, 1
 WARM_UP_ROUNDS = 5
 FEWEST_ROUNDS, MOST_S = 60, 2.0
 """Rounds that are timed; fewer where all would take so long, but never less than FEWEST_LONG."""
@@ -136,24 +132,11 @@ def awaited_times_s(
     """Return at the first end how long messages took that were waited for, none at the last."""
     rounds = WARM_UP_ROUNDS + rounds_of(busy_s, Effort(**task["effort"]))
     requests = tuple(TokenRequest(f"link-{i}", (0,), rounds) for i in range(SEQUENCES))
-    transport = DistributedTransport(device, is_staged=False)
-    record = StageRecord()
     waits = task["rank"] == (FIRST if size == TOKEN_BYTES else LAST)
     own_busy_s = WAITING_SHARE * busy_s if waits else busy_s
     stage = BusyStage(max(size, torch.bfloat16.itemsize), device, own_busy_s)
-    member = Member(stage, task["rank"], 2, requests, transport, Pulse(), record)
-    if task["rank"] == LAST:
-        follow(member)
-        transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
-        transport.flush()
-        return []
-    run = RunRecord(perf_counter(), 0.0)
-    cuts = MicroBatching(1, 1, SEQUENCES)
-    lead(member, StaticSchedule(requests, SEQUENCES, cuts), None, run, ignore_served)
-    transport.flush()
-    steps = len(run.steps)
-    numbers = transport.receive((2 * steps + 1,), torch.float64, LAST, REPORT)
-    return awaited(record, StageRecord.of(numbers.tolist(), 0.0), is_back=size == TOKEN_BYTES)
+    served = serve_as_end(stage, task["rank"], requests, MicroBatching(1, 1, SEQUENCES))
+    return [] if served is None else awaited(*served[1:], is_back=size == TOKEN_BYTES)
 
 
 def awaited(first: StageRecord, last: StageRecord, *, is_back: bool) -> list[float]:

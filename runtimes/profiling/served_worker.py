@@ -13,33 +13,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import distributed
 
 from llmpq_sim.plan import MicroBatching
-from runtimes.base import TokenRequest, ignore_served
+from runtimes.base import TokenRequest
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.layers import random_cut
 from runtimes.profiling.processor import find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.timing import Timing, timing_of
+from runtimes.profiling.two_ends import FIRST, serve_as_end
 from runtimes.torch_pipeline.architecture import Cut, CutModel, connect
 from runtimes.torch_pipeline.attention import StageState
-from runtimes.torch_pipeline.heartbeat import Pulse
 from runtimes.torch_pipeline.host_memory import PeakMemory, pin
 from runtimes.torch_pipeline.kv_cache import KvCache
 from runtimes.torch_pipeline.linear import KernelChoice
 from runtimes.torch_pipeline.loading import DTYPES, WeightSettings, release_freed_memory
-from runtimes.torch_pipeline.pipeline import Member, follow, lead
 from runtimes.torch_pipeline.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.stage import Stage
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
-from runtimes.torch_pipeline.transport import REPORT, DistributedTransport
 
-FIRST, LAST = 0, 1
 GROUPS = 2
 """Micro-batches in flight: one for each stage to be at work."""
 
@@ -139,26 +134,15 @@ def _served(
     end: End, requests: tuple[TokenRequest, ...], task: Mapping[str, Any]
 ) -> tuple[ServedEnd, ServedEnd] | None:
     """Serve requests; return what both ends took at the first, nothing at the last."""
-    transport = DistributedTransport(end.stage.device, is_staged=False)
-    record = StageRecord()
-    member = Member(end.stage, task["rank"], 2, requests, transport, Pulse(), record)
     memory = PeakMemory(end.stage.device)
     distributed.barrier()
     memory.start()
-    if task["rank"] == LAST:
-        follow(member)
-        record.peak_bytes = memory.stop() - end.held_bytes
-        transport.send(torch.tensor(record.numbers(), dtype=torch.float64), FIRST, REPORT)
-        transport.flush()
-        return None
-    run = RunRecord(perf_counter(), 0.0)
     cuts = MicroBatching(task["rows"], task["rows"], GROUPS)
-    schedule = StaticSchedule(requests, GROUPS * task["rows"], cuts)
-    lead(member, schedule, None, run, ignore_served)
-    record.peak_bytes = memory.stop() - end.held_bytes
-    transport.flush()
-    numbers = transport.receive((2 * len(run.steps) + 1,), torch.float64, LAST, REPORT)
-    return _timed(record, run), _timed(StageRecord.of(numbers.tolist(), 0.0), run)
+    served = serve_as_end(end.stage, task["rank"], requests, cuts, memory, end.held_bytes)
+    if served is None:
+        return None
+    run, first, last = served
+    return _timed(first, run), _timed(last, run)
 
 
 def _timed(record: StageRecord, run: RunRecord) -> ServedEnd:
