@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmpq_sim import options
-from llmpq_sim.paper.command import reproduce
-from runtimes import commands
+from llmpq_sim.commands import options
+from llmpq_sim.commands.reproduce import reproduce
+from runtimes.commands import run as commands
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llmpq_sim.api.replay import ServingOptions
+    from llmpq_sim.io.tasks import QualityTarget
+    from llmpq_sim.io.workloads import TraceOptions
+    from llmpq_sim.search.bound.problem import PlanningTask
     from llmpq_sim.search.online.task import OnlineTask
     from llmpq_sim.search.planner import SearchOutcome, SearchSettings
-    from llmpq_sim.search.problem import PlanningTask
-    from llmpq_sim.serving import ServingOptions
-    from llmpq_sim.task_files import QualityTarget
-    from llmpq_sim.workload_files import TraceOptions
 
 app = typer.Typer(
     name="llmpq",
@@ -41,7 +41,7 @@ def main() -> None:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except Exception as error:
-        from llmpq_sim.errors import LlmpqError
+        from llmpq_sim.core.errors import LlmpqError
 
         if not isinstance(error, LlmpqError):
             raise
@@ -94,15 +94,15 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     serves_trace = trace is not None or lengths is not None
     options.check_search(locals(), serves_trace)
-    from llmpq_sim.files import check_writable
-    from llmpq_sim.model_files import load_model
-    from llmpq_sim.planning import TaskOptions, batch_task, trace_task
-    from llmpq_sim.quality_targets import QualityOptions, load_target
-    from llmpq_sim.search.executors import simulating_on
+    from llmpq_sim.api.quality_target import QualityOptions, load_target
+    from llmpq_sim.api.replay import ServingOptions
+    from llmpq_sim.api.tasks import TaskOptions, batch_task, trace_task
+    from llmpq_sim.io.files import check_writable
+    from llmpq_sim.io.models import load_model
+    from llmpq_sim.io.tasks import asked_batch
+    from llmpq_sim.io.workloads import TraceOptions
+    from llmpq_sim.search.genetic.executors import simulating_on
     from llmpq_sim.search.planner import SearchSettings
-    from llmpq_sim.serving import ServingOptions
-    from llmpq_sim.task_files import asked_batch
-    from llmpq_sim.workload_files import TraceOptions
 
     check_writable(out)
     spec = load_model(model)
@@ -133,8 +133,8 @@ def _search_online(
     notes: list[str],
 ) -> None:
     """Search for a trace, save the plan, and print what was found."""
-    from llmpq_sim.files import write_json
-    from llmpq_sim.plan_files import online_to_content
+    from llmpq_sim.io.files import write_json
+    from llmpq_sim.io.plans import online_to_content
     from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.online import online_content, show_online
     from llmpq_sim.report.progress import progress_bar
@@ -159,9 +159,9 @@ def _search_and_show(
     notes: list[str],
 ) -> None:
     """Search, save the plan, and print what was found."""
-    from llmpq_sim.checkpoint_files import load_checkpoint, search_sha256, write_checkpoint
-    from llmpq_sim.files import write_json
-    from llmpq_sim.plan_files import outcome_to_content
+    from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+    from llmpq_sim.io.files import write_json
+    from llmpq_sim.io.plans import outcome_to_content
     from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.progress import progress_bar
     from llmpq_sim.search.planner import search as find
@@ -188,9 +188,9 @@ def _search_and_show(
 def _show_outcome(
     outcome: "SearchOutcome", content: dict[str, Any], out: Path, as_json: bool, notes: list[str]
 ) -> None:
-    from llmpq_sim.report.content import search_content
-    from llmpq_sim.report.screen import show_front, show_search
-    from llmpq_sim.simulator.extrapolation import extrapolations
+    from llmpq_sim.report.json_reports import search_content
+    from llmpq_sim.report.search import show_front, show_search
+    from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 
     notes = [*notes, *extrapolations(outcome.best.plan, outcome.task.costs)]
     if as_json:
@@ -243,9 +243,9 @@ def simulate(
         _simulate_batch(plan, profile or [], wanted, timeline, as_json)
         return
     options.check_none(given, options.OF_BATCHES, "a trace brings its own requests")
-    from llmpq_sim.serving import ServingOptions
-    from llmpq_sim.simulator.max_rate import ATTAINMENT
-    from llmpq_sim.workload_files import TraceOptions
+    from llmpq_sim.api.replay import ServingOptions
+    from llmpq_sim.io.workloads import TraceOptions
+    from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT
 
     asked = TraceOptions(
         trace, lengths, arrivals, requests, rate, rate_scaling, trace_format, time_unit,
@@ -264,14 +264,14 @@ def _simulate_batch(
     timeline: Path | None,
     as_json: bool,
 ) -> None:
-    from llmpq_sim.plan_files import load_plan, with_workload
-    from llmpq_sim.profile_files import load_profiles
-    from llmpq_sim.report.content import predicted_content
-    from llmpq_sim.report.pictures import write_batch_timeline
-    from llmpq_sim.report.screen import show_simulation
+    from llmpq_sim.io.plans import load_plan, with_workload
+    from llmpq_sim.io.profiles import load_profiles
+    from llmpq_sim.io.tasks import load_output_lengths
+    from llmpq_sim.report.artifacts import write_batch_timeline
+    from llmpq_sim.report.json_reports import predicted_content
+    from llmpq_sim.report.search import show_simulation
     from llmpq_sim.report.timeline import timeline_text
     from llmpq_sim.search.scoring import score_plan
-    from llmpq_sim.task_files import load_output_lengths
 
     saved = load_plan(plan, load_profiles(profile))
     batch, prompt_tokens, output_tokens, output_lengths = wanted
@@ -295,11 +295,11 @@ def _simulate_trace(
     wishes: "ServingOptions",
     output: tuple[Path | None, Path | None, bool],
 ) -> None:
-    from llmpq_sim.plan_files import load_plan
-    from llmpq_sim.profile_files import load_profiles
-    from llmpq_sim.report.pictures import Pictures, replay_drawn
+    from llmpq_sim.io.plans import load_plan
+    from llmpq_sim.io.profiles import load_profiles
+    from llmpq_sim.report.artifacts import Pictures, replay_drawn
+    from llmpq_sim.report.service import show_replay
     from llmpq_sim.report.service_content import replay_content
-    from llmpq_sim.report.service_screen import show_replay
 
     timeline, plot, as_json = output
     saved = load_plan(plan, load_profiles(profile))
@@ -316,11 +316,11 @@ def verify(
     plan: options.PlanFile, profile: options.Profiles = None, as_json: options.JsonFlag = False
 ) -> None:
     """Recompute a plan's certificate by arithmetic alone, without a solver."""
-    from llmpq_sim.plan_files import load_plan
-    from llmpq_sim.profile_files import load_profiles
-    from llmpq_sim.report.content import verification_content
-    from llmpq_sim.report.screen import show_verification
-    from llmpq_sim.verification import verify_plan
+    from llmpq_sim.api.verify import verify_plan
+    from llmpq_sim.io.plans import load_plan
+    from llmpq_sim.io.profiles import load_profiles
+    from llmpq_sim.report.json_reports import verification_content
+    from llmpq_sim.report.search import show_verification
 
     verification = verify_plan(load_plan(plan, load_profiles(profile or [])))
     if as_json:
@@ -341,12 +341,12 @@ def fit(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Fit a latency profile to profiled kernels, and report its error on unseen shapes."""
-    from llmpq_sim.files import check_writable, write_json
+    from llmpq_sim.io.files import check_writable, write_json
+    from llmpq_sim.io.profiles import fit_measurements
     from llmpq_sim.latency.profile import profile_to_content
-    from llmpq_sim.profile_files import fit_measurements
-    from llmpq_sim.report.content import fit_content
+    from llmpq_sim.report.json_reports import fit_content
     from llmpq_sim.report.progress import steps_shown
-    from llmpq_sim.report.screen import show_fit
+    from llmpq_sim.report.search import show_fit
 
     check_writable(out)
     with steps_shown(sys.stderr.isatty()) as on_progress:
@@ -365,7 +365,7 @@ def list_bundled(
 ) -> None:
     """Show what ships: models, devices, clusters or weight formats."""
     from llmpq_sim.report.listings import bundled_listing
-    from llmpq_sim.report.screen import show_listing
+    from llmpq_sim.report.search import show_listing
 
     listing = bundled_listing(kind)
     if as_json:

@@ -1,12 +1,12 @@
 """The data types of llmpq: what is given, what is decided, what happens."""
 
-from llmpq_sim.cluster import Cluster, ClusterDevice, Device, Link
-from llmpq_sim.errors import CertificateError, InfeasibleError, InputError, LlmpqError
-from llmpq_sim.formats import FORMATS, WeightFormat
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.result import SimulationResult, Summary
-from llmpq_sim.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.errors import CertificateError, InfeasibleError, InputError, LlmpqError
+from llmpq_sim.core.formats import FORMATS, WeightFormat
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
 
 __all__ = [
     "FORMATS",

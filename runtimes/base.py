@@ -6,12 +6,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.execution import Execution
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.execution import Execution
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:  # the processes of stages know no plan files, and so load no planner
-    from llmpq_sim.plan_files import SavedPlan
+    from llmpq_sim.io.plans import SavedPlan
 
 GROUP = "llmpq.runtimes"
 """Entry-point group in which packages offer runtimes."""

@@ -8,10 +8,10 @@ from zlib import crc32
 
 import numpy as np
 
-from llmpq_sim.execution import Execution, ServedTimes
-from llmpq_sim.prediction import predict_requests
+from llmpq_sim.api.predict import predict_requests
+from llmpq_sim.core.execution import Execution, ServedTimes
 from runtimes.base import Job, Progress, Served, TokenRequest, ignore_progress, ignore_served
-from runtimes.job_checks import check_job_alone
+from runtimes.deployment.job_checks import check_job_alone
 
 
 class SimulatedRuntime:

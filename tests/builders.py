@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
 
-from llmpq_sim.cluster import RUNTIME_BYTES, Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.cluster import RUNTIME_BYTES, Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.units import MIB
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.quality.table import QualityTable, nominal_quality
-from llmpq_sim.scenario import BatchWorkload, Scenario
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.units import MIB
 
 FORMATS_OF_TESTS = ("int4", "int8", "fp16")
 

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.execution import Execution, ServedTimes, StageVisit
-from llmpq_sim.execution_files import Policy, SavedExecution, saved_execution
-from llmpq_sim.plan import Plan
-from llmpq_sim.plan_files import SavedPlan
-from llmpq_sim.prediction import Prediction, predict_requests
-from llmpq_sim.result import SimulationResult, Summary
-from llmpq_sim.search.bound import Certificate
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.task_files import QualityTarget
+from llmpq_sim.api.predict import Prediction, predict_requests
+from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.io.executions import Policy, SavedExecution, saved_execution
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.io.tasks import QualityTarget
+from llmpq_sim.search.bound.bound import Certificate
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.reports import GOOD, small_task
 
 LIMITS = ContinuousSettings(token_budget=64, sequence_limit=8, longest_context_tokens=256)

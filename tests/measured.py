@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_sim.cluster import Device
-from llmpq_sim.latency.rows import Measurements
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.units import GIB, MIB
+from llmpq_sim.io.measurements import NUMBERS, TEXTS
+from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.work import attention_sizes, gemm_sizes
-from llmpq_sim.measurement_files import NUMBERS, TEXTS
-from llmpq_sim.units import GIB, MIB
 
 WIDTHS = (1024.0, 2048.0, 4096.0, 8192.0)
 TOKENS = (1.0, 4.0, 16.0, 64.0, 1024.0, 4096.0)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from llmpq_sim.core.machine import Machine
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.units import GIB, MIB, US
 from llmpq_sim.latency.costs import elementwise_bytes_per_token
 from llmpq_sim.latency.work import attention_sizes, gemm_sizes
-from llmpq_sim.machine import Machine
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.units import GIB, MIB, US
 
 TOKENS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 ROWS = (1, 2, 4, 8, 16, 32)

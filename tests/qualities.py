@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llmpq_sim.model import ModelSpec
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.quality import shape_sha256
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
@@ -11,7 +12,6 @@ from llmpq_sim.quality.measured import (
     MeasuredQuality,
     TextFacts,
 )
-from llmpq_sim.quality_files import shape_sha256
 
 Columns = Mapping[str, Sequence[float | None]]
 """Losses by format and layer; None is a layer that diverged."""

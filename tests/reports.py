@@ -5,19 +5,19 @@ from io import StringIO
 
 from rich.console import Console
 
-from llmpq_sim.cluster_files import load_cluster
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.latency.fitting import FitError, FitReport
+from llmpq_sim.latency.fitting.fit import FitError, FitReport
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan import MicroBatching, Plan, Stage
 from llmpq_sim.quality.table import nominal_quality
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.search.baselines import Baseline
-from llmpq_sim.search.bound import BoundEntry, Certificate
-from llmpq_sim.search.certificate import Multipliers
+from llmpq_sim.search.baselines.simple import Baseline
+from llmpq_sim.search.bound.bound import BoundEntry, Certificate
+from llmpq_sim.search.bound.certificate import Multipliers
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import score_plan
 from llmpq_sim.search.what_if import WhatIf
 

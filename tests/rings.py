@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from llmpq_sim.simulator.wave import Wave
+from llmpq_sim.simulator.static.step_graph import Wave
 
 Durations = Callable[[int, int], float]
 """Seconds by stage or hop, then visit."""

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.plan_files import SavedPlan
-from llmpq_sim.search.bound import Certificate
-from llmpq_sim.serving import Replay
-from llmpq_sim.simulator.compilation import ServingCosts
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.max_rate import max_rate
-from llmpq_sim.simulator.saturation import queue_of
-from llmpq_sim.simulator.service import Service, serve
-from llmpq_sim.task_files import QualityTarget
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.api.replay import Replay
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.io.tasks import QualityTarget
+from llmpq_sim.search.bound.bound import Certificate
+from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.max_rate import max_rate
+from llmpq_sim.simulator.continuous.saturation import queue_of
+from llmpq_sim.simulator.continuous.service import Service, serve
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 from tests.reports import GOOD, small_task
 from tests.serving import trace
 

@@ -8,13 +8,13 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from llmpq_sim.simulator.continuous import run_service
-from llmpq_sim.simulator.continuous_reference import run_service_plainly
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.simulator.mixed_costs import Pipeline, StageTables
-from llmpq_sim.simulator.service_times import ServiceTimes
-from llmpq_sim.simulator.wave import OnVisit
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.simulator.continuous.engine import run_service_plainly
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.service_times import ServiceTimes
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.static.step_graph import OnVisit
 
 
 class Run(Protocol):

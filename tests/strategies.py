@@ -6,13 +6,13 @@ from functools import cached_property
 
 from hypothesis import strategies as st
 
-from llmpq_sim.cluster import Device, Link
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.core.cluster import Device, Link
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import (
     every_placement,
     every_plan,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import TraceWorkload
-from llmpq_sim.trace_readers.loading import load_trace
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.traces.loading import load_trace
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/traces"
 

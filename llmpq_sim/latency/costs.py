@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.cluster import Device
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.scenario import BatchWorkload, Scenario
 
 FloatArray = NDArray[np.float64]
 

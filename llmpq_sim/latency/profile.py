@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_sim.cluster import Link
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields, check_header
-from llmpq_sim.formats import format_named
-from llmpq_sim.latency.content import (
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.machine import Machine, machine_from_fields, machine_to_content
+from llmpq_sim.latency.models import AttentionModel, BoolArray, Factors, GemmModel, Overhead
+from llmpq_sim.latency.serialization import (
     attention_from_fields,
     attention_to_content,
     factors_from_fields,
@@ -22,9 +24,7 @@ from llmpq_sim.latency.content import (
     overhead_from_fields,
     overhead_to_content,
 )
-from llmpq_sim.latency.models import AttentionModel, BoolArray, Factors, GemmModel, Overhead
 from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
-from llmpq_sim.machine import Machine, machine_from_fields, machine_to_content
 
 SCHEMA = "llmpq/profile"
 VERSION = 1

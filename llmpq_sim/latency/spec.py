@@ -1,7 +1,7 @@
 """How fast is a device of which only the data sheet is known?"""
 
-from llmpq_sim.cluster import Device
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.profile import DeviceProfile
 

@@ -9,7 +9,7 @@ from llmpq_sim.paper.ablations import ABLATIONS, GROUP_LAYERS
 from llmpq_sim.paper.findings import front, geometric_mean, reached_by_weights
 from llmpq_sim.paper.report import NONE, csv_text, table
 from llmpq_sim.paper.theta import FRONT, TARGET, WEIGHT
-from llmpq_sim.report.words import counted, loss_text, percent_text, rate_text, span_text
+from llmpq_sim.report.formatting import counted, loss_text, percent_text, rate_text, span_text
 
 SCHEMA = "llmpq/ablations"
 VERSION = 2

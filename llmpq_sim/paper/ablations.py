@@ -13,6 +13,7 @@ same simulator, prefill and all.
 
 from dataclasses import dataclass, replace
 
+from llmpq_sim.core.plan import Plan
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.methods import (
@@ -22,10 +23,9 @@ from llmpq_sim.paper.methods import (
     losing_no_more,
     our_search,
 )
-from llmpq_sim.plan import Plan
-from llmpq_sim.search.baselines import integer_plans, pipeedge_plans
-from llmpq_sim.search.integer import integer_plan
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.baselines.simple import integer_plans, pipeedge_plans
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import score_plan
 
 WHOLE = "llmpq"

@@ -5,9 +5,9 @@ None of these figures was fitted to a throughput that the authors measured.
 
 from dataclasses import replace
 
-from llmpq_sim.cluster import Cluster, Device, Link
+from llmpq_sim.core.cluster import Cluster, Device, Link
+from llmpq_sim.core.units import MIB
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.units import MIB
 
 USABLE_FRACTION = 0.95
 RESERVED_BYTES = 1930 * MIB

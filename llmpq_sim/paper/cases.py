@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, replace
 
-from llmpq_sim.cluster import Cluster
-from llmpq_sim.cluster_files import cluster_to_content, load_cluster
-from llmpq_sim.files import sha256_of
-from llmpq_sim.formats import PAPER_FORMATS
-from llmpq_sim.model_files import load_model
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.formats import PAPER_FORMATS
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.clusters import cluster_to_content, load_cluster
+from llmpq_sim.io.files import sha256_of
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import SPEC, cluster_profiles, profile_sha256
+from llmpq_sim.io.tasks import QualityTarget, planning_task
 from llmpq_sim.paper.assumptions import machines_of_paper, runtime_of_2023, steps_of_2023
 from llmpq_sim.paper.kernels import KERNELS_OF_2023
 from llmpq_sim.paper.measurements import CLUSTERS, GAMMA, MEASURED_TOKENS_PER_S, REQUESTS, WORKLOADS
-from llmpq_sim.profile_files import SPEC, cluster_profiles, profile_sha256
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.task_files import QualityTarget, planning_task
+from llmpq_sim.search.bound.problem import PlanningTask
 
 KERNEL_SETS = (KERNELS_OF_2023, SPEC)
 """The paper's kernels, and data-sheet rooflines, which stand for current ones: those read 3- and

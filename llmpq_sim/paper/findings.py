@@ -5,7 +5,7 @@ from itertools import combinations
 from math import exp, log
 from typing import Any
 
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS
 
 BASELINES = ("uniform", "pipeedge", "adabits")
 OURS = "llmpq"

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmpq_sim.fields import Fields, check_header
-from llmpq_sim.files import read_json, sha256_of, write_json
+from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.io.files import read_json, sha256_of, write_json
 from llmpq_sim.paper.cases import Case, task_sha256
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -24,16 +24,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.cluster import Device
-from llmpq_sim.latency.fitting import fit_profile
-from llmpq_sim.latency.kernel_fits import significant
-from llmpq_sim.latency.layer_fits import LayerRows, layer_rows
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.latency.fitting.fit import fit_profile
+from llmpq_sim.latency.fitting.kernels import significant
+from llmpq_sim.latency.fitting.layers import LayerRows, layer_rows
+from llmpq_sim.latency.fitting.rows import Measurements
+from llmpq_sim.latency.fitting.transfer import transferred_profile
 from llmpq_sim.latency.models import GemmModel, Roofline
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.latency.rows import Measurements
 from llmpq_sim.latency.spec import sustained_bytes_per_s
-from llmpq_sim.latency.transfer import transferred_profile
-from llmpq_sim.model import ModelSpec
 
 KERNELS_OF_2023 = "gptq-2023"
 SOURCE_OF_2023 = (

@@ -6,15 +6,20 @@ authors' own latency model logged for it. The second isolates the pipeline from 
 
 from dataclasses import dataclass, replace
 
+from llmpq_sim.core.schedule import wave_shapes
 from llmpq_sim.paper.assumptions import STEP_S
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.kernels import KERNELS_OF_2023
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
-from llmpq_sim.schedule import wave_shapes
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.engine import run_wave
-from llmpq_sim.simulator.static import StageCosts, build_wave, pipeline_links, simulate_static
-from llmpq_sim.simulator.wave import Wave
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.simulate import (
+    StageCosts,
+    build_wave,
+    pipeline_links,
+    simulate_static,
+)
+from llmpq_sim.simulator.static.step_graph import Wave
 
 LOGGED_CASE = Case(3, "main", 1.0, KERNELS_OF_2023)
 """Where the logged plans ran: cluster 3, all 100 tokens."""

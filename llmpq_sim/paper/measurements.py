@@ -6,7 +6,7 @@ and a notebook of August 2023. Nothing here enters a latency model: predictions 
 
 from dataclasses import dataclass
 
-from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmpq_sim.errors import InfeasibleError
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.paper.cases import Case, with_budget
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.reference import reference_plan
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search.baselines import (
+from llmpq_sim.search.baselines.simple import (
     adabits_plans,
     bit_transfer_plans,
     integer_plans,
     pipeedge_plans,
     uniform_plans,
 )
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import paper_micro_batchings
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, score_plan
-from llmpq_sim.search.screening import Screen
 
 METHODS = (
     "uniform",

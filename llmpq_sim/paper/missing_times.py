@@ -13,8 +13,8 @@ import numpy as np
 from llmpq_sim.latency.work import FloatArray
 from llmpq_sim.paper.logged import LOGGED_CASE, wave_of_kernels
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.engine import run_wave
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.static.recurrence import run_wave
 
 DEVICE, FORMAT = "v100-32g", "int8"
 """The slowest stage of both plans, and the format of nearly all its layers."""

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmpq_sim.files import whole_file
+from llmpq_sim.io.files import whole_file
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.methods import METHODS
 

@@ -20,14 +20,14 @@ from itertools import permutations
 
 import numpy as np
 
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import embedding_bytes, head_bytes, reference_layer_bytes
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.units import MS
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.memory import embedding_bytes, head_bytes, reference_layer_bytes
-from llmpq_sim.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.bound.problem import FloatArray, PlanningTask, kinds_of
 from llmpq_sim.search.construction import arrange_formats
 from llmpq_sim.search.grid import paper_micro_batchings
-from llmpq_sim.search.problem import FloatArray, PlanningTask, kinds_of
-from llmpq_sim.units import MS
 
 PROGRAM_GAP = 1e-3
 

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import llmpq_sim
+from llmpq_sim.core.units import MS
 from llmpq_sim.paper.case_files import plan_content
 from llmpq_sim.paper.cases import KERNEL_SETS
 from llmpq_sim.paper.findings import (
@@ -21,8 +22,7 @@ from llmpq_sim.paper.logged import LOGGED_CASE, LoggedPrediction
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.methods import METHODS
 from llmpq_sim.paper.missing_times import DEVICE, missing_times
-from llmpq_sim.report.words import loss_text, percent_text, rate_text
-from llmpq_sim.units import MS
+from llmpq_sim.report.formatting import loss_text, percent_text, rate_text
 
 SCHEMA = "llmpq/reproduction"
 VERSION = 1

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import write_json, write_text
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.files import write_json, write_text
 from llmpq_sim.paper.ablation_plot import write_ablation_plot
 from llmpq_sim.paper.ablation_report import ablations_content, ablations_csv, ablations_markdown
 from llmpq_sim.paper.case_files import ABLATIONS, CASES, THETAS, results_of

@@ -11,13 +11,13 @@ no plan of it but those on its convex hull.
 
 from itertools import pairwise
 
+from llmpq_sim.core.plan import Plan
 from llmpq_sim.paper.ablations import Ablated, judged_plan, searched_plan
 from llmpq_sim.paper.cases import Case, with_budget
 from llmpq_sim.paper.methods import fastest, losing_no_more
 from llmpq_sim.paper.reference import reference_plan
-from llmpq_sim.plan import Plan
-from llmpq_sim.search.baselines import integer_plans
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.baselines.simple import integer_plans
+from llmpq_sim.search.bound.problem import PlanningTask
 
 THETAS_MS = tuple(10.0**power for power in range(8))
 """Milliseconds for each nominal nat. The authors' own go from 1 to 50,000 in their unit of loss."""

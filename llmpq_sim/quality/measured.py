@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.quality.table import QualityTable
 
 MEASURES = {

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
 
 NOMINAL_INT4_LOSS_NATS = 0.058
 """Mean loss per token when every layer is int4, rounded to nearest: ln of the perplexity ratio to

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.report.words import seconds_text
+from llmpq_sim.report.formatting import seconds_text
 
 FloatArray = NDArray[np.float64]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from llmpq_sim.report.words import format_parts, loss_text, rate_text
-from llmpq_sim.search.baselines import Baseline
+from llmpq_sim.report.formatting import format_parts, loss_text, rate_text
+from llmpq_sim.search.baselines.simple import Baseline
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
 

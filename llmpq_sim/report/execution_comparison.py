@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.execution import StageVisit
-from llmpq_sim.execution_files import SavedExecution, plan_sha256
-from llmpq_sim.plan_files import SavedPlan
-from llmpq_sim.prediction import Prediction, predict
+from llmpq_sim.api.predict import Prediction, predict
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.execution import StageVisit
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.io.executions import SavedExecution, plan_sha256
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.report.summary import error_fraction, used_profiles
 from llmpq_sim.report.timeline import phase_of
-from llmpq_sim.result import SimulationResult, Summary
 
 Kind = Literal["rate", "time", "bytes", "share"]
 

@@ -1,15 +1,15 @@
 """What does a program read of a prediction beside its measurement? Plain data in SI units."""
 
 import llmpq_sim
-from llmpq_sim.report.content import Content
+from llmpq_sim.io.serving import settings_to_content
 from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
 from llmpq_sim.report.execution_summary import (
     comparison_headline,
     comparison_notes,
     reading_sentences,
 )
+from llmpq_sim.report.json_reports import Content
 from llmpq_sim.report.service_content import result_content
-from llmpq_sim.serving_files import settings_to_content
 
 COMPARISON_SCHEMA = "llmpq/comparison"
 VERSION = 1

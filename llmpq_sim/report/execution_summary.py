@@ -6,8 +6,8 @@ from llmpq_sim.report.execution_comparison import (
     PhaseComparison,
     StageComparison,
 )
+from llmpq_sim.report.formatting import counted, rate_text, seconds_text, span_text
 from llmpq_sim.report.summary import kinds_text
-from llmpq_sim.report.words import counted, rate_text, seconds_text, span_text
 
 MOST_REASONS = 3
 """Stages and phases that are named where an error is larger than stated."""

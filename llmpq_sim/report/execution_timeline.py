@@ -3,7 +3,7 @@
 from heapq import merge
 from pathlib import Path
 
-from llmpq_sim.execution import StageVisit
+from llmpq_sim.core.execution import StageVisit
 from llmpq_sim.report.execution_comparison import Comparison
 from llmpq_sim.report.timeline import MOST_SLICES, Timeline, phase_of, timeline_file
 

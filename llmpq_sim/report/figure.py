@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import check_writable, whole_file
-from llmpq_sim.simulator.service import FloatArray, Service
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.files import check_writable, whole_file
+from llmpq_sim.simulator.continuous.service import FloatArray, Service
 
 ENDINGS = (".png", ".svg")
 SIZE_INCHES = (10.0, 6.5)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmpq_sim.report.formatting import format_parts, loss_text, rate_text
 from llmpq_sim.report.quality import interval_of
-from llmpq_sim.report.words import format_parts, loss_text, rate_text
 from llmpq_sim.search.planner import SearchOutcome
 
 MOST_ROWS = 20

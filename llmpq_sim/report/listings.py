@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmpq_sim.cluster import Cluster, Device
-from llmpq_sim.cluster_files import bundled_clusters, load_cluster
-from llmpq_sim.device_files import load_devices
-from llmpq_sim.formats import FORMATS, WeightFormat
-from llmpq_sim.memory import ends_bytes, layer_weight_bytes
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import bundled_models, load_model
+from llmpq_sim.core.cluster import Cluster, Device
+from llmpq_sim.core.formats import FORMATS, WeightFormat
+from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.units import GB, TFLOP, gib
+from llmpq_sim.io.clusters import bundled_clusters, load_cluster
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.models import bundled_models, load_model
+from llmpq_sim.io.resources import unknown_name
 from llmpq_sim.report.summary import kinds_text
-from llmpq_sim.resources import unknown_name
-from llmpq_sim.units import GB, TFLOP, gib
 
 SCHEMA = "llmpq/listing"
 VERSION = 1

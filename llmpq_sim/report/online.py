@@ -7,9 +7,9 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from llmpq_sim.plan import Plan
-from llmpq_sim.report.content import SEARCH_SCHEMA, VERSION, Content
-from llmpq_sim.report.drawing import (
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.io.serving import settings_to_content
+from llmpq_sim.report.console import (
     folded_lines,
     labelled,
     new_table,
@@ -18,9 +18,19 @@ from llmpq_sim.report.drawing import (
     put,
     width_of,
 )
+from llmpq_sim.report.formatting import (
+    counted,
+    format_parts,
+    joined,
+    loss_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
+from llmpq_sim.report.json_reports import SEARCH_SCHEMA, VERSION, Content
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
+from llmpq_sim.report.service import service_latency_table, service_stage_table
 from llmpq_sim.report.service_content import finite, service_content, trace_content
-from llmpq_sim.report.service_screen import service_latency_table, service_stage_table
 from llmpq_sim.report.service_summary import (
     objective_parts,
     service_headline,
@@ -35,19 +45,9 @@ from llmpq_sim.report.summary import (
     trust_parts,
     used_profiles,
 )
-from llmpq_sim.report.words import (
-    counted,
-    format_parts,
-    joined,
-    loss_text,
-    percent_text,
-    rate_text,
-    seconds_text,
-)
 from llmpq_sim.search.online.evaluation import Candidate
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
-from llmpq_sim.serving_files import settings_to_content
-from llmpq_sim.simulator.saturation import queue_of
+from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
     "goodput": "goodput/s",

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llmpq_sim.files import json_text
+from llmpq_sim.io.files import json_text
 
 
 def answer_console() -> Console:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from llmpq_sim.report.drawing import plain
-from llmpq_sim.report.words import rate_text
+from llmpq_sim.report.console import plain
+from llmpq_sim.report.formatting import rate_text
 from llmpq_sim.search.planner import Progress
 
 STEPS = {

@@ -2,9 +2,9 @@
 
 from math import isfinite
 
-from llmpq_sim.plan import Plan
-from llmpq_sim.report.words import loss_text, rate_text
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.report.formatting import loss_text, rate_text
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
 
 Content = dict[str, object]

@@ -4,16 +4,16 @@ from dataclasses import asdict
 from math import isfinite
 
 import llmpq_sim
-from llmpq_sim.report.content import SIMULATION_SCHEMA, VERSION, Content
+from llmpq_sim.api.replay import Replay
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.serving import settings_to_content
+from llmpq_sim.io.workloads import workload_sha256
+from llmpq_sim.report.json_reports import SIMULATION_SCHEMA, VERSION, Content
 from llmpq_sim.report.summary import error_fraction, used_profiles
-from llmpq_sim.result import SimulationResult, Summary
-from llmpq_sim.serving import Replay
-from llmpq_sim.serving_files import settings_to_content
-from llmpq_sim.simulator.max_rate import MaxRate
-from llmpq_sim.simulator.saturation import Queue
-from llmpq_sim.simulator.service import Service
-from llmpq_sim.trace import TraceWorkload
-from llmpq_sim.workload_files import workload_sha256
+from llmpq_sim.simulator.continuous.max_rate import MaxRate
+from llmpq_sim.simulator.continuous.saturation import Queue
+from llmpq_sim.simulator.continuous.service import Service
 
 
 def replay_content(replay: Replay) -> Content:

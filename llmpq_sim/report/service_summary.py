@@ -1,11 +1,11 @@
 """What is the answer of a simulated service in a few words?"""
 
+from llmpq_sim.api.replay import Replay
+from llmpq_sim.report.formatting import counted, joined, percent_text, rate_text, seconds_text
 from llmpq_sim.report.summary import kinds_text
-from llmpq_sim.report.words import counted, joined, percent_text, rate_text, seconds_text
-from llmpq_sim.serving import Replay
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.simulator.max_rate import MaxRate
-from llmpq_sim.simulator.service import Service
+from llmpq_sim.simulator.continuous.max_rate import MaxRate
+from llmpq_sim.simulator.continuous.service import Service
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 
 
 def service_headline(service: Service) -> list[str]:

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import layer_kv_bytes, layer_weight_bytes
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.schedule import counted_wave_shapes
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.memory import layer_kv_bytes, layer_weight_bytes
-from llmpq_sim.plan import Plan
-from llmpq_sim.report.words import joined, percent_text, span_text
-from llmpq_sim.schedule import counted_wave_shapes
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.report.formatting import joined, percent_text, span_text
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
-from llmpq_sim.simulator.static import StageCosts, build_wave, pipeline_links
+from llmpq_sim.simulator.static.simulate import StageCosts, build_wave, pipeline_links
 
 EVEN_FRACTION = 0.05
 """Stages whose busy time differs by no more than this share of the busiest are evenly loaded."""

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from llmpq_sim.cluster import Cluster
-from llmpq_sim.latency.fitting import FitReport
+from llmpq_sim.api.verify import Verification
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.plan import MicroBatching, Plan, equal_parts
-from llmpq_sim.report.quality import quality_parts
-from llmpq_sim.report.words import (
+from llmpq_sim.report.formatting import (
     counted,
     joined,
     percent_text,
@@ -16,11 +17,10 @@ from llmpq_sim.report.words import (
     seconds_text,
     span_text,
 )
-from llmpq_sim.scenario import Scenario
+from llmpq_sim.report.quality import quality_parts
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.planner import SearchOutcome
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
-from llmpq_sim.verification import Verification
 
 STOPPED = {
     "budget": "stopped at its time budget: more time may find more",

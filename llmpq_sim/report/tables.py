@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from llmpq_sim.latency.fitting import FitError
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.units import gib
+from llmpq_sim.latency.fitting.fit import FitError
 from llmpq_sim.report.comparison import ComparisonRow, WhatIfRow
-from llmpq_sim.report.drawing import WIDTH, new_table, plain
-from llmpq_sim.report.front import FrontRow
-from llmpq_sim.report.listings import Listing
-from llmpq_sim.report.quality import loss_with_interval
-from llmpq_sim.report.stages import StageRow
-from llmpq_sim.report.words import (
+from llmpq_sim.report.console import WIDTH, new_table, plain
+from llmpq_sim.report.formatting import (
     bar,
     folded,
     format_parts,
@@ -20,8 +18,10 @@ from llmpq_sim.report.words import (
     rate_text,
     seconds_text,
 )
-from llmpq_sim.result import SimulationResult
-from llmpq_sim.units import gib
+from llmpq_sim.report.front import FrontRow
+from llmpq_sim.report.listings import Listing
+from llmpq_sim.report.quality import loss_with_interval
+from llmpq_sim.report.stages import StageRow
 
 BAR_WIDTH = 8
 """Width of a bar, less where the console is too narrow for it."""

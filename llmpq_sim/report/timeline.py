@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmpq_sim.files import whole_file
-from llmpq_sim.units import US
+from llmpq_sim.core.units import US
+from llmpq_sim.io.files import whole_file
 
 MOST_SLICES = 200_000
 """Beyond so many visits a timeline ends: about 25 MB, which viewers open in seconds."""

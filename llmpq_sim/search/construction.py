@@ -8,9 +8,9 @@ from itertools import accumulate, pairwise, permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.cluster import Cluster
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.search.problem import (
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.bound.problem import (
     BlockItem,
     BoolArray,
     FloatArray,
@@ -20,8 +20,8 @@ from llmpq_sim.search.problem import (
     build_problem,
     layer_item,
 )
-from llmpq_sim.search.relaxation import solve_integrally
-from llmpq_sim.search.wave_terms import EMBEDDING, LAYER
+from llmpq_sim.search.bound.relaxation import solve_integrally
+from llmpq_sim.search.bound.wave_terms import EMBEDDING, LAYER
 
 IntArray = NDArray[np.int64]
 

@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.plan import MicroBatching
 
 MOST_SIZES = 16
 """Micro-batch sizes considered per phase, at most."""

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmpq_sim.plan import MicroBatching, Plan
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.problem import Place, PlanningTask, Problem, build_problem
+from llmpq_sim.search.bound.relaxation import Relaxation, relax
+from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER
 from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
-from llmpq_sim.search.problem import Place, PlanningTask, Problem, build_problem
-from llmpq_sim.search.relaxation import Relaxation, relax
-from llmpq_sim.search.wave_terms import EMBEDDING, HEAD, LAYER
 
 STEPS = (4, 2, 1)
 

@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.search.baselines import Baseline, all_baselines
-from llmpq_sim.search.bound import Certificate, first_certificate, tighten
-from llmpq_sim.search.evaluation import Evaluator
-from llmpq_sim.search.evolution import EvolutionState, evolve, first_state, stream
-from llmpq_sim.search.feasibility import check_feasible, explain
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.search.baselines.simple import Baseline, all_baselines
+from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
+from llmpq_sim.search.bound.feasibility import check_feasible, explain
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.genetic.evaluation import Evaluator
+from llmpq_sim.search.genetic.evolution import EvolutionState, evolve, first_state, stream
+from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.operators import Operators
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_plan
-from llmpq_sim.search.screening import Screen
 from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
 

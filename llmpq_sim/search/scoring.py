@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isinf
 
-from llmpq_sim.memory import StageMemory, plan_memory
-from llmpq_sim.plan import Plan
-from llmpq_sim.result import SimulationResult
-from llmpq_sim.search.problem import BUDGET_TOLERANCE, PlanningTask
-from llmpq_sim.simulator.static import simulate_static
-from llmpq_sim.units import gib
+from llmpq_sim.core.memory import StageMemory, plan_memory
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.units import gib
+from llmpq_sim.search.bound.problem import BUDGET_TOLERANCE, PlanningTask
+from llmpq_sim.simulator.static.simulate import simulate_static
 
 
 @dataclass(frozen=True)

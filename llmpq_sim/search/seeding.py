@@ -8,12 +8,12 @@ the first few, the partition that the relaxation guides to are added.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search.bound import Certificate, near, refined_entry
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.baselines.integer import integer_plan, single_device_plans
+from llmpq_sim.search.bound.bound import Certificate, near, refined_entry
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.guided import guided_plan
-from llmpq_sim.search.integer import integer_plan, single_device_plans
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.search.screening import Screen
 
 GUIDED = 2
 """Micro-batchings for which the relaxation guides a search of partitions."""

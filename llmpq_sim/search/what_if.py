@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.search.integer import integer_plan
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_plan
 
 

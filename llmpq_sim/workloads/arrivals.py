@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import FloatArray, IntArray
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import FloatArray, IntArray
 from llmpq_sim.workloads.randomness import Streams
 
 HOUR_S = 3600.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmpq_sim.trace import FloatArray, IntArray
+from llmpq_sim.core.trace import FloatArray, IntArray
 from llmpq_sim.workloads.arrivals import LognormalDelay
 from llmpq_sim.workloads.lengths import LengthLaw, RequestLengths
 from llmpq_sim.workloads.randomness import Streams

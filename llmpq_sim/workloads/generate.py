@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import FloatArray, TraceWorkload
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import FloatArray, TraceWorkload
 from llmpq_sim.workloads.arrivals import ArrivalProcess, GammaArrivals, arrivals_from_text
 from llmpq_sim.workloads.conversations import Conversations
 from llmpq_sim.workloads.lengths import RequestLengths, lengths_from_text

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import FloatArray, IntArray
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import FloatArray, IntArray
 
 MOST_TOKENS = 10_000_000
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import FloatArray, IntArray, TraceWorkload
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import FloatArray, IntArray, TraceWorkload
 
 RateChange = Literal["compress", "superpose"]
 

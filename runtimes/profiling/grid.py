@@ -8,8 +8,8 @@ tables). Contexts and prompts include lengths that no tile divides.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.units import KIB, MIB
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.units import KIB, MIB
 from runtimes.profiling.points import Point, Series
 
 KernelsOf = Callable[[str, tuple[int, int]], tuple[str, ...]]

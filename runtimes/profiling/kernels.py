@@ -5,16 +5,21 @@ from math import prod
 
 import torch
 
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call
-from runtimes.torch_pipeline.attention import StageState, alibi_slopes, attend
-from runtimes.torch_pipeline.kernels import dense_dtype, kernel_for
-from runtimes.torch_pipeline.kv_cache import KvCache, StepLayout
-from runtimes.torch_pipeline.linear import NEVER, KernelChoice, StoredLinear, linear_from_weight
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.attention import StageState, alibi_slopes, attend
+from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.step import Segment, Step
+from runtimes.torch_pipeline.weights.kernels import dense_dtype, kernel_for
+from runtimes.torch_pipeline.weights.linear import (
+    NEVER,
+    KernelChoice,
+    StoredLinear,
+    linear_from_weight,
+)
 
 
 def step_of(phase: str, batch: int, seq: int) -> Step:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.model import Linear
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.model import Linear
 from runtimes.base import TokenRequest
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.kernels import step_of
@@ -21,15 +21,15 @@ from runtimes.profiling.points import Point, Series
 from runtimes.profiling.profiled_models import ProfiledModel
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call, Timing
-from runtimes.torch_pipeline.architecture import FINALS, Cut, CutModel, connect, cut_model
-from runtimes.torch_pipeline.attention import StageState
-from runtimes.torch_pipeline.checkpoint import Checkpoint, Reader
-from runtimes.torch_pipeline.kv_cache import KvCache
-from runtimes.torch_pipeline.linear import KernelChoice
-from runtimes.torch_pipeline.loading import WeightSettings, load_weights
-from runtimes.torch_pipeline.recordings import CudaRecorder
-from runtimes.torch_pipeline.sampling import sample
-from runtimes.torch_pipeline.stage import Stage
+from runtimes.torch_pipeline.engine.architecture import FINALS, Cut, CutModel, connect, cut_model
+from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
+from runtimes.torch_pipeline.engine.kv_cache import KvCache
+from runtimes.torch_pipeline.engine.sampling import sample
+from runtimes.torch_pipeline.engine.stage import Stage
+from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
+from runtimes.torch_pipeline.weights.linear import KernelChoice
+from runtimes.torch_pipeline.weights.loading import WeightSettings, load_weights
 
 SCALE = 0.02
 """Standard deviation of random weights, as most models are initialised."""

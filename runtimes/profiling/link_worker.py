@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-from llmpq_sim.errors import ExecutionError
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.errors import ExecutionError
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest
 from runtimes.profiling.grid import TOKEN_BYTES
 from runtimes.profiling.timing import Effort, Timing, timing_of
 from runtimes.profiling.two_ends import FIRST, LAST, serve_as_end
-from runtimes.torch_pipeline.records import StageRecord
-from runtimes.torch_pipeline.step import Step
+from runtimes.torch_pipeline.engine.records import StageRecord
+from runtimes.torch_pipeline.engine.step import Step
 
 TIMEOUT = timedelta(seconds=60)
 """How long an end waits for the other before it gives up."""

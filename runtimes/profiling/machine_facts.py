@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 
-from llmpq_sim.errors import ExecutionError
-from llmpq_sim.machine import Machine
-from llmpq_sim.units import MIB
+from llmpq_sim.core.errors import ExecutionError
+from llmpq_sim.core.machine import Machine
+from llmpq_sim.core.units import MIB
 from runtimes.profiling.processor import Target
 from runtimes.profiling.timing import Effort, measure, stopwatch_of
 from runtimes.profiling.workers import answers, workers

@@ -12,9 +12,9 @@ from itertools import cycle
 
 import torch
 
-from runtimes.torch_pipeline.host_memory import pin
-from runtimes.torch_pipeline.linear import StoredLinear, linear_from_weight
-from runtimes.torch_pipeline.loading import DTYPES
+from runtimes.torch_pipeline.processes.host_memory import pin
+from runtimes.torch_pipeline.weights.linear import StoredLinear, linear_from_weight
+from runtimes.torch_pipeline.weights.loading import DTYPES
 
 MOST_WEIGHTS = 1 << 24
 """Larger matrices are cut to so many weights, which are cold all the same."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from runtimes.profiling.processor import Target, stage_cores
 from runtimes.profiling.task import Task
 from runtimes.profiling.workers import answers, workers
-from runtimes.torch_pipeline.loading import DTYPE_NAMES
+from runtimes.torch_pipeline.weights.loading import DTYPE_NAMES
 
 MODULE = "runtimes.profiling.neighbour_worker"
 

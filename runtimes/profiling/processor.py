@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.units import KIB, MIB
-from runtimes.torch_pipeline.kernels import device_named
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.units import KIB, MIB
+from runtimes.torch_pipeline.weights.kernels import device_named
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNKNOWN_CACHE_BYTES = 64 * MIB

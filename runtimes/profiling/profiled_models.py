@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from llmpq_sim.files import read_json
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import load_model
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.files import read_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.resources import bundled_dir
 
 
 @dataclass(frozen=True)

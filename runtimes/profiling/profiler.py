@@ -8,9 +8,9 @@ from statistics import median
 
 import torch
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.machine import Machine, machine_path
-from llmpq_sim.machine_files import machine_beside, write_machine
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.machine import Machine, machine_path
+from llmpq_sim.io.machines import machine_beside, write_machine
 from runtimes.profiling.conditions import MEMORY_FRACTION, Conditions, needed_bytes
 from runtimes.profiling.forecast import Forecast, Peaks
 from runtimes.profiling.grid import (
@@ -46,7 +46,7 @@ from runtimes.profiling.settings import (
 from runtimes.profiling.switches import dense_from_tokens
 from runtimes.profiling.task import Task, checked_task
 from runtimes.profiling.timing import stopwatch_of
-from runtimes.torch_pipeline.recordings import CudaRecorder, Work
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder, Work
 
 
 @dataclass(frozen=True)

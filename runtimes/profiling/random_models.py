@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import write_json
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.files import write_json
 from runtimes.profiling.profiled_models import load_profiled
-from runtimes.torch_pipeline.architecture import Cut, CutModel, cut_model
-from runtimes.torch_pipeline.loading import DTYPES
+from runtimes.torch_pipeline.engine.architecture import Cut, CutModel, cut_model
+from runtimes.torch_pipeline.weights.loading import DTYPES
 
 SPREAD = 0.02
 """Standard deviation of the weights, as architectures initialise theirs."""

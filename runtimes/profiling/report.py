@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 
 import llmpq_sim
-from llmpq_sim.report.drawing import labelled, paragraph, plain, put, width_of
-from llmpq_sim.report.execution_screen import size_text
+from llmpq_sim.core.units import gib
+from llmpq_sim.report.console import labelled, paragraph, plain, put, width_of
+from llmpq_sim.report.execution import size_text
+from llmpq_sim.report.formatting import counted, seconds_text
 from llmpq_sim.report.progress import progress_line
-from llmpq_sim.report.words import counted, seconds_text
-from llmpq_sim.units import gib
 from runtimes.profiling.settings import ProfileProgress, ProfileSummary
-from runtimes.torch_pipeline.linear import NEVER
+from runtimes.torch_pipeline.weights.linear import NEVER
 
 SCHEMA, VERSION = "llmpq/profile-summary", 1
 

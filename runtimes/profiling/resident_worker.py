@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-import runtimes.torch_pipeline.stage  # noqa: F401 - what a stage has loaded counts
-from runtimes.torch_pipeline.host_memory import resident_bytes
+import runtimes.torch_pipeline.engine.stage  # noqa: F401 - what a stage has loaded counts
+from runtimes.torch_pipeline.processes.host_memory import resident_bytes
 
 
 def main(text: str) -> None:

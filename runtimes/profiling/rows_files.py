@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import check_writable
-from llmpq_sim.units import US
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.units import US
+from llmpq_sim.io.files import check_writable
 from runtimes.profiling.points import KEY_COLUMNS, Point
 from runtimes.profiling.timing import Timing
 

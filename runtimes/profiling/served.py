@@ -6,22 +6,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.latency.served_fits import ALL_DENSE, FIRST, LAST, PHASES
-from llmpq_sim.memory import (
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import (
     batch_temporaries_bytes,
     embedding_bytes,
     head_bytes,
     layer_weight_bytes,
     sampled_logits_bytes,
 )
-from llmpq_sim.model import ModelSpec
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE, FIRST, LAST, PHASES
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import Target, stage_cores
 from runtimes.profiling.task import Task
 from runtimes.profiling.timing import Timing
 from runtimes.profiling.workers import answers, workers
-from runtimes.torch_pipeline.loading import DTYPE_NAMES
+from runtimes.torch_pipeline.weights.loading import DTYPE_NAMES
 
 WORKER = "runtimes.profiling.served_worker"
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.layers import random_cut
@@ -26,14 +26,14 @@ from runtimes.profiling.processor import find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.timing import Timing, timing_of
 from runtimes.profiling.two_ends import FIRST, serve_as_end
-from runtimes.torch_pipeline.architecture import Cut, CutModel, connect
-from runtimes.torch_pipeline.attention import StageState
-from runtimes.torch_pipeline.host_memory import PeakMemory, pin
-from runtimes.torch_pipeline.kv_cache import KvCache
-from runtimes.torch_pipeline.linear import KernelChoice
-from runtimes.torch_pipeline.loading import DTYPES, WeightSettings, release_freed_memory
-from runtimes.torch_pipeline.records import RunRecord, StageRecord
-from runtimes.torch_pipeline.stage import Stage
+from runtimes.torch_pipeline.engine.architecture import Cut, CutModel, connect
+from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.kv_cache import KvCache
+from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
+from runtimes.torch_pipeline.engine.stage import Stage
+from runtimes.torch_pipeline.processes.host_memory import PeakMemory, pin
+from runtimes.torch_pipeline.weights.linear import KernelChoice
+from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings, release_freed_memory
 
 GROUPS = 2
 """Micro-batches in flight: one for each stage to be at work."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from llmpq_sim.errors import ExecutionError
+from llmpq_sim.core.errors import ExecutionError
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.forecast import Forecast
 from runtimes.profiling.kernels import AttentionBench, GemmBench
@@ -31,8 +31,8 @@ from runtimes.profiling.timing import (
     measure_together,
     warmed_up_s,
 )
-from runtimes.torch_pipeline.loading import release_freed_memory
-from runtimes.torch_pipeline.recordings import Recorder
+from runtimes.torch_pipeline.engine.cuda_graphs import Recorder
+from runtimes.torch_pipeline.weights.loading import release_freed_memory
 
 
 class Bench(Protocol):

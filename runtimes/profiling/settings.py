@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpq_sim.machine import Machine
+from llmpq_sim.core.machine import Machine
 from runtimes.profiling.grid import FULL_GRID, QUICK_GRID, Grid
 from runtimes.profiling.timing import FULL_EFFORT, QUICK_EFFORT, Effort
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from llmpq_sim.latency.rows import FORMAT_OF_QUANT
-from llmpq_sim.latency.switches import best_switches
-from llmpq_sim.measurement_files import read_measurements
-from runtimes.torch_pipeline.linear import NEVER
+from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.latency.fitting.crossover import best_switches
+from llmpq_sim.latency.fitting.rows import FORMAT_OF_QUANT
+from runtimes.torch_pipeline.weights.linear import NEVER
 
 
 def dense_from_tokens(rows: Path, formats: Iterable[str]) -> dict[str, int]:

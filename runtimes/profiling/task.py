@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import is_text
-from llmpq_sim.files import check_writable
-from llmpq_sim.formats import FORMATS, format_named
-from llmpq_sim.machine import machine_path
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import is_text
+from llmpq_sim.core.formats import FORMATS, format_named
+from llmpq_sim.core.machine import machine_path
+from llmpq_sim.io.files import check_writable
 from runtimes.profiling.machine_facts import torch_version
 from runtimes.profiling.processor import Target, find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.rows_files import Origin, check_rows
 from runtimes.profiling.settings import ProfileSettings
-from runtimes.torch_pipeline.kernels import runnable_formats
-from runtimes.torch_pipeline.loading import DTYPES
+from runtimes.torch_pipeline.weights.kernels import runnable_formats
+from runtimes.torch_pipeline.weights.loading import DTYPES
 
 
 @dataclass(frozen=True)

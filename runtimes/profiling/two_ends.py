@@ -4,14 +4,14 @@ from time import perf_counter
 
 import torch
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest, ignore_served
-from runtimes.torch_pipeline.heartbeat import Pulse
-from runtimes.torch_pipeline.host_memory import PeakMemory
-from runtimes.torch_pipeline.pipeline import Computes, Member, follow, lead
-from runtimes.torch_pipeline.records import RunRecord, StageRecord
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
-from runtimes.torch_pipeline.transport import REPORT, DistributedTransport
+from runtimes.torch_pipeline.engine.pipeline import Computes, Member, follow, lead
+from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
+from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
+from runtimes.torch_pipeline.engine.transport import REPORT, DistributedTransport
+from runtimes.torch_pipeline.processes.heartbeat import Pulse
+from runtimes.torch_pipeline.processes.host_memory import PeakMemory
 
 FIRST, LAST = 0, 1
 

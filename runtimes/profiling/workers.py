@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmpq_sim.errors import ExecutionError
+from llmpq_sim.core.errors import ExecutionError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from llmpq_sim.formats import format_named
+from llmpq_sim.core.formats import format_named
 
 
 @dataclass(frozen=True)

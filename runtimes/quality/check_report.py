@@ -8,8 +8,8 @@ from rich.console import Console
 import llmpq_sim
 from llmpq_sim.quality.measured import TextFacts
 from llmpq_sim.quality.table import STANDARD_ERRORS
-from llmpq_sim.report.drawing import labelled, new_table, paragraph, plain, put, width_of
-from llmpq_sim.report.words import counted, loss_text
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.formatting import counted, loss_text
 from runtimes.quality.plan_check import PlanCheck
 
 SCHEMA = "llmpq/quality-check"

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from llmpq_sim.io.quality import shape_sha256
 from llmpq_sim.quality.measured import MEASURES, MeasuredLoss, MeasuredQuality
-from llmpq_sim.quality_files import shape_sha256
 from runtimes.quality.indicators import Method, layer_indicators, read_matrices
 from runtimes.quality.input_statistics import observed
 from runtimes.quality.layer_stages import run_windows
 from runtimes.quality.pace import Pace, StreamProgress, Work
 from runtimes.quality.settings import QualitySettings
 from runtimes.quality.subject import Subject
-from runtimes.torch_pipeline.loading import release_freed_memory
+from runtimes.torch_pipeline.weights.loading import release_freed_memory
 
 
 def measure_indicator(

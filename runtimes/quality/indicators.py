@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
 from runtimes.quality.input_statistics import InputStatistics
-from runtimes.torch_pipeline.architecture import Cut, cut_model, read_config
-from runtimes.torch_pipeline.checkpoint import open_checkpoint
-from runtimes.torch_pipeline.loading import layer_matrices
-from runtimes.torch_pipeline.quantizers import (
+from runtimes.torch_pipeline.engine.architecture import Cut, cut_model, read_config
+from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.loading import layer_matrices
+from runtimes.torch_pipeline.weights.quantizers import (
     RTN,
     Tensors,
     dequantize,

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from runtimes.torch_pipeline.loading import stored_linears
-from runtimes.torch_pipeline.stage import Stage
+from runtimes.torch_pipeline.engine.stage import Stage
+from runtimes.torch_pipeline.weights.loading import stored_linears
 
 TOKENS_AT_ONCE = 1024
 """Tokens summed at once in float64: 470 MB for 57,344 features, BLOOM's and so the most here."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runtimes.torch_pipeline.architecture import Cut
-from runtimes.torch_pipeline.linear import KernelChoice
-from runtimes.torch_pipeline.loading import WeightSettings
-from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.step import Segment, Step
+from runtimes.torch_pipeline.weights.linear import KernelChoice
+from runtimes.torch_pipeline.weights.loading import WeightSettings
 
 
 @dataclass(frozen=True)

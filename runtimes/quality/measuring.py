@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from llmpq_sim.io.quality import shape_sha256
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
     MeasuredLoss,
     MeasuredQuality,
 )
-from llmpq_sim.quality_files import shape_sha256
 from runtimes.quality.candidates import (
     Candidate,
     is_quantized,

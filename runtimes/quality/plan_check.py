@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.plan_files import SavedPlan
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.quality.measured import MEASURES
 from runtimes.quality.candidates import with_plain_format
 from runtimes.quality.divergence import Estimate, estimate, has_diverged

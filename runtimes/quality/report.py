@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 import llmpq_sim
+from llmpq_sim.io.quality import quality_to_content
 from llmpq_sim.quality.measured import MeasuredLoss, MeasuredQuality
-from llmpq_sim.quality_files import quality_to_content
-from llmpq_sim.report.drawing import labelled, new_table, paragraph, plain, put, width_of
-from llmpq_sim.report.execution_screen import size_text
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.execution import size_text
+from llmpq_sim.report.formatting import counted, loss_text, percent_text, seconds_text
 from llmpq_sim.report.progress import progress_line
-from llmpq_sim.report.words import counted, loss_text, percent_text, seconds_text
 from runtimes.quality.pace import StreamProgress
 from runtimes.quality.streaming import Run
 from runtimes.quality.subject import Subject

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.units import MIB, gib
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.units import MIB, gib
 from runtimes.quality.layer_stages import LayerSource
 from runtimes.quality.streaming import HEAD_TOKENS
 

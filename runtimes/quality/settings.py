@@ -6,9 +6,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS, format_named
-from runtimes.torch_pipeline.quantizers import RTN
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS, format_named
+from runtimes.torch_pipeline.weights.quantizers import RTN
 
 DEFAULT_FORMATS = tuple(name for name, each in reversed(FORMATS.items()) if each.is_quantized)
 """All that lose anything, the fewest bits first."""

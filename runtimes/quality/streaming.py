@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from runtimes.quality.candidates import Candidate, formats_at, passing
 from runtimes.quality.divergence import (
     all_finite,
@@ -30,8 +30,8 @@ from runtimes.quality.streams import (
     remove_streams,
     write_progress,
 )
-from runtimes.torch_pipeline.loading import DTYPE_NAMES, release_freed_memory
-from runtimes.torch_pipeline.stage import Stage
+from runtimes.torch_pipeline.engine.stage import Stage
+from runtimes.torch_pipeline.weights.loading import DTYPE_NAMES, release_freed_memory
 
 REFERENCE = 0
 """The stream of the 16-bit model; candidates follow in their order."""

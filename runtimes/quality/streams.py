@@ -15,9 +15,9 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields, check_header
-from llmpq_sim.files import read_json, write_json
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.io.files import read_json, write_json
 
 SCHEMA = "llmpq/quality-progress"
 VERSION = 1

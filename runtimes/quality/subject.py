@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import sha256_of
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import load_model
-from llmpq_sim.quality_files import shape_sha256
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.files import sha256_of
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.quality import shape_sha256
 from runtimes.quality.candidates import Candidate
 from runtimes.quality.layer_stages import LayerSource
 from runtimes.quality.room import (
@@ -22,10 +22,10 @@ from runtimes.quality.settings import QualitySettings
 from runtimes.quality.streaming import Run
 from runtimes.quality.streams import PROGRESS, check_leftovers
 from runtimes.quality.windows import Windows, calibration_text, read_windows
-from runtimes.torch_pipeline.checkpoint import open_checkpoint
-from runtimes.torch_pipeline.kernels import device_named
-from runtimes.torch_pipeline.loading import DTYPES
-from runtimes.torch_pipeline.quantizers import QUANTIZER_VERSION
+from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.kernels import device_named
+from runtimes.torch_pipeline.weights.loading import DTYPES
+from runtimes.torch_pipeline.weights.quantizers import QUANTIZER_VERSION
 
 TOKENS_AT_ONCE = 2048
 """Tokens that pass a layer together, if a window is no longer: enough for dense products."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import read_text
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.files import read_text
+from llmpq_sim.io.resources import bundled_dir
 from llmpq_sim.quality.measured import TextFacts
-from llmpq_sim.resources import bundled_dir
-from runtimes.tokenization import TOKENIZER_FILES, ModelTokenizer, load_tokenizer
+from runtimes.deployment.tokenization import TOKENIZER_FILES, ModelTokenizer, load_tokenizer
 
 PROBE = "text"
 """A prompt whose tokens show what a tokenizer begins every prompt with."""

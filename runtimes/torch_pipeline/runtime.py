@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from llmpq_sim.errors import ExecutionError
-from llmpq_sim.execution import Execution
-from llmpq_sim.memory import plan_memory
-from llmpq_sim.units import gib
+from llmpq_sim.core.errors import ExecutionError
+from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.units import gib
 from runtimes.base import (
     Job,
     Progress,
@@ -16,12 +16,12 @@ from runtimes.base import (
     ignore_progress,
     ignore_served,
 )
-from runtimes.torch_pipeline.job_building import build_job, check_job, local_stages
-from runtimes.torch_pipeline.job_spec import write_job
-from runtimes.torch_pipeline.launching import launch
-from runtimes.torch_pipeline.monitor import Watch
-from runtimes.torch_pipeline.records import read_records
-from runtimes.torch_pipeline.worker_files import MEASURED_FILE
+from runtimes.torch_pipeline.engine.records import read_records
+from runtimes.torch_pipeline.processes.job_building import build_job, check_job, local_stages
+from runtimes.torch_pipeline.processes.job_spec import write_job
+from runtimes.torch_pipeline.processes.launching import launch
+from runtimes.torch_pipeline.processes.monitor import Watch
+from runtimes.torch_pipeline.processes.worker_files import MEASURED_FILE
 
 
 class TorchRuntime:

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from llmpq_sim.simulator.continuous import run_service
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.serving import even_pipeline, trace
 
 PROMPT_TOKENS = (

@@ -16,13 +16,13 @@ from runtimes.profiling.machine_facts import streamed_bytes_per_s
 from runtimes.profiling.processor import Target, find_target
 from runtimes.profiling.profiled_models import load_profiled
 from runtimes.profiling.timing import QUICK_EFFORT
-from runtimes.torch_pipeline.architecture import Cut, connect
-from runtimes.torch_pipeline.attention import StageState
-from runtimes.torch_pipeline.kv_cache import KvCache
-from runtimes.torch_pipeline.linear import NEVER, StoredLinear
-from runtimes.torch_pipeline.recordings import CudaRecorder
-from runtimes.torch_pipeline.stage import Stage
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.architecture import Cut, connect
+from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
+from runtimes.torch_pipeline.engine.kv_cache import KvCache
+from runtimes.torch_pipeline.engine.stage import Stage
+from runtimes.torch_pipeline.engine.step import Segment, Step
+from runtimes.torch_pipeline.weights.linear import NEVER, StoredLinear
 
 ON_GPU = torch.cuda.is_available()
 MODEL = "llama-3.1-8b" if ON_GPU else "llama-160m"

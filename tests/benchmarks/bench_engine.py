@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from llmpq_sim.simulator.engine import run_wave
-from llmpq_sim.simulator.reference import run_wave_plainly
-from llmpq_sim.simulator.wave import Wave, WaveTimes
+from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
 from tests.rings import ring_wave
 
 

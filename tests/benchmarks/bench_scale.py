@@ -12,16 +12,16 @@ from unittest import mock
 
 import pytest
 
-from llmpq_sim.cluster import Cluster
-from llmpq_sim.cluster_files import cluster_from_content
-from llmpq_sim.model_files import load_model
-from llmpq_sim.profile_files import cluster_profiles
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.search import problem
-from llmpq_sim.search.baselines import integer_plans
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import cluster_profiles
+from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
+from llmpq_sim.search.baselines.simple import integer_plans
+from llmpq_sim.search.bound import problem
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.task_files import batch_workload, default_formats, planning_task, quality_target
 
 Benchmark = Any
 

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.model_files import load_model
-from llmpq_sim.profile_files import cluster_profiles
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.search.bound import first_certificate
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import cluster_profiles
+from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.bound.bound import first_certificate
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.integer import integer_plan
 from llmpq_sim.search.planner import SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.simulator.static import simulate_static
-from llmpq_sim.task_files import batch_workload, default_formats, planning_task, quality_target
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.e2e.commands import LLMPQ
 
 Benchmark = Any

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from llmpq_sim.preset_files import load_preset
-from llmpq_sim.trace_readers.loading import load_trace
+from llmpq_sim.io.presets import load_preset
+from llmpq_sim.io.traces.loading import load_trace
 from llmpq_sim.workloads.generate import synthesize
 from tests.traces import rng
 

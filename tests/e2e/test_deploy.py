@@ -172,7 +172,7 @@ def workers() -> list[int]:
         with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
             words = (process / "cmdline").read_bytes()
             marked = MARK.encode() in (process / "environ").read_bytes()
-            if marked and b"runtimes.torch_pipeline.worker" in words:
+            if marked and b"runtimes.torch_pipeline.processes.worker" in words:
                 found.append(int(process.name))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.quality_files import load_quality
+from llmpq_sim.io.quality import load_quality
 from tests.e2e.commands import LLMPQ, llmpq
 from tests.e2e.test_deploy import CLUSTER
 from tests.runtimes.quality_subjects import save_subject

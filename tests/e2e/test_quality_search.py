@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan_files import load_plan
-from llmpq_sim.quality_files import write_quality
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import load_plan
+from llmpq_sim.io.quality import write_quality
 from tests.e2e.commands import llmpq
 from tests.qualities import Columns, as_indicator, measured_quality
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.cluster_files import cluster_from_content
-from llmpq_sim.files import parse_yaml
+from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.files import parse_yaml
 from tests.e2e.commands import llmpq
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.stats import spearmanr
 
-from runtimes.torch_pipeline.quantizers import QUANTIZERS, RTN
+from runtimes.torch_pipeline.weights.quantizers import QUANTIZERS, RTN
 from tests.evidence.plain_indicators import (
     INDICATORS,
     indicator_table,

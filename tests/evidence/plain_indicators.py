@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline.quantizers import Tensors
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights.quantizers import Tensors
 from tests.evidence.whole_model import QUANTIZED, UNQUANTIZED, Matrix, Table, WholeModel
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline.quantizers import RTN, Tensors, dequantize, quantize
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights.quantizers import RTN, Tensors, dequantize, quantize
 
 QUANTIZED = ("int8", "int4", "int3")
 UNQUANTIZED = "bf16"

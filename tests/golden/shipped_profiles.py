@@ -6,12 +6,12 @@ the shared measurements beside it for those of TensorRT-LLM.
 
 from pathlib import Path
 
-from llmpq_sim.device_files import load_devices
-from llmpq_sim.files import json_text, write_text
-from llmpq_sim.latency.fitting import FitReport, fit_profile
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.files import json_text, write_text
+from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
-from llmpq_sim.measurement_files import read_measurements
-from llmpq_sim.model_files import load_model
 from llmpq_sim.paper.kernels import (
     KERNELS_OF_2023,
     completed_profile,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.device_files import load_devices
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import products_s
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.work import FloatArray
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import load_model
 from tests.golden.shipped_profiles import SHARED_KERNELS
 
 LAYERS = SHARED_KERNELS / "helix_layers.parquet"

@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.fitting import FitReport
-from llmpq_sim.profile_files import load_profile
+from llmpq_sim.io.profiles import load_profile
+from llmpq_sim.latency.fitting.fit import FitReport
 from tests.golden.shipped_profiles import (
     PROFILES,
     ROOT,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.simulator.continuous import run_service
-from llmpq_sim.simulator.continuous_reference import run_service_plainly
-from llmpq_sim.simulator.service_times import can_be_served, service_result
+from llmpq_sim.simulator.continuous.engine import run_service_plainly
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.service_times import can_be_served, service_result
 from tests.serving import (
     Case,
     cases,

@@ -5,10 +5,10 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.closed_form import decode_round_s, pipeline_makespan_s
-from llmpq_sim.simulator.engine import run_wave
-from llmpq_sim.simulator.reference import run_wave_plainly
-from llmpq_sim.simulator.wave import Wave
+from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.step_graph import Wave
+from tests.oracles.closed_form import decode_round_s, pipeline_makespan_s
 from tests.rings import ring_successors, ring_wave
 
 Successors = tuple[tuple[int, ...], ...]

@@ -9,27 +9,27 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.cluster import Cluster, ClusterDevice, Device, Link
-from llmpq_sim.cluster_files import (
+from llmpq_sim.core.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.clusters import (
     cluster_from_content,
     cluster_from_snapshot,
     cluster_to_content,
     load_cluster,
 )
-from llmpq_sim.device_files import device_from_snapshot, device_to_content, device_types
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, read_json, read_yaml, sha256_of
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import (
+from llmpq_sim.io.devices import device_from_snapshot, device_to_content, device_types
+from llmpq_sim.io.files import json_text, read_json, read_yaml, sha256_of
+from llmpq_sim.io.models import (
     bundled_models,
     model_from_config,
     model_from_snapshot,
     model_to_content,
 )
-from llmpq_sim.parsing import parse_json, parse_yaml
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.io.parsing import parse_json, parse_yaml
+from llmpq_sim.io.resources import bundled_dir
 
 PROFILES = bundled_dir("cluster_profiles")
 CARD = {"name": "a", "memory_gib": 1, "memory_gb_per_s": 1, "fp16_tflops": 1, "kernels": ["spec"]}

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.device_files import load_devices
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.files import json_text, parse_json
+from llmpq_sim.io.profiles import bundled_profile
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import LEAF_UNIT, Trees
-from llmpq_sim.profile_files import bundled_profile
 from tests.measured import lab_device
 
 PROFILES = [

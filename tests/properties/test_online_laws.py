@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.plan import Stage, check_plan
+from llmpq_sim.core.plan import Stage, check_plan
 from llmpq_sim.search.online.limits import SEQUENCE_LIMITS, TOKEN_BUDGETS, is_on_grid
 from llmpq_sim.search.online.operators import (
     ServiceOperators,
@@ -13,8 +13,8 @@ from llmpq_sim.search.online.operators import (
     serving_plan,
 )
 from llmpq_sim.search.online.task import OBJECTIVES, Objective
-from llmpq_sim.simulator.compilation import stage_blocks
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.compilation import stage_blocks
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.online import found, online_task, tiny_trace
 from tests.serving import trace
 

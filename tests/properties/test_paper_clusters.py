@@ -2,14 +2,14 @@
 
 import pytest
 
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.formats import PAPER_FORMATS
-from llmpq_sim.model_files import load_model
+from llmpq_sim.core.formats import PAPER_FORMATS
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.models import load_model
 from llmpq_sim.quality.table import nominal_quality
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.search.bound import check_certificate
+from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.search.screening import Screen
 from tests.builders import task_grid, tiny_task
 
 MODELS = {

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.plan import Plan
-from llmpq_sim.search.bound import (
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.search.bound.bound import (
     Certificate,
     check_certificate,
     first_certificate,
     tighten,
 )
-from llmpq_sim.search.certificate import (
+from llmpq_sim.search.bound.certificate import (
     CellMultipliers,
     Multipliers,
     Split,
@@ -21,14 +21,14 @@ from llmpq_sim.search.certificate import (
     proof_bound_s,
     whole_cell,
 )
-from llmpq_sim.search.loads import LoadTable
+from llmpq_sim.search.bound.loads import LoadTable
+from llmpq_sim.search.bound.problem import PlanningTask, Problem
+from llmpq_sim.search.bound.program import Program
+from llmpq_sim.search.bound.refinement import refine
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask, Problem
-from llmpq_sim.search.program import Program
-from llmpq_sim.search.refinement import refine
-from llmpq_sim.search.relaxation import relax
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import task_grid
 from tests.strategies import Enumerated, tasks, tasks_and_plans
 

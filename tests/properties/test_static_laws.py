@@ -5,15 +5,15 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 
-from llmpq_sim.cluster import Link
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.plan import Plan, check_plan
+from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.models import AttentionModel, GemmModel
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.plan import Plan, check_plan
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.reference import run_wave_plainly
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.strategies import tasks_and_plans
 
 Drawn = tuple[PlanningTask, Plan]

@@ -7,21 +7,21 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.core.schedule import wave_shapes
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.schedule import wave_shapes
-from llmpq_sim.search.bound import check_certificate, first_certificate, tighten
-from llmpq_sim.search.certificate import whole_cell
-from llmpq_sim.search.loads import LoadTable
+from llmpq_sim.search.bound.bound import check_certificate, first_certificate, tighten
+from llmpq_sim.search.bound.certificate import whole_cell
+from llmpq_sim.search.bound.loads import LoadTable
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.relaxation import relax
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.simulator.compilation import ServingCosts, compile_pipeline
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.simulator.mixed_costs import BatchLoad
-from llmpq_sim.simulator.reference import run_wave_plainly
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
+from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import plan_at, task_grid, tiny_scenario, tiny_task
 from tests.strategies import Enumerated, tasks, tasks_and_plans, tenfold
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.preset_files import load_preset, preset_names
-from llmpq_sim.trace_readers.json_records import json_records
-from llmpq_sim.trace_readers.loading import load_trace
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.presets import load_preset, preset_names
+from llmpq_sim.io.traces.json_records import json_records
+from llmpq_sim.io.traces.loading import load_trace
 from llmpq_sim.workloads.generate import preset_from_options, synthesize
 from llmpq_sim.workloads.shaping import (
     compress,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import LlmpqError
-from llmpq_sim.execution import Execution
-from llmpq_sim.result import SimulationResult
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.core.errors import LlmpqError
+from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Job, Runtime, RuntimeOptions, Sampling, Served, TokenRequest
 from tests.runtimes.models import LAYERS, VOCABULARY, save_model
 from tests.runtimes.plans import saved_plan

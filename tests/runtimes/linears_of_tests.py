@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from runtimes.torch_pipeline.linear import KernelChoice, StoredLinear, linear_from_weight
-from runtimes.torch_pipeline.quantizers import dequantize
+from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear, linear_from_weight
+from runtimes.torch_pipeline.weights.quantizers import dequantize
 
 CPU = torch.device("cpu")
 NEVER = 1 << 60

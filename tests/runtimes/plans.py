@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from llmpq_sim.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.cluster import Cluster, ClusterDevice, Device, Link
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.units import GIB, MIB
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.plan_files import SavedPlan
 from llmpq_sim.quality.table import nominal_quality
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.search.bound import Certificate
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.task_files import QualityTarget
-from llmpq_sim.units import GIB, MIB
+from llmpq_sim.search.bound.bound import Certificate
+from llmpq_sim.search.bound.problem import PlanningTask
 
 ALL_FORMATS = ("int3", "int4", "int8", "fp16", "bf16")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from runtimes.asked_requests import CHAT, TEXT, PlanLimits, RequestSet
-from runtimes.request_files import read_requests
-from runtimes.text_model import TextModel, load_text_model
+from runtimes.deployment.generation_config import TextModel, load_text_model
+from runtimes.deployment.request_files import read_requests
+from runtimes.deployment.requests import CHAT, TEXT, PlanLimits, RequestSet
 from tests.runtimes.tokenizers_of_tests import save_tokenizer
 
 pytest.importorskip("transformers")

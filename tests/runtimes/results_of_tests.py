@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtimes.asked_requests import AskedRequest, RefusedRequest, RequestSet
 from runtimes.base import EndedBy, Served, TokenRequest
-from runtimes.result_files import open_results
-from runtimes.result_lines import UsageTotals
-from runtimes.text_model import TextModel
+from runtimes.deployment.generation_config import TextModel
+from runtimes.deployment.requests import AskedRequest, RefusedRequest, RequestSet
+from runtimes.deployment.result_files import open_results
+from runtimes.deployment.result_lines import UsageTotals
 from tests.runtimes.tokenizers_of_tests import END_ID
 
 MODEL = TextModel("tiny", 1000)

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import torch
 
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Served, TokenRequest
-from runtimes.torch_pipeline.architecture import Cut
-from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
-from runtimes.torch_pipeline.linear import KernelChoice
-from runtimes.torch_pipeline.loading import WeightSettings
-from runtimes.torch_pipeline.recordings import Recorder
-from runtimes.torch_pipeline.sampling import sample
-from runtimes.torch_pipeline.sequences import Schedule
-from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
-from runtimes.torch_pipeline.step import Step, decoded, encoded
+from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
+from runtimes.torch_pipeline.engine.cuda_graphs import Recorder
+from runtimes.torch_pipeline.engine.sampling import sample
+from runtimes.torch_pipeline.engine.sequences import Schedule
+from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
+from runtimes.torch_pipeline.engine.step import Step, decoded, encoded
+from runtimes.torch_pipeline.weights.linear import KernelChoice
+from runtimes.torch_pipeline.weights.loading import WeightSettings
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from runtimes.base import Job, Runtime, RuntimeOptions, load_runtime
-from runtimes.torch_pipeline.kernels import kernel_name
-from runtimes.torch_pipeline.linear import KernelChoice, linear_from_stored
-from runtimes.torch_pipeline.quantizers import decode_rows, quantize
-from runtimes.torch_pipeline.recordings import CudaRecorder, Recorder
-from runtimes.torch_pipeline.stage import CacheShape
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder, Recorder
+from runtimes.torch_pipeline.engine.stage import CacheShape
+from runtimes.torch_pipeline.weights.kernels import kernel_name
+from runtimes.torch_pipeline.weights.linear import KernelChoice, linear_from_stored
+from runtimes.torch_pipeline.weights.quantizers import decode_rows, quantize
 from tests.runtimes.conformance import REQUESTS, RuntimeContract, carried_out
 from tests.runtimes.models import CONFIGS, LAYERS, generated, save_model
 from tests.runtimes.plans import saved_plan

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmpq_sim.errors import InfeasibleError, InputError
-from runtimes.torch_pipeline.failures import (
+from llmpq_sim.core.errors import InfeasibleError, InputError
+from runtimes.torch_pipeline.processes.failures import (
     StageFailure,
     failure_of,
     is_out_of_memory,

@@ -16,10 +16,10 @@ from time import monotonic, sleep
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llmpq_sim.errors import ExecutionError, InputError, LlmpqError
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.errors import ExecutionError, InputError, LlmpqError
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import Job, Progress, RuntimeOptions, Served, TokenRequest
-from runtimes.torch_pipeline.launching import is_alive
+from runtimes.torch_pipeline.processes.launching import is_alive
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.conformance import children
 from tests.runtimes.models import save_model
@@ -57,7 +57,11 @@ def stage_process(stage: int) -> int:
                 rank = wanted in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
             except (FileNotFoundError, PermissionError, ProcessLookupError):
                 continue
-            if rank and b"runtimes.torch_pipeline.worker" in words and b"--nnodes" not in words:
+            if (
+                rank
+                and b"runtimes.torch_pipeline.processes.worker" in words
+                and b"--nnodes" not in words
+            ):
                 return process
         sleep(0.1)
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
-from runtimes.torch_pipeline.heartbeat import (
+from runtimes.torch_pipeline.processes.heartbeat import (
     INTERVAL_S,
     Heart,
     Pulse,
@@ -14,7 +14,7 @@ from runtimes.torch_pipeline.heartbeat import (
     pulse_path,
     read_pulse,
 )
-from runtimes.torch_pipeline.launching import is_alive
+from runtimes.torch_pipeline.processes.launching import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ BEATING = """
 import sys
 from pathlib import Path
 from time import sleep
-from runtimes.torch_pipeline.heartbeat import Heart
+from runtimes.torch_pipeline.processes.heartbeat import Heart
 Heart(Path(sys.argv[1]), 0).start()
 sleep(60)
 """

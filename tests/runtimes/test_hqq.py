@@ -10,25 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest
-from runtimes.torch_pipeline import quantizers
-from runtimes.torch_pipeline.architecture import Cut
-from runtimes.torch_pipeline.hqq_quantizer import ITERATIONS, NORM, SHARPENING, SHARPNESS
-from runtimes.torch_pipeline.job_spec import JobSpec, StageSpec
-from runtimes.torch_pipeline.linear import KernelChoice, StoredLinear
-from runtimes.torch_pipeline.loading import WeightSettings, stored_linears
-from runtimes.torch_pipeline.quantizers import (
+from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
+from runtimes.torch_pipeline.processes.worker import _load
+from runtimes.torch_pipeline.weights import quantizers
+from runtimes.torch_pipeline.weights.hqq_quantizer import ITERATIONS, NORM, SHARPENING, SHARPNESS
+from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
+from runtimes.torch_pipeline.weights.loading import WeightSettings, stored_linears
+from runtimes.torch_pipeline.weights.quantizers import (
     Tensors,
     dequantize,
     group_scales,
     parse_quantizers,
     quantize,
 )
-from runtimes.torch_pipeline.stage import CacheShape, Stage, load_stage
-from runtimes.torch_pipeline.worker import _load
 from tests.runtimes.models import save_model
 from tests.runtimes.test_quantizers import gaussian, numbers_by_hand
 

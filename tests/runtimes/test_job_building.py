@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InfeasibleError, InputError, LlmpqError
-from llmpq_sim.machine import Machine
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.plan_files import SavedPlan
+from llmpq_sim.core.errors import InfeasibleError, InputError, LlmpqError
+from llmpq_sim.core.machine import Machine
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.units import GIB, MIB
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.quality.measured import MEASURES, MeasuredQuality, TextFacts
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.units import GIB, MIB
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Job, Policy, RuntimeOptions, TokenRequest
-from runtimes.torch_pipeline.job_building import (
+from runtimes.torch_pipeline.processes.job_building import (
     build_job,
     cache_shape,
     check_job,

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import LARGEST_FILE_BYTES, json_text, parse_json
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.io.files import LARGEST_FILE_BYTES, json_text, parse_json
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Sampling, TokenRequest
-from runtimes.torch_pipeline.job_spec import (
+from runtimes.torch_pipeline.processes.job_spec import (
     FILE_NAME,
     JobSpec,
     StageSpec,

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline import kernels, linear
-from runtimes.torch_pipeline.kernels import DENSE_KERNEL, kernel_name
-from runtimes.torch_pipeline.linear import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights import kernels, linear
+from runtimes.torch_pipeline.weights.kernels import DENSE_KERNEL, kernel_name
+from runtimes.torch_pipeline.weights.linear import (
     DENSE_FROM_TOKENS,
     KernelChoice,
     StoredLinear,
@@ -18,7 +18,7 @@ from runtimes.torch_pipeline.linear import (
     linear_from_stored,
     linear_from_weight,
 )
-from runtimes.torch_pipeline.quantizers import Tensors, quantize
+from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
 from tests.runtimes.linears_of_tests import (
     CPU,
     NEVER,

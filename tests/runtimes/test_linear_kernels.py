@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline import int4_layout, kernels
-from runtimes.torch_pipeline.int4_layout import BlockLayout, find_block_layout
-from runtimes.torch_pipeline.kernels import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights import int4_layout, kernels
+from runtimes.torch_pipeline.weights.int4_layout import BlockLayout, find_block_layout
+from runtimes.torch_pipeline.weights.kernels import (
     DENSE_KERNEL,
     PlainKernel,
     agrees_with_codes,
@@ -20,7 +20,7 @@ from runtimes.torch_pipeline.kernels import (
     kernel_name,
     runnable_formats,
 )
-from runtimes.torch_pipeline.quantizers import Tensors, quantize
+from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
 from tests.runtimes.linears_of_tests import CPU, gaussian, made, numbers_of, without_gradients
 
 inference = pytest.fixture(autouse=True)(without_gradients)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from transformers import OPTConfig
 
-from llmpq_sim.errors import InputError
-from runtimes.torch_pipeline import safetensors_file
-from runtimes.torch_pipeline.checkpoint import open_checkpoint
-from runtimes.torch_pipeline.safetensors_file import SafetensorsFile, open_safetensors
-from runtimes.torch_pipeline.stage import CacheShape, Stage
+from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.weights import safetensors_file
+from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.safetensors_file import SafetensorsFile, open_safetensors
 from tests.runtimes.models import LAYERS, generated, save_config, save_model
 from tests.runtimes.single_process import load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import prompts_of, requests_of

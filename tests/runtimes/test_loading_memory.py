@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.memory import ends_bytes, layer_weight_bytes
-from llmpq_sim.model_files import load_model
-from llmpq_sim.units import MIB
-from runtimes.torch_pipeline.host_memory import STATUS
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
+from llmpq_sim.core.units import MIB
+from llmpq_sim.io.models import load_model
+from runtimes.torch_pipeline.processes.host_memory import STATUS
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 8
@@ -31,11 +31,11 @@ MEASURING = """
 import json, sys
 from pathlib import Path
 import torch
-from runtimes.torch_pipeline.architecture import Cut
-from runtimes.torch_pipeline.host_memory import PeakMemory, resident_bytes
-from runtimes.torch_pipeline.linear import KernelChoice
-from runtimes.torch_pipeline.loading import WeightSettings, release_freed_memory
-from runtimes.torch_pipeline.stage import CacheShape, load_stage
+from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.processes.host_memory import PeakMemory, resident_bytes
+from runtimes.torch_pipeline.weights.linear import KernelChoice
+from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
+from runtimes.torch_pipeline.engine.stage import CacheShape, load_stage
 
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
 

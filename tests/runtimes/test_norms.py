@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from runtimes.torch_pipeline.norms import FusedRmsNorm, fuse_norms
+from runtimes.torch_pipeline.engine.norms import FusedRmsNorm, fuse_norms
 from tests.runtimes.models import LAYERS, save_model
 
 NORMS = {

@@ -7,13 +7,13 @@ import weakref
 
 import torch
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest, ignore_served
-from runtimes.torch_pipeline.heartbeat import Pulse
-from runtimes.torch_pipeline.pipeline import Member, lead
-from runtimes.torch_pipeline.records import RunRecord, StageRecord
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
-from runtimes.torch_pipeline.step import Step
+from runtimes.torch_pipeline.engine.pipeline import Member, lead
+from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
+from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
+from runtimes.torch_pipeline.engine.step import Step
+from runtimes.torch_pipeline.processes.heartbeat import Pulse
 
 PATIENCE_S = 10.0
 

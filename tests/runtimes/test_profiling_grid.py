@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.model_files import load_model
+from llmpq_sim.io.models import load_model
 from runtimes.profiling.grid import (
     FULL_GRID,
     QUICK_GRID,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.units import KIB, MIB
+from llmpq_sim.core.units import KIB, MIB
 from runtimes.profiling.grid import FULL_GRID, link_series
 from runtimes.profiling.link_worker import (
     BUSY_S,
@@ -20,7 +20,7 @@ from runtimes.profiling.links import link_timings
 from runtimes.profiling.processor import find_target
 from runtimes.profiling.served import serves_here
 from runtimes.profiling.timing import FULL_EFFORT, QUICK_EFFORT
-from runtimes.torch_pipeline.records import StageRecord
+from runtimes.torch_pipeline.engine.records import StageRecord
 
 STEPS = SEQUENCES * (WARM_UP_ROUNDS + 20)
 

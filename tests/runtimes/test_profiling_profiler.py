@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.machine import machine_path
-from llmpq_sim.machine_files import machine_beside
-from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.machine import machine_path
+from llmpq_sim.io.machines import machine_beside
+from llmpq_sim.io.measurements import read_measurements
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.grid import Grid
 from runtimes.profiling.machine_facts import torch_version

@@ -12,7 +12,7 @@ from runtimes.profiling.rotation import CACHES_FILLED, MOST_COPIES, copies_neede
 from runtimes.profiling.rows_files import Origin, open_rows
 from runtimes.profiling.switches import dense_from_tokens
 from runtimes.profiling.timing import QUICK_EFFORT, Timing
-from runtimes.torch_pipeline.linear import NEVER
+from runtimes.torch_pipeline.weights.linear import NEVER
 
 sizes = st.integers(1, 1 << 34)
 

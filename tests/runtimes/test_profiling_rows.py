@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.measurements import read_measurements
 from runtimes.profiling.points import Point
 from runtimes.profiling.rows_files import COLUMNS, Origin, check_rows, open_rows, row_text
 from runtimes.profiling.timing import Timing

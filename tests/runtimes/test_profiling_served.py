@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.memory import embedding_bytes, head_bytes, layer_weight_bytes
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import bundled_models, load_model
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import embedding_bytes, head_bytes, layer_weight_bytes
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.models import bundled_models, load_model
 from runtimes.profiling.grid import QUICK_GRID
 from runtimes.profiling.processor import find_target
 from runtimes.profiling.served import (

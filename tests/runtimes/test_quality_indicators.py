@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
 from runtimes.quality.indicators import (
     INDICATORS,
     Method,
@@ -22,8 +22,13 @@ from runtimes.quality.indicators import (
 )
 from runtimes.quality.input_statistics import InputStatistics, observed
 from runtimes.quality.layer_stages import LayerSource, run_windows
-from runtimes.torch_pipeline.loading import stored_linears
-from runtimes.torch_pipeline.quantizers import QUANTIZERS, dequantize, group_scales, quantize
+from runtimes.torch_pipeline.weights.loading import stored_linears
+from runtimes.torch_pipeline.weights.quantizers import (
+    QUANTIZERS,
+    dequantize,
+    group_scales,
+    quantize,
+)
 from tests.runtimes.models import LAYERS, VOCABULARY, save_model
 from tests.runtimes.test_quantizers import gaussian
 

@@ -14,7 +14,7 @@ from runtimes.quality.indicating import measure_indicator
 from runtimes.quality.measuring import measure_kl, reference_nats
 from runtimes.quality.streaming import stream
 from runtimes.quality.subject import open_subject, prepared_run
-from runtimes.torch_pipeline.stage import load_stage
+from runtimes.torch_pipeline.engine.stage import load_stage
 from tests.runtimes.models import CONFIGS
 from tests.runtimes.quality_subjects import (
     plain_cross_entropy_nats,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.quality.measured import MeasuredLoss
 from runtimes.quality import layer_stages
 from runtimes.quality.candidates import (

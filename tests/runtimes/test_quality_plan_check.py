@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.plan_files import SavedPlan
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.quality.measured import Additivity, MeasuredLoss, MeasuredQuality
 from runtimes.quality.check_report import check_content, missed_text, show_check
 from runtimes.quality.divergence import Estimate

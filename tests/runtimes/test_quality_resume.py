@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InfeasibleError, InputError
-from llmpq_sim.files import json_text
-from llmpq_sim.quality_files import quality_to_content
+from llmpq_sim.core.errors import InfeasibleError, InputError
+from llmpq_sim.io.files import json_text
+from llmpq_sim.io.quality import quality_to_content
 from runtimes.quality import room, subject
 from runtimes.quality.measuring import measure_kl
 from runtimes.quality.pace import StreamProgress

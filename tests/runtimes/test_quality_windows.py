@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.resources import bundled_dir
+from runtimes.deployment.tokenization import load_tokenizer
 from runtimes.quality.subject import open_subject
 from runtimes.quality.windows import beginning, calibration_text, cut_windows
-from runtimes.tokenization import load_tokenizer
 from tests.runtimes.quality_subjects import TEXT, VOCABULARY, quality_settings, save_subject
 from tests.runtimes.tokenizers_of_tests import BEGIN_ID, save_tokenizer
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.memory import ends_bytes, layer_weight_bytes
-from llmpq_sim.model_files import load_model
-from runtimes.torch_pipeline.linear import KernelChoice, StoredLinear
-from runtimes.torch_pipeline.sequences import Schedule
-from runtimes.torch_pipeline.stage import CacheShape, Stage
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
+from llmpq_sim.io.models import load_model
+from runtimes.torch_pipeline.engine.sequences import Schedule
+from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from tests.runtimes.models import CONFIGS, LAYERS, save_config
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import prompts_of, requests_of

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.formats import FORMATS
-from runtimes.torch_pipeline import quantizers
-from runtimes.torch_pipeline.int3_planes import pack_planes, unpack_planes
-from runtimes.torch_pipeline.int4_layout import pack_nibbles, unpack_nibbles
-from runtimes.torch_pipeline.quantizers import dequantize, padded, quantize
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights import quantizers
+from runtimes.torch_pipeline.weights.int3_planes import pack_planes, unpack_planes
+from runtimes.torch_pipeline.weights.int4_layout import pack_nibbles, unpack_nibbles
+from runtimes.torch_pipeline.weights.quantizers import dequantize, padded, quantize
 
 QUANTIZED = ("int8", "int4", "int3")
 ZERO_CODE = {"int4": 8, "int3": 4}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from llmpq_sim.plan import MicroBatching
-from runtimes.torch_pipeline.kv_cache import StepLayout
-from runtimes.torch_pipeline.recordings import MOST_RECORDINGS, Recordings, Work
-from runtimes.torch_pipeline.stage import CacheShape
-from runtimes.torch_pipeline.static_schedule import StaticSchedule
-from runtimes.torch_pipeline.step import Segment, Step
+from llmpq_sim.core.plan import MicroBatching
+from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, Recordings, Work
+from runtimes.torch_pipeline.engine.kv_cache import StepLayout
+from runtimes.torch_pipeline.engine.stage import CacheShape
+from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
+from runtimes.torch_pipeline.engine.step import Segment, Step
 from tests.runtimes.models import CONFIGS, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, token_lists
 from tests.runtimes.test_token_laws import LENGTHS, TOKENS, prompts_of, requests_of

@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_sim.execution import Execution, ServedTimes
-from llmpq_sim.result import Summary
+from llmpq_sim.core.execution import Execution, ServedTimes
+from llmpq_sim.core.result import Summary
 from runtimes.base import TokenRequest
-from runtimes.torch_pipeline.records import RunRecord, StageRecord, read_records, write_records
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.records import (
+    RunRecord,
+    StageRecord,
+    read_records,
+    write_records,
+)
+from runtimes.torch_pipeline.engine.step import Segment, Step
 
 START_S = 100.0
 REQUESTS = (

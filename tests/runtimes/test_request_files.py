@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.asked_requests import CHAT, TEXT, AskedRequest, PlanLimits, RequestSet
 from runtimes.base import Sampling, TokenRequest
-from runtimes.request_bodies import named_seed
-from runtimes.request_files import read_requests
-from runtimes.text_model import TextModel
+from runtimes.deployment.generation_config import TextModel
+from runtimes.deployment.request_bodies import named_seed
+from runtimes.deployment.request_files import read_requests
+from runtimes.deployment.requests import CHAT, TEXT, AskedRequest, PlanLimits, RequestSet
 from tests.runtimes.requests_of_tests import LIMITS, PLAIN, chat, line, read, tiny_model
 from tests.runtimes.tokenizers_of_tests import END_ID
 

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from runtimes.asked_requests import (
+from llmpq_sim.core.errors import InputError
+from runtimes.base import TokenRequest
+from runtimes.deployment.generation_config import TextModel
+from runtimes.deployment.request_files import read_requests
+from runtimes.deployment.requests import (
     INVALID,
     TOO_LONG,
     UNSUPPORTED,
@@ -17,9 +20,6 @@ from runtimes.asked_requests import (
     RequestSet,
     divided_by_length,
 )
-from runtimes.base import TokenRequest
-from runtimes.request_files import read_requests
-from runtimes.text_model import TextModel
 from tests.runtimes.requests_of_tests import LIMITS, PLAIN, chat, line, read, tiny_model
 
 NO_TOKENIZER = (

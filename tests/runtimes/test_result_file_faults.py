@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import ExecutionError, InputError
+from llmpq_sim.core.errors import ExecutionError, InputError
 from runtimes.base import Served
-from runtimes.result_files import open_results
+from runtimes.deployment.result_files import open_results
 from tests.runtimes.results_of_tests import ALL, MODEL, NAMES, REFUSED, answer, lines_of, write
 
 
@@ -71,7 +71,7 @@ KILLED_WHILE_WRITING = """
 import os, sys
 from pathlib import Path
 from tests.runtimes.results_of_tests import ALL, MODEL, answer
-from runtimes.result_files import open_results
+from runtimes.deployment.result_files import open_results
 writer = open_results(Path(sys.argv[1]), ALL, MODEL)
 writer.write_served(answer(0, writer.pending[0]))
 os._exit(1)

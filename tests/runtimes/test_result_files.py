@@ -9,12 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from runtimes.asked_requests import CHAT, TEXT, AskedRequest, Endpoint, RefusedRequest, RequestSet
+from llmpq_sim.core.errors import InputError
 from runtimes.base import EndedBy, Sampling, Served, TokenRequest
-from runtimes.result_files import open_results, read_results
-from runtimes.result_lines import UsageTotals, served_line, usage_totals
-from runtimes.text_model import TextModel, load_text_model
+from runtimes.deployment.generation_config import TextModel, load_text_model
+from runtimes.deployment.requests import (
+    CHAT,
+    TEXT,
+    AskedRequest,
+    Endpoint,
+    RefusedRequest,
+    RequestSet,
+)
+from runtimes.deployment.result_files import open_results, read_results
+from runtimes.deployment.result_lines import UsageTotals, served_line, usage_totals
 from tests.runtimes.results_of_tests import (
     ALL,
     MODEL,

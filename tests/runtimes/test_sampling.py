@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from runtimes.base import Sampling, TokenRequest
-from runtimes.torch_pipeline.sampling import sample
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.sampling import sample
+from runtimes.torch_pipeline.engine.step import Segment, Step
 
 VOCABULARY = 12
 DRAWS = 4000

@@ -7,16 +7,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.schedule import WaveShape, wave_shapes
-from llmpq_sim.simulator.continuous import run_service
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.core.schedule import WaveShape, wave_shapes
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Served, TokenRequest
-from runtimes.torch_pipeline.continuous_schedule import ContinuousSchedule
-from runtimes.torch_pipeline.sequences import Schedule
-from runtimes.torch_pipeline.static_schedule import StaticSchedule, most_rows
-from runtimes.torch_pipeline.step import Segment, Step
+from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
+from runtimes.torch_pipeline.engine.sequences import Schedule
+from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule, most_rows
+from runtimes.torch_pipeline.engine.step import Segment, Step
 from tests.serving import even_pipeline, trace
 
 STOP = 7

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from llmpq_sim.execution import Execution
+from llmpq_sim.core.execution import Execution
 from runtimes.base import Job, RuntimeOptions, Served, TokenRequest
+from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
-from runtimes.torch_pipeline.stage import CacheShape
 from tests.runtimes.conformance import children
 from tests.runtimes.models import save_model
 from tests.runtimes.plans import saved_plan

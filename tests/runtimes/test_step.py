@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.torch_pipeline.step import (
+from runtimes.torch_pipeline.engine.step import (
     END,
     INLINE,
     Segment,

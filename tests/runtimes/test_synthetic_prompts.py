@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.core.trace import TraceWorkload
 from runtimes.base import Sampling, TokenRequest
-from runtimes.synthetic_prompts import batch_requests, trace_requests
-from runtimes.text_model import TextModel
+from runtimes.deployment.generation_config import TextModel
+from runtimes.deployment.synthetic_prompts import batch_requests, trace_requests
 
 MODEL = TextModel("m", 5000, stop_tokens=(2,), special_tokens=frozenset({0, 1, 2, 4999, 6000}))
 BLOCK_TOKENS = 4

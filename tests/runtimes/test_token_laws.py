@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runtimes.base import TokenRequest
-from runtimes.torch_pipeline.stage import CacheShape
+from runtimes.torch_pipeline.engine.stage import CacheShape
 from tests.runtimes.models import CONFIGS, LAYERS, VOCABULARY, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 

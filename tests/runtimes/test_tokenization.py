@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from runtimes.base import Sampling
-from runtimes.text_model import TextModel, load_text_model
-from runtimes.tokenization import ModelTokenizer, load_tokenizer
+from runtimes.deployment.generation_config import TextModel, load_text_model
+from runtimes.deployment.tokenization import ModelTokenizer, load_tokenizer
 from tests.runtimes.tokenizers_of_tests import (
     BEGIN_ID,
     END_ID,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llmpq_sim.errors import InputError
-from runtimes.torch_pipeline import weight_cache
-from runtimes.torch_pipeline.quantizers import Tensors, quantize
-from runtimes.torch_pipeline.weight_cache import cached_layer, layer_key
+from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.weights import weight_cache
+from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
+from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
 
 KEY = layer_key("some checkpoint", 3, "int4", "bf16")
 

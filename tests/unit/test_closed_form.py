@@ -1,6 +1,6 @@
 import pytest
 
-from llmpq_sim.closed_form import decode_round_s, pipeline_makespan_s
+from tests.oracles.closed_form import decode_round_s, pipeline_makespan_s
 
 
 def test_one_micro_batch_takes_the_sum_of_its_servers() -> None:

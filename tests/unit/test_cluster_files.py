@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.cluster import Cluster, Link
-from llmpq_sim.cluster_files import (
+from llmpq_sim.core.cluster import Cluster, Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.units import US
+from llmpq_sim.io.clusters import (
     bundled_clusters,
     cluster_from_content,
     cluster_from_snapshot,
@@ -17,10 +20,7 @@ from llmpq_sim.cluster_files import (
     load_devices,
     load_links,
 )
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.parsing import parse_yaml
-from llmpq_sim.units import US
+from llmpq_sim.io.parsing import parse_yaml
 
 LAB = """
 schema: llmpq/cluster

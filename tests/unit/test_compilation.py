@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmpq_sim.cluster import RUNTIME_BYTES
+from llmpq_sim.core.cluster import RUNTIME_BYTES
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.units import MIB
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.simulator.compilation import (
+from llmpq_sim.simulator.continuous.compilation import (
     CONTEXT_SEGMENTS,
     ServingCosts,
     compile_pipeline,
@@ -15,10 +16,9 @@ from llmpq_sim.simulator.compilation import (
     stage_fixed_bytes,
     token_knots,
 )
-from llmpq_sim.simulator.continuous import simulate_continuous
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.simulator.mixed_costs import BatchLoad, Pipeline
-from llmpq_sim.units import MIB
+from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad, Pipeline
+from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.builders import tiny_cluster, tiny_costs, tiny_device, tiny_model, tiny_scenario
 from tests.serving import trace
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.simulator.continuous import run_service
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.simulator.mixed_costs import BatchLoad
-from llmpq_sim.simulator.service_times import service_result
+from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.service_times import service_result
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.serving import ENGINES, Run, even_pipeline, limits, trace, with_batch_of
 
 either_engine = pytest.mark.parametrize("run", ENGINES)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from tests.serving import limits
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.cluster import RUNTIME_BYTES, Device, Link
-from llmpq_sim.device_files import (
+from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.devices import (
     device_from_snapshot,
     device_to_content,
     device_types,
@@ -13,10 +15,8 @@ from llmpq_sim.device_files import (
     load_devices,
     load_links,
 )
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import read_yaml
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.io.files import read_yaml
+from llmpq_sim.io.resources import bundled_dir
 
 CARD = {"name": "card", "memory_gib": 16, "memory_gb_per_s": 500, "fp16_tflops": 100}
 

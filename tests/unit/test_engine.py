@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 
-from llmpq_sim.closed_form import decode_round_s, pipeline_makespan_s
-from llmpq_sim.simulator.engine import run_wave
-from llmpq_sim.simulator.reference import run_wave_plainly
-from llmpq_sim.simulator.wave import Wave, WaveTimes
+from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from tests.oracles.closed_form import decode_round_s, pipeline_makespan_s
 from tests.rings import ring_wave
 
 Run = Callable[[Wave, float], WaveTimes]

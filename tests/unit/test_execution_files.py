@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.execution import Execution, ServedTimes, StageVisit
-from llmpq_sim.execution_files import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.io.executions import (
     Policy,
     SavedExecution,
     execution_from_fields,
@@ -20,11 +23,8 @@ from llmpq_sim.execution_files import (
     load_execution,
     plan_sha256,
 )
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json, write_json
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.result import SimulationResult, Summary
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.io.files import json_text, parse_json, write_json
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.executions import LIMITS, executed, poisson, saved_plan, served, stating
 
 Content = dict[str, Any]

@@ -1,12 +1,12 @@
 from dataclasses import replace
 
-from llmpq_sim.cluster_files import load_cluster
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.profile_files import cluster_profiles
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.simulator.extrapolation import extrapolations, products_beyond
+from llmpq_sim.simulator.continuous.extrapolation import extrapolations, products_beyond
 
 MODEL = replace(load_model("llama-3.1-8b"), layers=4)
 CLUSTER = load_cluster("a100-l40s")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.files import (
     json_text,
     read_json,
     read_text,

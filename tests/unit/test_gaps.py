@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.result import Summary
-from llmpq_sim.simulator.gaps import Gaps
+from llmpq_sim.core.result import Summary
+from llmpq_sim.simulator.continuous.gaps import Gaps
 
 pairs = st.tuples(st.sampled_from([0.0, 0.25, 1.5, 2.0]) | st.floats(1e-6, 1e3), st.integers(1, 5))
 

@@ -1,8 +1,8 @@
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.simulator.kv_blocks import BlockPool, unit_blocks, unit_names
-from llmpq_sim.simulator.sequence import Sequence
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, unit_blocks, unit_names
+from llmpq_sim.simulator.continuous.sequence import Sequence
 from tests.serving import limits, trace
 
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.latency.costs import CONTEXT_KNOTS, LayerCosts, decode_contexts
 from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.scenario import BatchWorkload
 from tests.builders import tiny_costs, tiny_device, tiny_model, tiny_scenario
 
 

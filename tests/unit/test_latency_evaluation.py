@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.evaluation import (
+from llmpq_sim.latency.fitting.evaluation import (
     DENSE_LAYERS,
     baseline_errors,
     composed_layers,
     kernel_errors,
     layer_errors,
 )
-from llmpq_sim.latency.rows import UsableRows, usable_rows
+from llmpq_sim.latency.fitting.rows import UsableRows, usable_rows
 from tests.measured import attention_grid, attention_row, gemm_grid, gemm_row, lab_device, measured
 
 DEVICE = lab_device()

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json
-from llmpq_sim.latency.fitting import FitReport, fit_profile
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.files import json_text, parse_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
-from llmpq_sim.model_files import load_model
 from tests.measured import attention_grid, gemm_grid, gemm_row, lab_device, measured
 
 DEVICE = lab_device()

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.kernel_fits import (
+from llmpq_sim.latency.fitting.kernels import (
     attention_sizes_of,
     by_format,
     fit_attention,

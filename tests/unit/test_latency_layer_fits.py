@@ -3,11 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.latency.layer_fits import fit_layers, layer_rows
-from llmpq_sim.latency.rows import Measurements
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.layers import fit_layers, layer_rows
+from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
 from tests.measured import lab_device, measured
 
 DEVICE = lab_device()

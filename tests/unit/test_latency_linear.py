@@ -1,6 +1,6 @@
 import numpy as np
 
-from llmpq_sim.latency.linear import fit_linear, linear_features, predict_linear
+from llmpq_sim.latency.fitting.linear import fit_linear, linear_features, predict_linear
 
 BATCH = np.array([1.0, 2, 4, 8, 1, 2, 4, 8])
 TOKENS = np.array([128.0, 128, 128, 128, 512, 512, 256, 64])

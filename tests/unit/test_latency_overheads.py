@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.cluster import Link
-from llmpq_sim.latency.models import Overhead
-from llmpq_sim.latency.overheads import (
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.units import US
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.overheads import (
     fit_link,
     fit_overhead,
     layer_overhead,
     timed_layers,
     with_layer_overhead,
 )
+from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
-from llmpq_sim.units import US
 from tests.measured import lab_device, measured
 
 SPEC = load_model("llama-160m")

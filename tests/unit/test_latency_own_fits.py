@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.files import json_text, parse_json
+from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import heads_s, products_s
-from llmpq_sim.latency.fitting import FitReport, fit_profile
+from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
+from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE
 from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
-from llmpq_sim.latency.served_fits import ALL_DENSE
-from llmpq_sim.model_files import load_model
 from tests.measured import measured
 from tests.own_rows import TOKENS, Laws, own_machine, own_rows
 from tests.unit.test_latency_served_fits import visit

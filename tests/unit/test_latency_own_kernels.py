@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.kernel_fits import attention_sizes_of, by_format, gemm_sizes_of
-from llmpq_sim.latency.own_kernels import between, fit_own_attention, fit_own_gemm
-from llmpq_sim.latency.rows import Measurements
-from llmpq_sim.latency.switches import best_switches, used_rows
+from llmpq_sim.core.units import US
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.crossover import best_switches, used_rows
+from llmpq_sim.latency.fitting.kernels import attention_sizes_of, by_format, gemm_sizes_of
+from llmpq_sim.latency.fitting.machine_kernels import between, fit_own_attention, fit_own_gemm
+from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
-from llmpq_sim.model_files import load_model
-from llmpq_sim.units import US
 from tests.measured import attention_row, gemm_row, measured
 from tests.own_rows import BATCHES, CONTEXTS, Laws, own_machine, own_rows
 

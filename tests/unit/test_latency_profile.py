@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.cluster import Link
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.latency.models import Correction, Overhead
 from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
 from llmpq_sim.latency.spec import spec_profile

@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.rows import usable_rows
-from llmpq_sim.units import MIB
+from llmpq_sim.core.units import MIB
+from llmpq_sim.latency.fitting.rows import usable_rows
 from tests.measured import attention_row, gemm_row, lab_device, measured
 
 

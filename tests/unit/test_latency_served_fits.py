@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.units import US
+from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
+from llmpq_sim.latency.fitting.pipeline_calibration import served_with, with_served_visits
 from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.latency.served_fits import served_with, with_served_visits
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
-from llmpq_sim.units import US
 from tests.measured import lab_device, measured
 
 SPEC = load_model("llama-160m")

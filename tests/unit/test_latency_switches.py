@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.rows import Measurements
-from llmpq_sim.latency.switches import best_switches, dense_tokens, used_rows
-from llmpq_sim.model_files import load_model
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.crossover import best_switches, dense_tokens, used_rows
+from llmpq_sim.latency.fitting.rows import Measurements
 from tests.measured import gemm_row, measured
 from tests.own_rows import BITS, FUSED, Laws, own_rows
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.boosting import exported_trees, fit_trees
+from llmpq_sim.latency.fitting.boosting import exported_trees, fit_trees
 from llmpq_sim.latency.trees import LEAF_UNIT, Trees
 
 STUMP = Trees(start=1.0, threshold_features=(1,), threshold_values=(0.5,), trees=("<0 100 -200",))

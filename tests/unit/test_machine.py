@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.machine import Machine, machine_from_fields, machine_path, machine_to_content
-from llmpq_sim.machine_files import machine_beside, write_machine
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.machine import Machine, machine_from_fields, machine_path, machine_to_content
+from llmpq_sim.io.machines import machine_beside, write_machine
 from tests.own_rows import own_machine
 
 

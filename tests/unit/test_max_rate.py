@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.simulator.max_rate import PRECISION, Trial, max_rate
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.simulator.continuous.max_rate import PRECISION, Trial, max_rate
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from llmpq_sim.workloads.shaping import compress
 from tests.services import made_service
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.measurement_files import read_measurements
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.measurements import read_measurements
 
 HEADER = "op,quant,m,n,k,latency_us,remark\n"
 ROWS = HEADER + "gemm,fp16,1,4096,4096,30.5,first\ngemm,int4,,4096,4096,20,\n"

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.cluster import RUNTIME_BYTES
-from llmpq_sim.formats import FORMATS
-from llmpq_sim.memory import (
+from llmpq_sim.core.cluster import RUNTIME_BYTES
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import (
     StageMemory,
     available_bytes,
     embedding_bytes,
@@ -19,11 +19,11 @@ from llmpq_sim.memory import (
     reference_layer_bytes,
     temporaries_bytes,
 )
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.scenario import BatchWorkload, Scenario
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.units import GIB, MIB
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.units import GIB, MIB
+from llmpq_sim.io.models import load_model
+from llmpq_sim.search.bound.problem import PlanningTask
 from tests.builders import every_plan, plan_at, tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 

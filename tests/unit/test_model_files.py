@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import read_json
-from llmpq_sim.model import ModelSpec
-from llmpq_sim.model_files import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.files import read_json
+from llmpq_sim.io.models import (
     bundled_models,
     load_model,
     model_from_config,
     model_from_snapshot,
     model_to_content,
 )
-from llmpq_sim.resources import bundled_dir
+from llmpq_sim.io.resources import bundled_dir
 
 PUBLISHED = {
     "bloom-560m": 559_214_592,

@@ -2,11 +2,12 @@
 
 import pytest
 
-from llmpq_sim.closed_form import decode_round_s, pipeline_makespan_s
-from llmpq_sim.cluster import Link
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.errors import InputError
-from llmpq_sim.memory import plan_memory
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.plan import check_plan
+from llmpq_sim.core.units import MIB
+from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.paper.assumptions import (
     COPY_BYTES_PER_S,
     GLOO_BYTES_PER_S,
@@ -25,8 +26,7 @@ from llmpq_sim.paper.logged import (
 from llmpq_sim.paper.measurements import CLUSTERS, LOGGED_PLANS, MEASURED_TOKENS_PER_S, LoggedPlan
 from llmpq_sim.paper.methods import METHODS
 from llmpq_sim.paper.reproduction import checked_gamma
-from llmpq_sim.plan import check_plan
-from llmpq_sim.units import MIB
+from tests.oracles.closed_form import decode_round_s, pipeline_makespan_s
 
 
 @pytest.fixture(name="predicted", scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.kept_files import case_sha256, kept_results, sources_sha256
 

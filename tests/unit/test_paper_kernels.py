@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.device_files import load_devices
-from llmpq_sim.latency.layer_fits import layer_rows
-from llmpq_sim.latency.overheads import kernels_s
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.models import load_model
+from llmpq_sim.latency.fitting.layers import layer_rows
+from llmpq_sim.latency.fitting.overheads import kernels_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import sustained_bytes_per_s
-from llmpq_sim.measurement_files import read_measurements
-from llmpq_sim.model_files import load_model
 from llmpq_sim.paper.kernels import KERNELS_OF_2023
 from tests.golden.shipped_profiles import ROWS_OF_2023, profiles_of_2023
 

@@ -4,11 +4,11 @@ from itertools import chain
 
 import pytest
 
+from llmpq_sim.core.plan import Plan
 from llmpq_sim.paper.cases import with_budget
 from llmpq_sim.paper.methods import Judge, fastest, least_loss, our_search, uniform_plan
-from llmpq_sim.plan import Plan
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.grid import paper_micro_batchings
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import score_plan
 from tests.builders import every_plan, tiny_device, tiny_model, tiny_scenario, tiny_task
 

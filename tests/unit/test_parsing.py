@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.parsing import parse_json, parse_yaml
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.parsing import parse_json, parse_yaml
 
 TOO_DEEP = "f.json: expected at most 64 levels of nesting, got more"
 

@@ -1,7 +1,7 @@
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.plan import MicroBatching, Plan, Stage, check_plan
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage, check_plan
 from tests.builders import tiny_device, tiny_scenario
 
 WHOLE = MicroBatching(2, 2, 2)

@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.checkpoint_files import load_checkpoint, search_sha256, write_checkpoint
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.errors import CertificateError, InputError
-from llmpq_sim.files import json_text, sha256_of, write_json
-from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan_files import load_plan, outcome_to_content, task_to_content, with_workload
-from llmpq_sim.profile_files import cluster_profiles
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.search.evolution import EvolutionState
-from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.task_files import (
+from llmpq_sim.api.verify import verify_plan
+from llmpq_sim.core.errors import CertificateError, InputError
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.files import json_text, sha256_of, write_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import load_plan, outcome_to_content, task_to_content, with_workload
+from llmpq_sim.io.profiles import cluster_profiles
+from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
     chosen_formats,
     planning_task,
     quality_target,
 )
-from llmpq_sim.verification import verify_plan
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.genetic.evolution import EvolutionState
+from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
+from llmpq_sim.search.scoring import score_plan
 from tests.qualities import measured_quality
 
 Content = dict[str, Any]

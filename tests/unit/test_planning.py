@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.model_files import load_model
-from llmpq_sim.planning import TaskOptions, batch_task, trace_task
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.serving import ServingOptions
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.task_files import QualityTarget
-from llmpq_sim.workload_files import DEFAULT_REQUESTS, TraceOptions
+from llmpq_sim.api.replay import ServingOptions
+from llmpq_sim.api.tasks import TaskOptions, batch_task, trace_task
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.tasks import QualityTarget
+from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 
 OPTIONS = TaskOptions("paper-3", "int4,int8", "spec", (), QualityTarget("int8", None))
 MODEL = load_model("opt-1.3b")

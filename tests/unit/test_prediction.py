@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.execution import ServedTimes
+from llmpq_sim.api.predict import Prediction, predict, predict_requests
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.execution import ServedTimes
+from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.plan import MicroBatching, check_plan
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.memory import plan_memory
-from llmpq_sim.plan import MicroBatching, check_plan
-from llmpq_sim.plan_files import SavedPlan
-from llmpq_sim.prediction import Prediction, predict, predict_requests
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.simulator.service import serve
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.continuous.service import serve
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.executions import LIMITS, measured, poisson, saved_plan, served
 from tests.reports import GOOD
 from tests.services import serving_costs

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.preset_files import load_preset, preset_from_content, preset_names
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.presets import load_preset, preset_from_content, preset_names
 from llmpq_sim.workloads.arrivals import (
     BurstArrivals,
     GammaArrivals,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.device_files import device_to_content, load_devices
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.devices import device_to_content, load_devices
+from llmpq_sim.io.machines import write_machine
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import fit_measurements, load_profile
+from llmpq_sim.io.resources import bundled_dir
 from llmpq_sim.latency.profile import profile_to_content
-from llmpq_sim.machine_files import write_machine
-from llmpq_sim.model_files import load_model
-from llmpq_sim.profile_files import fit_measurements, load_profile
-from llmpq_sim.resources import bundled_dir
 from tests.own_rows import Laws, own_machine, own_rows
 
 SPEC = load_model("llama-160m")

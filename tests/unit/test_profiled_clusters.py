@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.cluster import Cluster, Link
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import write_json, write_text
+from llmpq_sim.core.cluster import Cluster, Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.files import write_json, write_text
+from llmpq_sim.io.profiled_clusters import cluster_from_profiles
 from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.profiled_clusters import cluster_from_profiles
 from tests.own_rows import own_machine
 
 MACHINE = own_machine()

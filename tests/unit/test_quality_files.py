@@ -11,18 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.fields import Fields
-from llmpq_sim.files import json_text, parse_json
-from llmpq_sim.model_files import load_model
-from llmpq_sim.quality.measured import (
-    MEASURES,
-    Additivity,
-    MeasuredLoss,
-    MeasuredQuality,
-    TextFacts,
-)
-from llmpq_sim.quality_files import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.files import json_text, parse_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.quality import (
     QUANTIZED,
     check_shape,
     load_quality,
@@ -30,6 +23,13 @@ from llmpq_sim.quality_files import (
     quality_to_content,
     shape_sha256,
     write_quality,
+)
+from llmpq_sim.quality.measured import (
+    MEASURES,
+    Additivity,
+    MeasuredLoss,
+    MeasuredQuality,
+    TextFacts,
 )
 from tests.qualities import as_indicator, measured_quality
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.model_files import load_model
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.models import load_model
 from tests.qualities import as_indicator, measured_quality
 
 MODEL = load_model("opt-125m")

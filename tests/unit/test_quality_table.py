@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.quality.table import NOMINAL_INT4_LOSS_NATS, QualityTable, nominal_quality
 
 

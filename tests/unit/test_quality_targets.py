@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.model_files import load_model
-from llmpq_sim.planning import TaskOptions, batch_task
+from llmpq_sim.api.quality_target import QualityOptions, load_target, offered_formats
+from llmpq_sim.api.tasks import TaskOptions, batch_task
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.quality import write_quality
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.quality.measured import MeasuredQuality
-from llmpq_sim.quality_files import write_quality
-from llmpq_sim.quality_targets import QualityOptions, load_target, offered_formats
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.task_files import QualityTarget
 from tests.qualities import Columns, as_indicator, measured_quality
 
 MODEL = load_model("opt-125m")

@@ -7,8 +7,8 @@ fitted, and the limits here leave room for a single draw.
 import numpy as np
 import pytest
 
-from llmpq_sim.preset_files import load_preset
-from llmpq_sim.trace import IntArray, TraceWorkload
+from llmpq_sim.core.trace import IntArray, TraceWorkload
+from llmpq_sim.io.presets import load_preset
 from llmpq_sim.workloads.generate import synthesize
 from tests.traces import dispersion, distance, gap_variation, real_trace, rng
 

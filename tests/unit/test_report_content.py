@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.report.content import (
+from llmpq_sim.api.verify import Verification
+from llmpq_sim.report.json_reports import (
     fit_content,
     predicted_content,
     search_content,
     verification_content,
 )
 from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.verification import Verification
 from tests.reports import GOOD, small_fit, small_outcome, small_task
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.execution_files import SavedExecution
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.plan_files import SavedPlan
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.io.executions import SavedExecution
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.report.execution import show_comparison, size_text
 from llmpq_sim.report.execution_comparison import Comparison, Figure, compare
 from llmpq_sim.report.execution_content import comparison_content
-from llmpq_sim.report.execution_screen import show_comparison, size_text
 from llmpq_sim.report.execution_summary import (
     comparison_headline,
     error_text,

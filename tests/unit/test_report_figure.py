@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.report.figure import check_figure, write_figure
 from tests.services import LIMITS, made_service
 

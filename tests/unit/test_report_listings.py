@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from llmpq_sim.cluster_files import bundled_clusters
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.clusters import bundled_clusters
 from llmpq_sim.report.listings import bundled_listing
-from llmpq_sim.report.screen import show_listing
+from llmpq_sim.report.search import show_listing
 from tests.reports import paper, written
 
 KINDS = ("models", "devices", "clusters", "formats")

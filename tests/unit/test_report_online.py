@@ -4,12 +4,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from llmpq_sim.files import json_text
-from llmpq_sim.plan_files import online_to_content
+from llmpq_sim.io.files import json_text
+from llmpq_sim.io.plans import online_to_content
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.report.online import online_content, show_online
 from llmpq_sim.search.online.planner import OnlineOutcome
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.task_files import QualityTarget
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.online import found, online_task, tiny_trace
 
 TARGET = QualityTarget("int4", None)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.report.content import predicted_content, search_content
+from llmpq_sim.report.json_reports import predicted_content, search_content
 from llmpq_sim.report.quality import (
     interval_of,
     may_miss_budget,
@@ -12,8 +12,8 @@ from llmpq_sim.report.quality import (
     quality_parts,
     risk_sentences,
 )
-from llmpq_sim.report.screen import show_front, show_search, show_simulation
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.report.search import show_front, show_search, show_simulation
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import score_plan
 from tests.qualities import Columns, as_indicator, measured_quality
 from tests.reports import GOOD, paper, small_outcome, small_task, written

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.report.drawing import paragraph, plain, put
+from llmpq_sim.api.verify import Verification
+from llmpq_sim.report.console import paragraph, plain, put
 from llmpq_sim.report.listings import Listing
-from llmpq_sim.report.screen import (
+from llmpq_sim.report.search import (
     show_fit,
     show_front,
     show_listing,
@@ -13,7 +14,6 @@ from llmpq_sim.report.screen import (
     show_verification,
 )
 from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.verification import Verification
 from tests.reports import GOOD, paper, plan_of, small_fit, small_outcome, small_task, written
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.report.charts import MEDIAN
+from llmpq_sim.report.service import show_replay
 from llmpq_sim.report.service_content import replay_content
-from llmpq_sim.report.service_screen import show_replay
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.reports import paper, written
 from tests.services import LIMITS, made_replay, made_service, with_prices
 

@@ -12,7 +12,7 @@ from llmpq_sim.report.stages import (
     unused_devices,
 )
 from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.reports import GOOD, plan_of, small_task
 
 

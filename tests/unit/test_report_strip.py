@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.report.strip import StripLine, strip_legend, strip_lines
+from llmpq_sim.report.layer_map import StripLine, strip_legend, strip_lines
 from tests.reports import plan_of
 
 

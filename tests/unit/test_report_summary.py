@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.cluster_files import load_cluster
+from llmpq_sim.api.verify import Verification
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.plan import MicroBatching
 from llmpq_sim.report.summary import (
     checked_parts,
     effort_parts,
@@ -20,7 +21,6 @@ from llmpq_sim.report.summary import (
     verification_parts,
 )
 from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.verification import Verification
 from tests.reports import GOOD, SLOW, small_outcome, small_task
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.report.pictures import write_batch_timeline
+from llmpq_sim.report.artifacts import write_batch_timeline
 from llmpq_sim.report.timeline import Timeline, timeline_file, timeline_text
-from llmpq_sim.simulator.service import Service, serve
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.simulator.continuous.service import Service, serve
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.reports import GOOD, small_task
 from tests.services import SETTINGS, made_workload, serving_costs
 

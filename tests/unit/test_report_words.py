@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.report.words import (
+from llmpq_sim.report.formatting import (
     bar,
     folded,
     format_counts,

@@ -1,6 +1,6 @@
 """Where bundled files are."""
 
-from llmpq_sim.resources import bundled_dir, bundled_names, is_path, unknown_name
+from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
 
 def test_bundled_folders_exist() -> None:

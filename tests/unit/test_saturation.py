@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmpq_sim.simulator.saturation import LEAST_WAITING, queue_of
+from llmpq_sim.simulator.continuous.saturation import LEAST_WAITING, queue_of
 from llmpq_sim.workloads.shaping import compress
 from tests.services import made_service
 

@@ -3,9 +3,9 @@ from itertools import accumulate, chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.plan import MicroBatching, equal_parts
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.schedule import WaveShape, counted_wave_shapes, wave_shapes
+from llmpq_sim.core.plan import MicroBatching, equal_parts
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.core.schedule import WaveShape, counted_wave_shapes, wave_shapes
 
 sizes = st.integers(1, 12)
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=12).map(tuple)

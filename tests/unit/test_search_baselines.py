@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from llmpq_sim.cluster import Device, Link
-from llmpq_sim.plan import MicroBatching, Plan, check_plan
-from llmpq_sim.search import baselines
-from llmpq_sim.search.baselines import Baseline, all_baselines, best_of
-from llmpq_sim.search.bit_transfer import bit_transfer_plan
+from llmpq_sim.core.cluster import Device, Link
+from llmpq_sim.core.plan import MicroBatching, Plan, check_plan
+from llmpq_sim.search.baselines import simple as baselines
+from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.baselines.simple import Baseline, all_baselines, best_of
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import paper_micro_batchings
-from llmpq_sim.search.integer import integer_plan
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget, lacking_bytes, score_plan
-from llmpq_sim.search.screening import Screen
 from tests.builders import every_plan, tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 

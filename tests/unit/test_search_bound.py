@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.errors import CertificateError
-from llmpq_sim.memory import plan_memory
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.search.bound import (
+from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.bound.bound import (
     BoundEntry,
     CellProof,
     Certificate,
@@ -15,10 +15,10 @@ from llmpq_sim.search.bound import (
     near,
     tighten,
 )
-from llmpq_sim.search.certificate import Split, bound_s
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.search.bound.certificate import Split, bound_s
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import (
     plan_at,
     task_grid,

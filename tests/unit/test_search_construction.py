@@ -4,13 +4,13 @@ from itertools import pairwise, permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.cluster import Link
-from llmpq_sim.plan import MicroBatching, check_plan
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.plan import MicroBatching, check_plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.construction import arrange_formats, best_formats, order_devices
-from llmpq_sim.search.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.search.screening import Screen
 from tests.builders import every_placement, every_plan, tiny_cluster, tiny_device, tiny_task
 from tests.strategies import quality_tables, tasks, tenfold
 

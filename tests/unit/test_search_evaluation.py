@@ -1,11 +1,11 @@
 import pytest
 
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search import evaluation
-from llmpq_sim.search.evaluation import Evaluator
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.simulator.static import simulate_static
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.genetic import evaluation
+from llmpq_sim.search.genetic.evaluation import Evaluator
+from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import every_plan, tiny_task
 
 CUTS = MicroBatching(1, 2, 2)

@@ -1,9 +1,11 @@
 import pytest
 
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search import evaluation
-from llmpq_sim.search.evaluation import Evaluator
-from llmpq_sim.search.evolution import (
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.genetic import evaluation
+from llmpq_sim.search.genetic.evaluation import Evaluator
+from llmpq_sim.search.genetic.evolution import (
     PATIENCE,
     POPULATION,
     EvolutionState,
@@ -11,10 +13,8 @@ from llmpq_sim.search.evolution import (
     first_state,
     stream,
 )
-from llmpq_sim.search.operators import Operators
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.search.screening import Screen
 from tests.builders import plan_at, task_grid, tiny_model, tiny_scenario, tiny_task
 
 

@@ -7,18 +7,18 @@ from typing import Any, NoReturn
 import pytest
 
 import llmpq_sim
-from llmpq_sim.cluster_files import load_cluster
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import json_text
-from llmpq_sim.model_files import load_model
-from llmpq_sim.plan_files import outcome_to_content
-from llmpq_sim.profile_files import cluster_profiles
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.search import evaluation, executors
-from llmpq_sim.search.executors import Executor, simulating_on
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.files import json_text
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import outcome_to_content
+from llmpq_sim.io.profiles import cluster_profiles
+from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.genetic import evaluation, executors
+from llmpq_sim.search.genetic.executors import Executor, simulating_on
 from llmpq_sim.search.planner import SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.task_files import batch_workload, default_formats, planning_task, quality_target
 
 TARGET = quality_target("int4")
 

@@ -1,12 +1,12 @@
 import pytest
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.model_files import load_model
-from llmpq_sim.search.bound import first_certificate
-from llmpq_sim.search.feasibility import check_feasible, needed_bytes
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.screening import Screen
-from llmpq_sim.units import GIB
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.units import GIB
+from llmpq_sim.io.models import load_model
+from llmpq_sim.search.bound.bound import first_certificate
+from llmpq_sim.search.bound.feasibility import check_feasible, needed_bytes
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
 from tests.builders import task_grid, tiny_device, tiny_model, tiny_scenario, tiny_task
 
 

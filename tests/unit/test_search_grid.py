@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_sim.plan import MicroBatching
+from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.search.grid import (
     MOST_SIZES,
     micro_batch_sizes,

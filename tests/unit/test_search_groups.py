@@ -7,13 +7,13 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.search import problem
-from llmpq_sim.search.integer import integer_plan
-from llmpq_sim.search.problem import PlanningTask, device_groups
-from llmpq_sim.search.relaxation import relax
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.bound import problem
+from llmpq_sim.search.bound.problem import PlanningTask, device_groups
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.search.screening import Screen
 from tests.builders import tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 

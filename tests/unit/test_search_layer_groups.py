@@ -6,12 +6,12 @@ from math import isclose
 import pytest
 from hypothesis import given, settings
 
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search.integer import averaged, in_groups, integer_plan
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.search.relaxation import relax
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.baselines.integer import averaged, in_groups, integer_plan
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.scoring import fits, keeps_budget
-from llmpq_sim.search.screening import Screen
 from tests.builders import every_plan, tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 

@@ -1,10 +1,10 @@
-from llmpq_sim.plan import Plan, Stage
+from llmpq_sim.core.plan import Plan, Stage
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
 from llmpq_sim.search.online.evolution import KEPT_SHARE, race
 from llmpq_sim.search.online.limits import first_limits
 from llmpq_sim.search.online.operators import serving_plan
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.simulator.continuous import simulate_continuous
+from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.workloads.shaping import head
 from tests.online import online_task, tiny_trace
 from tests.serving import trace

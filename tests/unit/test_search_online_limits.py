@@ -7,7 +7,7 @@ from llmpq_sim.search.online.limits import (
     is_on_grid,
     neighbours,
 )
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
 def settings(budget: int = 2048, limit: int = 256, longest: int = 1000) -> ContinuousSettings:

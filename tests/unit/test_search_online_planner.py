@@ -2,15 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.plan_files import online_to_content
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.io.plans import online_to_content
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.online.limits import is_on_grid
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
 from llmpq_sim.search.online.task import OBJECTIVES, Objective, OnlineTask
 from llmpq_sim.search.planner import Progress, SearchSettings
-from llmpq_sim.simulator.continuous import simulate_continuous
-from llmpq_sim.simulator.continuous_settings import ServiceObjectives
-from llmpq_sim.task_files import QualityTarget
+from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.online import found, online_task, tiny_trace
 from tests.serving import trace
 

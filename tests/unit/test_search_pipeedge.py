@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.memory import available_bytes, plan_memory
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.search import pipeedge
-from llmpq_sim.search.pipeedge import pipeedge_layers
-from llmpq_sim.search.problem import PlanningTask
+from llmpq_sim.core.memory import available_bytes, plan_memory
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.baselines import pipeedge
+from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import fits
-from llmpq_sim.simulator.static import HIDDEN_BYTES
+from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES
 from tests.builders import (
     Placement,
     every_placement,

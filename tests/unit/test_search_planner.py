@@ -1,11 +1,12 @@
 import pytest
 from hypothesis import assume, given, settings
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.search import bound, evaluation
-from llmpq_sim.search.evolution import EvolutionState
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.search.bound import bound
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.genetic import evaluation
+from llmpq_sim.search.genetic.evolution import EvolutionState
 from llmpq_sim.search.planner import Progress, SearchOutcome, SearchSettings, search
-from llmpq_sim.search.problem import PlanningTask
 from tests.builders import tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 

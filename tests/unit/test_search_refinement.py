@@ -1,12 +1,12 @@
 import pytest
 
-from llmpq_sim.plan import MicroBatching
-from llmpq_sim.search import loads
-from llmpq_sim.search.certificate import Split
-from llmpq_sim.search.problem import Problem
-from llmpq_sim.search.refinement import Proof, refine
-from llmpq_sim.search.relaxation import relax
-from llmpq_sim.search.screening import Screen
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.bound import loads
+from llmpq_sim.search.bound.certificate import Split
+from llmpq_sim.search.bound.problem import Problem
+from llmpq_sim.search.bound.refinement import Proof, refine
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
 from tests.builders import tiny_scenario, tiny_task
 
 CUTS = MicroBatching(1, 1, 2)

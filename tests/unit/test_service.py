@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.simulator.compilation import stage_fixed_bytes
-from llmpq_sim.simulator.continuous import simulate_continuous
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
-from llmpq_sim.simulator.service import serve
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.simulator.continuous.compilation import stage_fixed_bytes
+from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.service import serve
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.workloads.shaping import compress
 from tests.services import made_service
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.serving import Replay, ServingOptions, chosen_settings, replay, service_objectives
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.workload_files import TraceOptions
+from llmpq_sim.api.replay import Replay, ServingOptions, chosen_settings, replay, service_objectives
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.workloads import TraceOptions
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 from tests.services import made_replay, made_service
 
 SERVING = ContinuousSettings(512, 100, 1024, chunked_prefill=True, schedules_ahead=False)

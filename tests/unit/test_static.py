@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.closed_form import pipeline_makespan_s
-from llmpq_sim.cluster import Link
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.plan import MicroBatching, Plan
-from llmpq_sim.simulator.static import (
+from llmpq_sim.simulator.static.simulate import (
     HIDDEN_BYTES,
     TOKEN_BYTES,
     StageCosts,
@@ -16,6 +15,7 @@ from llmpq_sim.simulator.static import (
     simulate_static,
 )
 from tests.builders import plan_at, tiny_costs, tiny_device, tiny_model, tiny_scenario
+from tests.oracles.closed_form import pipeline_makespan_s
 
 HOP = Link(1e-3, 1e7)
 

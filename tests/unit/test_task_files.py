@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.cluster_files import load_cluster, load_devices
-from llmpq_sim.errors import InputError
-from llmpq_sim.files import write_json
-from llmpq_sim.latency.profile import profile_to_content
-from llmpq_sim.latency.spec import spec_profile
-from llmpq_sim.model_files import load_model
-from llmpq_sim.profile_files import cluster_profiles, load_profiles, profile_sha256
-from llmpq_sim.scenario import Scenario
-from llmpq_sim.task_files import (
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.clusters import load_cluster, load_devices
+from llmpq_sim.io.files import write_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.profiles import cluster_profiles, load_profiles, profile_sha256
+from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
     chosen_formats,
@@ -23,6 +21,8 @@ from llmpq_sim.task_files import (
     planning_task,
     quality_target,
 )
+from llmpq_sim.latency.profile import profile_to_content
+from llmpq_sim.latency.spec import spec_profile
 
 MODEL = load_model("opt-125m")
 CLUSTER = load_cluster("t4-v100-a100")

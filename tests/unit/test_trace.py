@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import TraceWorkload
 from tests.traces import requests
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_sim.trace_readers.detection import FORMATS, detected_format
+from llmpq_sim.io.traces.detection import FORMATS, detected_format
 from tests.trace_contents import AZURE, AZURE_COLUMNS, BATCH, SHAREGPT, lines, mooncake
 from tests.traces import columns, read, rng, same
 

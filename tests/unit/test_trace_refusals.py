@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace_readers.loading import load_trace
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.traces.loading import load_trace
 from tests.trace_contents import HEADER, MOONCAKE, ROW
 from tests.traces import refusal, rng
 

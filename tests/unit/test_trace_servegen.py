@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.trace import TraceWorkload
-from llmpq_sim.trace_readers.loading import load_trace
-from llmpq_sim.trace_readers.servegen import Activity
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.traces.loading import load_trace
+from llmpq_sim.io.traces.servegen import Activity
 from tests.traces import gap_variation, rng, same
 
 TRACE = "0,0,0,,0,0\n600,2.0,1.0,Gamma,1.0,0.5\n1200,8.0,1.0,Gamma,1.0,0.125\n"

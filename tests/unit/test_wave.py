@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from llmpq_sim.simulator.wave import Wave
+from llmpq_sim.simulator.static.step_graph import Wave
 
 ONE_S = ((1.0, 1.0, 1.0),)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.preset_files import load_preset, preset_names
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.presets import load_preset, preset_names
 from llmpq_sim.workloads.arrivals import GammaArrivals
 from llmpq_sim.workloads.generate import (
     Preset,

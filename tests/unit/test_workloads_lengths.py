@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.errors import InputError
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.workloads.lengths import (
     BatchShare,
     LengthTable,

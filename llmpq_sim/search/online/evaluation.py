@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from deap import base
 
-from llmpq_sim.result import SimulationResult
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.online.operators import ServingPlan
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.simulator.compilation import stage_blocks
-from llmpq_sim.simulator.continuous import simulate_continuous
-from llmpq_sim.simulator.service_times import can_be_served
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.simulator.continuous.compilation import stage_blocks
+from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.service_times import can_be_served
 from llmpq_sim.workloads.shaping import head
 
 WINDOWS = (0.05, 0.2, 1.0)

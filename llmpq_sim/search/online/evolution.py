@@ -7,7 +7,7 @@ from math import ceil
 from deap import tools
 from numpy.random import Generator
 
-from llmpq_sim.search.evolution import ATTEMPTS, new_children
+from llmpq_sim.search.genetic.evolution import ATTEMPTS, new_children
 from llmpq_sim.search.online.evaluation import Candidate, ServiceEvaluator
 from llmpq_sim.search.online.operators import ServiceOperators, ServingPlan
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 TOKEN_BUDGETS = tuple(2**power for power in range(8, 14))
 SEQUENCE_LIMITS = tuple(2**power for power in range(3, 10))

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.plan import MicroBatching, Plan, Stage
-from llmpq_sim.scenario import BatchWorkload
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.online.limits import neighbours
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.search.operators import Operators
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 ONE_AT_A_TIME = MicroBatching(1, 1, 1)
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from llmpq_sim.errors import InfeasibleError
-from llmpq_sim.plan import Plan, Stage
-from llmpq_sim.search.baselines import Baseline
-from llmpq_sim.search.evolution import stream
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.plan import Plan, Stage
+from llmpq_sim.core.units import gib
+from llmpq_sim.search.baselines.simple import Baseline
+from llmpq_sim.search.genetic.evolution import stream
 from llmpq_sim.search.online.evaluation import Candidate, ServiceEvaluator
 from llmpq_sim.search.online.evolution import (
     ServiceState,
@@ -37,8 +38,7 @@ from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.planner import Progress, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
 from llmpq_sim.search.scoring import score_plan
-from llmpq_sim.simulator.service import Service, serve
-from llmpq_sim.units import gib
+from llmpq_sim.simulator.continuous.service import Service, serve
 
 BATCH_SHARE = 0.4
 """Share of the time budget that the batch search may take."""

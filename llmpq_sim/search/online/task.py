@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from math import ceil, inf, log2
 from typing import Literal
 
-from llmpq_sim.errors import InputError
-from llmpq_sim.plan import Plan
-from llmpq_sim.result import SimulationResult
-from llmpq_sim.scenario import BatchWorkload
-from llmpq_sim.search.problem import PlanningTask
-from llmpq_sim.simulator.compilation import ServingCosts
-from llmpq_sim.simulator.continuous_settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.prices import usd_per_million_tokens
-from llmpq_sim.trace import TraceWorkload
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
 Objective = Literal["goodput", "mean-latency", "p99-latency", "cost"]
 OBJECTIVES: tuple[Objective, ...] = ("goodput", "mean-latency", "p99-latency", "cost")

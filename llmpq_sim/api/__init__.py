@@ -1,0 +1,1 @@
+"""Plan, simulate, replay, verify and predict: what scripts import."""

@@ -1,0 +1,93 @@
+"""What is a search asked, with names and options as the user gave them?"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmpq_sim.api.quality_target import offered_formats
+from llmpq_sim.api.replay import ServingOptions, service_objectives
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.profiles import cluster_profiles, load_profiles
+from llmpq_sim.io.serving import default_settings
+from llmpq_sim.io.tasks import (
+    QualityTarget,
+    chosen_formats,
+    formats_without_times,
+    planning_task,
+)
+from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
+from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.workloads.shaping import noted
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is planned on what; None where an option was not given.
+
+    Attributes:
+        cluster: a bundled name or a file.
+        formats: allowed formats with commas between.
+        kernels: kernel set for every device.
+        profiles: files with latency profiles of the user's.
+        target: how much quality a plan may lose.
+    """
+
+    cluster: str
+    formats: str | None
+    kernels: str | None
+    profiles: tuple[Path, ...]
+    target: QualityTarget
+
+
+def batch_task(
+    model: ModelSpec, workload: BatchWorkload, options: TaskOptions
+) -> tuple[PlanningTask, list[str]]:
+    """Return the task of planning a batch, and what the user should know of times and losses.
+
+    Raises:
+        InputError: a name or a file says something that cannot be.
+    """
+    cluster = load_cluster(options.cluster)
+    profiles = cluster_profiles(cluster, options.kernels, load_profiles(list(options.profiles)))
+    allowed, notes = offered_formats(
+        chosen_formats(options.formats, model, cluster), options.target.measured, model.layers
+    )
+    notes = [*formats_without_times(cluster, profiles, allowed), *notes]
+    scenario = Scenario(model, cluster, workload)
+    return planning_task(scenario, profiles, allowed, options.target), notes
+
+
+def trace_task(
+    model: ModelSpec,
+    trace: TraceOptions,
+    service: ServingOptions,
+    objective: Objective | None,
+    options: TaskOptions,
+) -> tuple[OnlineTask, list[str]]:
+    """Return the task of planning for a trace, and what the user should know of its profiles.
+
+    The objective is goodput where requests have limits to meet, or else mean latency, unless told;
+    requests are as many as a simulation draws by default, of a file the first ones.
+
+    Raises:
+        InputError: a name, a file or an option says something that cannot be.
+    """
+    objectives = service_objectives(service)
+    wanted = replace(trace, requests=trace.requests or DEFAULT_REQUESTS)
+    workload = load_workload(wanted, model.max_positions)
+    if trace.requests is None:
+        workload = noted(workload, f"{workload.requests} requests; --requests for others")
+    batch, notes = batch_task(model, representative_batch(workload, objectives), options)
+    scenario = batch.costs.scenario
+    task = OnlineTask(
+        batch=batch,
+        costs=ServingCosts(model, scenario.cluster, batch.costs.profiles),
+        workload=workload,
+        defaults=default_settings(model, workload),
+        objectives=objectives,
+        objective=objective or ("mean-latency" if objectives is None else "goodput"),
+    )
+    return task, notes

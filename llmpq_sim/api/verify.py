@@ -1,0 +1,54 @@
+"""Does a plan file prove what it states? Recomputed by arithmetic, without a solver."""
+
+from dataclasses import dataclass
+
+from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.grid import micro_batching_grid
+from llmpq_sim.search.scoring import PlanScore, score_plan
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a certificate proves.
+
+    Attributes:
+        score: the plan, simulated anew.
+        bound_s: makespan that no plan is below, recomputed.
+        entries: micro-batchings covered.
+        refined: how many of them are proven by cells.
+    """
+
+    score: PlanScore
+    bound_s: float
+    entries: int
+    refined: int
+
+    @property
+    def gap_fraction(self) -> float:
+        """How far the plan may be from the best: 1 - bound / makespan."""
+        return max(0.0, 1.0 - self.bound_s / self.score.makespan_s)
+
+
+def verify_plan(saved: SavedPlan) -> Verification:
+    """Return what a plan file proves.
+
+    Raises:
+        CertificateError: the plan is not feasible, or the certificate states more than its
+            multipliers prove, or contradicts the plan.
+    """
+    scenario = saved.task.costs.scenario
+    score = score_plan(saved.plan, saved.task)
+    if not score.is_feasible:
+        raise CertificateError(f"plan: {score.why_not()}")
+    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+    bound_s = check_certificate(saved.certificate, Screen(saved.task), grid)
+    entries = saved.certificate.entries
+    if saved.plan.micro_batching in grid and bound_s > score.makespan_s * (1 + 1e-9):
+        raise CertificateError(
+            f"certificate: proves {bound_s:.6g} s, but the plan takes {score.makespan_s:.6g} s"
+        )
+    refined = sum(entry.cells is not None for entry in entries.values())
+    return Verification(score, bound_s, len(entries), refined)

@@ -1,0 +1,1 @@
+"""Nouns of planning: model, cluster, formats, scenario, plan, trace, result, execution, memory."""

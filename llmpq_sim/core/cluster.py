@@ -1,0 +1,103 @@
+"""Which devices there are, where they sit and how they are joined."""
+
+from dataclasses import dataclass
+
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.units import MIB
+
+RUNTIME_BYTES = 1024 * MIB
+"""What a runtime takes on every device beside tensors: the driver's context, the collective
+library's buffers, and what the allocator cannot use. An assumption between the 0.5 GiB of a bare
+CUDA context and the reference's 1,930 MB + 5 %."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device, by its data sheet.
+
+    Attributes:
+        name: such as ``t4`` or ``a100-sxm``.
+        memory_bytes: what the driver reports as usable.
+        memory_bytes_per_s: peak memory bandwidth.
+        flops_per_s: dense 16-bit peak with 32-bit accumulation.
+        multiprocessors: SMs or compute units.
+        l2_bytes: size of the last cache level.
+        compute_fraction: share of the 16-bit peak that large matrix products sustain.
+        memory_fraction: share of the peak bandwidth that decoding sustains.
+        formats: weight formats it may be given.
+        kernels: kernel sets it has a profile for, the preferred one first.
+        source: where the figures are from.
+        price_usd_per_hour: what an hour costs, or None where it is not known.
+        price_source: where and when that price was asked, empty where it is not known.
+        runtime_bytes: what a runtime takes on it beside tensors.
+    """
+
+    name: str
+    memory_bytes: int
+    memory_bytes_per_s: float
+    flops_per_s: float
+    multiprocessors: int
+    l2_bytes: int
+    compute_fraction: float
+    memory_fraction: float
+    formats: tuple[str, ...]
+    kernels: tuple[str, ...]
+    source: str
+    price_usd_per_hour: float | None = None
+    price_source: str = ""
+    runtime_bytes: int = RUNTIME_BYTES
+
+
+@dataclass(frozen=True)
+class Link:
+    """A one-way connection: a message takes ``latency_s + bytes / bytes_per_s``.
+
+    Source: the alpha-beta model of LLM-PQ, arXiv:2403.01136, sec. 4.
+    """
+
+    latency_s: float
+    bytes_per_s: float
+
+    def transfer_s(self, message_bytes: float) -> float:
+        """Return the time of one message."""
+        return self.latency_s + message_bytes / self.bytes_per_s
+
+
+@dataclass(frozen=True)
+class ClusterDevice:
+    """One device of a cluster: its own name, its kind, and the machine it sits in."""
+
+    name: str
+    device: Device
+    node: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Devices and the links between them.
+
+    Attributes:
+        name: such as ``paper-3``.
+        devices: in the order of the file.
+        links: by unordered pair of device indices, lower first.
+    """
+
+    name: str
+    devices: tuple[ClusterDevice, ...]
+    links: dict[tuple[int, int], Link]
+
+    def index(self, name: str, where: str) -> int:
+        """Return the position of the device of this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        for position, member in enumerate(self.devices):
+            if member.name == name:
+                return position
+        known = ", ".join(member.name for member in self.devices)
+        raise InputError(f"{where}: expected a device of {self.name} ({known}), got {name!r}")
+
+    def link(self, first: int, second: int) -> Link:
+        """Return the link between two different devices."""
+        return self.links[min(first, second), max(first, second)]

@@ -1,0 +1,151 @@
+"""How many bytes each stage of a plan needs, and how many its device has."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.formats import FORMATS, WeightFormat
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+
+ACTIVATION_BYTES = 2
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Bytes of one stage by purpose, and the bytes its device has."""
+
+    weights_bytes: int
+    kv_bytes: int
+    ends_bytes: int
+    temporaries_bytes: int
+    runtime_bytes: int
+    limit_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All bytes the stage needs."""
+        return (
+            self.weights_bytes
+            + self.kv_bytes
+            + self.ends_bytes
+            + self.temporaries_bytes
+            + self.runtime_bytes
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has what the stage needs."""
+        return self.total_bytes <= self.limit_bytes
+
+
+def layer_weight_bytes(model: ModelSpec, weight_format: WeightFormat) -> int:
+    """Return the stored bytes of one layer: codes, scales, and 16-bit biases and norms."""
+    matrices = sum(
+        weight_format.matrix_bytes(linear.out_features, linear.in_features)
+        for linear in model.linears
+    )
+    return matrices + 2 * (model.bias_elements + model.norm_elements)
+
+
+def embedding_bytes(model: ModelSpec) -> int:
+    """Return the 16-bit bytes of the embedding, which the first stage holds."""
+    return 2 * model.embedding_weights
+
+
+def head_bytes(model: ModelSpec) -> int:
+    """Return the 16-bit bytes of the LM head, which the last stage holds, tied or not."""
+    return 2 * model.head_weights
+
+
+def ends_bytes(model: ModelSpec, is_first: bool, is_last: bool) -> int:
+    """Return the bytes of embedding and LM head on a stage; one stage shares a tied matrix."""
+    if is_first and is_last and model.tied_embeddings:
+        return embedding_bytes(model)
+    return is_first * embedding_bytes(model) + is_last * head_bytes(model)
+
+
+def temporaries_bytes(
+    model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching
+) -> int:
+    """Return the bytes of activations and workspace for the larger of the two micro-batches."""
+    tokens = max(micro_batching.prefill * workload.prompt_tokens, micro_batching.decode)
+    return batch_temporaries_bytes(model, tokens)
+
+
+def batch_temporaries_bytes(model: ModelSpec, tokens: int) -> int:
+    """Return the bytes of activations and workspace that any stage needs for a batch.
+
+    Activations: the residual stream with its normalised copy, a message received and one being
+    sent (5 hidden vectors a token), and the wider of attention (projections and output) and MLP
+    (up projection and activated); attention itself works in blocks. Workspace: the largest matrix
+    at 16 bits, which is there while a layer is loaded and while a quantized one is decoded for a
+    large product.
+    """
+    linears = {linear.name: linear for linear in model.linears}
+    attention = linears["qkv"].out_features + linears["out"].in_features
+    mlp = linears["up"].out_features + linears["down"].in_features
+    per_token = 5 * model.hidden_size + max(attention, mlp)
+    workspace = max(linear.weights for linear in model.linears)
+    return ACTIVATION_BYTES * (tokens * per_token + workspace)
+
+
+def logits_bytes(model: ModelSpec, micro_batching: MicroBatching) -> int:
+    """Return the bytes of logits on the last stage for the larger of the two micro-batches."""
+    return sampled_logits_bytes(model, max(micro_batching.prefill, micro_batching.decode))
+
+
+def sampled_logits_bytes(model: ModelSpec, rows: int) -> int:
+    """Return the bytes of logits of so many rows: 16 bits from the head, 32 to sample."""
+    return 6 * rows * model.vocab_size
+
+
+def layer_kv_bytes(model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching) -> int:
+    """Return the bytes of one layer's KV cache for every row of a wave at its longest."""
+    return model.kv_bytes(micro_batching.wave_rows(workload.requests), workload.context_tokens)
+
+
+def available_bytes(
+    device: Device, model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching
+) -> int:
+    """Return the bytes a device has for layers and ends (negative if not even for temporaries)."""
+    needed = device.runtime_bytes + temporaries_bytes(model, workload, micro_batching)
+    return device.memory_bytes - needed
+
+
+def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
+    """Return the memory of each stage of a plan."""
+    model, workload, cuts = scenario.model, scenario.workload, plan.micro_batching
+    temporaries = temporaries_bytes(model, workload, cuts)
+    kv_bytes = layer_kv_bytes(model, workload, cuts)
+    stages = []
+    for number, stage in enumerate(plan.stages):
+        is_last = number == len(plan.stages) - 1
+        position = scenario.cluster.index(stage.device, f"plan.stages[{number}].device")
+        device = scenario.cluster.devices[position].device
+        stages.append(
+            StageMemory(
+                weights_bytes=sum(
+                    layers * layer_weight_bytes(model, FORMATS[name])
+                    for name, layers in Counter(stage.formats).items()
+                ),
+                kv_bytes=kv_bytes * len(stage.formats),
+                ends_bytes=ends_bytes(model, number == 0, is_last),
+                temporaries_bytes=temporaries + is_last * logits_bytes(model, cuts),
+                runtime_bytes=device.runtime_bytes,
+                limit_bytes=device.memory_bytes,
+            )
+        )
+    return stages
+
+
+def reference_layer_bytes(model: ModelSpec, bits: int, sequences: int, context_tokens: int) -> int:
+    """Return one layer's weights and KV cache as LLM-PQ's reference counts them.
+
+    ``(4 h1^2 + 2 h1 h2) bits / 8 + 4 h1`` and ``4 B h1 (s + n)``: no scales or zero points, no
+    grouped-query attention. Kept to compare with ours. Source: LLM-PQ reference implementation.
+    """
+    hidden, wide = model.hidden_size, model.intermediate_size
+    weights = (4 * hidden**2 + 2 * hidden * wide) * bits // 8 + 4 * hidden
+    return weights + 4 * sequences * hidden * context_tokens

@@ -1,0 +1,101 @@
+"""In which micro-batches a batch passes the pipeline: rows per prefill visit and decode round."""
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from llmpq_sim.core.plan import MicroBatching, equal_parts
+from llmpq_sim.core.scenario import BatchWorkload
+
+
+@dataclass(frozen=True)
+class WaveShape:
+    """The micro-batches of one wave.
+
+    Attributes:
+        prefill_rows: rows of each prefill micro-batch, in order.
+        group_rows: rows of each decode group, in order.
+        decode_rows: for each group, in order, the rows still generating in rounds 1, 2, ...;
+            a group that is done after its first token has no round.
+    """
+
+    prefill_rows: tuple[int, ...]
+    group_rows: tuple[int, ...]
+    decode_rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def rounds(self) -> int:
+        """Decode rounds of the group that generates longest."""
+        return max(len(rows) for rows in self.decode_rows)
+
+    @cached_property
+    def decode_order(self) -> tuple[tuple[int, int], ...]:
+        """Group and turn (round less one) of each decode visit: by round, then by group."""
+        return tuple(
+            (group, turn)
+            for turn in range(self.rounds)
+            for group, rows in enumerate(self.decode_rows)
+            if turn < len(rows)
+        )
+
+    @cached_property
+    def visit_of(self) -> dict[tuple[int, int], int]:
+        """Number of the visit of a group and turn; prefill visits are numbered first."""
+        starts = len(self.prefill_rows)
+        return {place: starts + number for number, place in enumerate(self.decode_order)}
+
+    @property
+    def visits(self) -> int:
+        """Micro-batches that pass each stage."""
+        return len(self.prefill_rows) + len(self.decode_order)
+
+    def releases(self) -> list[list[int]]:
+        """Return, per prefill micro-batch, the groups whose last prompt it holds."""
+        released: list[list[int]] = [[] for _ in self.prefill_rows]
+        prefilled = list(accumulate(self.prefill_rows))
+        for group, last_row in enumerate(accumulate(self.group_rows)):
+            released[bisect_left(prefilled, last_row)].append(group)
+        return released
+
+
+def wave_shapes(workload: BatchWorkload, micro_batching: MicroBatching) -> list[WaveShape]:
+    """Return the shape of each wave of a batch, in the order they run."""
+    shapes, start = [], 0
+    for groups in micro_batching.waves(workload.requests):
+        wanted = workload.output_tokens[start : start + sum(groups)]
+        shapes.append(_shape(wanted, groups, micro_batching.prefill))
+        start += sum(groups)
+    return shapes
+
+
+def counted_wave_shapes(
+    workload: BatchWorkload, micro_batching: MicroBatching
+) -> list[tuple[WaveShape, int]]:
+    """Return each different wave shape with how often it runs."""
+    return list(Counter(wave_shapes(workload, micro_batching)).items())
+
+
+def _shape(output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int) -> WaveShape:
+    ends = list(accumulate(groups))
+    return WaveShape(
+        prefill_rows=equal_parts(len(output_tokens), prefill),
+        group_rows=groups,
+        decode_rows=tuple(
+            _rows_by_round(output_tokens[end - rows : end])
+            for end, rows in zip(ends, groups, strict=True)
+        ),
+    )
+
+
+def _rows_by_round(output_tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """Rows that still generate: in round t those that want more than t tokens."""
+    if min(output_tokens) == max(output_tokens):
+        return (len(output_tokens),) * (output_tokens[0] - 1)
+    counts = Counter(output_tokens)
+    generating, rounds = len(output_tokens), []
+    for tokens in range(1, max(output_tokens)):
+        generating -= counts[tokens]
+        rounds.append(generating)
+    return tuple(rounds)

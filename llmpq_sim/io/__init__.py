@@ -1,0 +1,1 @@
+"""Files and screens of others: one module a file kind."""

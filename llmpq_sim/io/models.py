@@ -1,0 +1,255 @@
+"""How a model's shapes are read from a Hugging Face config.json, and kept in our own files.
+
+Foreign names stop here: every family's config becomes one ModelSpec.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.files import read_json
+from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
+
+MOST_LAYERS = 1000
+EXPECTED = "a bundled model, a folder with a config.json, or a config.json"
+_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Return the names of the bundled models."""
+    return bundled_names("cluster_profiles", "models", ".json")
+
+
+def load_model(name_or_path: str) -> ModelSpec:
+    """Return a bundled model by name, or the model of a folder or a config.json.
+
+    Raises:
+        InputError: there is none, or its config.json says something that cannot be.
+    """
+    if name_or_path in bundled_models():
+        return _bundled_model(name_or_path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    elif not (is_path(name_or_path, (".json",)) and path.exists()):
+        raise unknown_name("model", EXPECTED, name_or_path, bundled_models())
+    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    return model_from_config(read_json(path), name or "model", path.name)
+
+
+@cache
+def _bundled_model(name: str) -> ModelSpec:
+    path = bundled_dir("cluster_profiles") / "models" / f"{name}.json"
+    return model_from_config(read_json(path), name, path.name)
+
+
+def model_from_config(content: object, name: str, where: str) -> ModelSpec:
+    """Return the shapes that a config.json describes.
+
+    Keys that neither time nor memory depends on are left alone: the file belongs to others.
+    A sliding window is left alone, too, so that the memory of such a model is overestimated.
+
+    Args:
+        content: the parsed config.json.
+        name: what to call the model.
+        where: what messages call the file.
+
+    Raises:
+        InputError: the architecture is not supported, or a value cannot be.
+    """
+    fields = Fields(content, where)
+    family = fields.text("model_type")
+    if family not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        raise InputError(f"{where}: model_type {family!r} is not supported; supported are {known}")
+    if fields.has("quantization_config"):
+        raise InputError(
+            f"{where}.quantization_config: expected a model with 16-bit weights, got a quantized "
+            "one; give the model it was made from"
+        )
+    return _checked(_FAMILIES[family](fields, name), where)
+
+
+def _checked(spec: ModelSpec, where: str) -> ModelSpec:
+    if spec.layers > MOST_LAYERS:
+        raise InputError(f"{where}: expected at most {MOST_LAYERS} layers, got {spec.layers}")
+    if spec.heads % spec.kv_heads:
+        raise InputError(
+            f"{where}: expected attention heads in groups of equal size, got {spec.heads} heads "
+            f"for {spec.kv_heads} key-value heads"
+        )
+    return spec
+
+
+def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
+    if hidden_size % heads:
+        raise InputError(
+            f"{fields.where}: expected a hidden size that {heads} attention heads divide, "
+            f"got {hidden_size}"
+        )
+    return hidden_size // heads
+
+
+def _dtype(fields: Fields) -> str:
+    """Return the 16-bit type of the weights; 32-bit ones are loaded as fp16."""
+    key = "dtype" if fields.has("dtype") else "torch_dtype"
+    return _DTYPES[fields.choice(key, tuple(_DTYPES), "float32")]
+
+
+# ---- families; names as in the transformers configuration class of each
+
+
+def _opt(fields: Fields, name: str) -> ModelSpec:
+    """Source: OPTConfig, OPTDecoderLayer and OPTLearnedPositionalEmbedding of transformers."""
+    hidden = fields.integer("hidden_size")
+    embedded = fields.integer("word_embed_proj_dim", hidden)
+    if embedded != hidden:
+        raise InputError(
+            f"{fields.where}.word_embed_proj_dim: expected hidden_size, {hidden}, got {embedded}; "
+            "projected embeddings are not supported"
+        )
+    ffn, heads = fields.integer("ffn_dim"), fields.integer("num_attention_heads")
+    positions = fields.integer("max_position_embeddings")
+    return ModelSpec(
+        name=name,
+        family="opt",
+        layers=fields.integer("num_hidden_layers"),
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=_head_dim(fields, hidden, heads),
+        vocab_size=fields.integer("vocab_size"),
+        max_positions=positions,
+        gated_mlp=False,
+        tied_embeddings=fields.flag("tie_word_embeddings", True),
+        position_rows=positions + 2,  # the table starts at an offset of two
+        bias_elements=5 * hidden + ffn if fields.flag("enable_bias", True) else 0,
+        norm_elements=4 * hidden if fields.flag("layer_norm_elementwise_affine", True) else 0,
+        dtype=_dtype(fields),
+    )
+
+
+def _bloom(fields: Fields, name: str) -> ModelSpec:
+    """Source: BloomConfig and BloomBlock of transformers; ALiBi needs no position table."""
+    hidden = fields.integer("hidden_size" if fields.has("hidden_size") else "n_embed")
+    heads = fields.integer("n_head" if fields.has("n_head") else "num_attention_heads")
+    return ModelSpec(
+        name=name,
+        family="bloom",
+        layers=fields.integer("n_layer" if fields.has("n_layer") else "num_hidden_layers"),
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=_head_dim(fields, hidden, heads),
+        vocab_size=fields.integer("vocab_size"),
+        max_positions=fields.integer("seq_length", 2048),
+        gated_mlp=False,
+        tied_embeddings=fields.flag("tie_word_embeddings", True),
+        position_rows=0,
+        bias_elements=9 * hidden,
+        norm_elements=4 * hidden,
+        dtype=_dtype(fields),
+    )
+
+
+def _gated(
+    fields: Fields,
+    name: str,
+    *,
+    tied: bool = False,
+    qkv_bias: bool = False,
+    head_norms: bool = False,
+    head_dim: int | None = None,
+) -> ModelSpec:
+    """Read a family with gated MLPs, rotary positions and RMS norms.
+
+    Args:
+        fields: the config.
+        name: what to call the model.
+        tied: whether embeddings are tied where the config does not say.
+        qkv_bias: whether its query, key and value projections always have biases.
+        head_norms: whether each head's queries and keys are normalised.
+        head_dim: the head's width where the config does not say; None for hidden size over heads.
+
+    Source: the configuration and modelling files of each family in transformers.
+    """
+    hidden, inner = fields.integer("hidden_size"), fields.integer("intermediate_size")
+    heads = fields.integer("num_attention_heads")
+    if head_dim is None and not fields.has("head_dim"):
+        head_dim = _head_dim(fields, hidden, heads)
+    head_dim = fields.integer("head_dim", head_dim)
+    kv_heads = fields.integer("num_key_value_heads", heads)
+    qkv = (heads + 2 * kv_heads) * head_dim
+    attention_bias = 0 if qkv_bias or not fields.flag("attention_bias", False) else qkv + hidden
+    mlp_bias = 2 * inner + hidden if fields.flag("mlp_bias", False) else 0
+    return ModelSpec(
+        name=name,
+        family=fields.text("model_type"),
+        layers=fields.integer("num_hidden_layers"),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=fields.integer("vocab_size"),
+        max_positions=fields.integer("max_position_embeddings"),
+        gated_mlp=True,
+        tied_embeddings=fields.flag("tie_word_embeddings", tied),
+        position_rows=0,
+        bias_elements=(qkv if qkv_bias else attention_bias) + mlp_bias,
+        norm_elements=2 * hidden + (2 * head_dim if head_norms else 0),
+        dtype=_dtype(fields),
+    )
+
+
+_FAMILIES: dict[str, Callable[[Fields, str], ModelSpec]] = {
+    "opt": _opt,
+    "bloom": _bloom,
+    "llama": _gated,
+    "mistral": _gated,
+    "qwen2": partial(_gated, qkv_bias=True),
+    "qwen3": partial(_gated, head_norms=True, head_dim=128),
+    "gemma": partial(_gated, tied=True, head_dim=256),
+}
+
+
+# ---- our own files
+
+
+def model_to_content(spec: ModelSpec) -> dict[str, object]:
+    """Return a model as plain data for a plan file."""
+    return asdict(spec)
+
+
+def model_from_snapshot(fields: Fields) -> ModelSpec:
+    """Return the model that ``model_to_content`` wrote.
+
+    Raises:
+        InputError: a value is missing, unknown or cannot be.
+    """
+    with fields:
+        spec = ModelSpec(
+            name=fields.text("name"),
+            family=fields.text("family"),
+            layers=fields.integer("layers"),
+            hidden_size=fields.integer("hidden_size"),
+            intermediate_size=fields.integer("intermediate_size"),
+            heads=fields.integer("heads"),
+            kv_heads=fields.integer("kv_heads"),
+            head_dim=fields.integer("head_dim"),
+            vocab_size=fields.integer("vocab_size"),
+            max_positions=fields.integer("max_positions"),
+            gated_mlp=fields.flag("gated_mlp"),
+            tied_embeddings=fields.flag("tied_embeddings"),
+            position_rows=fields.integer("position_rows", least=0),
+            bias_elements=fields.integer("bias_elements", least=0),
+            norm_elements=fields.integer("norm_elements", least=0),
+            dtype=fields.choice("dtype", ("fp16", "bf16")),
+        )
+    return _checked(spec, fields.where)

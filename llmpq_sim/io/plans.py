@@ -1,0 +1,346 @@
+"""How a plan is written to a file with its inputs and certificate, and read back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import llmpq_sim
+from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage, check_plan
+from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.io.certificates import certificate_from_fields, certificate_to_content
+from llmpq_sim.io.clusters import cluster_from_snapshot, cluster_to_content
+from llmpq_sim.io.files import read_json, sha256_of
+from llmpq_sim.io.models import model_from_snapshot, model_to_content
+from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
+from llmpq_sim.io.quality import check_shape, quality_from_fields, quality_to_content
+from llmpq_sim.io.serving import settings_from_fields, settings_to_content
+from llmpq_sim.io.tasks import (
+    QualityTarget,
+    batch_workload,
+    checked_sensitivity,
+    planning_task,
+)
+from llmpq_sim.io.workloads import workload_sha256
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.search.bound.bound import Certificate
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.online.planner import OnlineOutcome
+from llmpq_sim.search.planner import SearchOutcome
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+
+SCHEMA = "llmpq/plan"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """What a plan file says.
+
+    Attributes:
+        plan: the plan.
+        task: what it was made for, with the latency profiles it was made with.
+        target: the quality target.
+        certificate: the proof of its bound.
+        seed: of the search that found it.
+        serving: how to batch continuously, where the plan was made for a trace.
+    """
+
+    plan: Plan
+    task: PlanningTask
+    target: QualityTarget
+    certificate: Certificate
+    seed: int
+    serving: ContinuousSettings | None = None
+
+    @property
+    def quantizers(self) -> dict[str, str]:
+        """How the weights of each format are to be chosen, by name; a format without: nearest."""
+        return {} if self.target.measured is None else dict(self.target.measured.quantizers)
+
+
+def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[str, Any]:
+    """Return the plan file of a search: same search, same bytes."""
+    task = outcome.task
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "llmpq_version": llmpq_sim.__version__,
+        "seed": outcome.settings.seed,
+        "inputs": task_to_content(task, target),
+        "plan": plan_to_content(outcome.best.plan),
+        "predicted": {
+            "makespan_s": outcome.best.makespan_s,
+            "quality_loss": outcome.best.loss,
+            "bound_s": outcome.certificate.bound_s,
+        },
+        "certificate": certificate_to_content(outcome.certificate),
+    }
+
+
+def online_to_content(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
+    """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
+    task, result = outcome.task, outcome.best.result
+    return {
+        **outcome_to_content(outcome.batch, target),
+        "serving": {
+            "settings": settings_to_content(outcome.best.serving.settings),
+            "trace": task.workload.name,
+            "sha256": workload_sha256(task.workload),
+            "requests": task.workload.requests,
+            "rate_per_s": task.workload.rate_per_s,
+            "objective": task.objective,
+            "slo": task.objectives and asdict(task.objectives),
+            "predicted": {
+                "requests_per_s": result.requests_per_s,
+                "tokens_per_s": result.tokens_per_s,
+                "goodput_per_s": result.goodput_per_s,
+                "slo_attainment": result.slo_attainment,
+                "ttft_s": asdict(result.ttft_s),
+                "tpot_s": asdict(result.tpot_s),
+                "latency_s": asdict(result.latency_s),
+            },
+        },
+    }
+
+
+def plan_to_content(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "stages": [
+            {"device": stage.device, "first_layer": first, "formats": list(stage.formats)}
+            for stage, first in zip(plan.stages, plan.first_layers(), strict=True)
+        ],
+        "prefill_micro_batch": plan.micro_batching.prefill,
+        "decode_micro_batch": plan.micro_batching.decode,
+        "groups_in_flight": plan.micro_batching.groups_in_flight,
+    }
+
+
+def plan_from_fields(fields: Fields) -> Plan:
+    """Return the plan that `plan_to_content` wrote.
+
+    Raises:
+        InputError: a value is missing, unknown or cannot be.
+    """
+    stages, layer = [], 0
+    with fields:
+        for each in fields.each("stages"):
+            with each:
+                device, formats = each.text("device"), each.texts("formats")
+                first = each.integer("first_layer", least=0)
+            if first != layer:
+                raise InputError(f"{each.where}.first_layer: expected {layer}, got {first}")
+            for number, name in enumerate(formats):
+                format_named(name, f"{each.where}.formats[{number}]")
+            stages.append(Stage(device, formats))
+            layer += len(formats)
+        cuts = MicroBatching(
+            fields.integer("prefill_micro_batch"),
+            fields.integer("decode_micro_batch"),
+            fields.integer("groups_in_flight"),
+        )
+    return Plan(tuple(stages), cuts)
+
+
+def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
+    """Return everything a plan depends on; profiles that ship by name and hash, others in full."""
+    scenario = task.costs.scenario
+    outputs = scenario.workload.output_tokens
+    content: dict[str, Any] = {
+        "model": model_to_content(scenario.model),
+        "cluster": cluster_to_content(scenario.cluster),
+        "workload": {
+            "prompt_tokens": scenario.workload.prompt_tokens,
+            "output_tokens": list(outputs),
+        },
+        "profiles": [
+            _profile_to_content(profile, task.costs.devices[kind])
+            for kind, profile in task.costs.profiles.items()
+        ],
+        "formats": list(task.formats),
+        "quality": {
+            "measure": task.quality.measure,
+            "budget": task.budget,
+            "at_least": target.at_least,
+            "sensitivity": target.sensitivity and list(target.sensitivity),
+            **({"measured": quality_to_content(target.measured)} if target.measured else {}),
+        },
+    }
+    return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
+
+
+def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
+    """Return what a plan file says, with the profiles it names.
+
+    Args:
+        path: a file that `llmpq search` wrote, perhaps edited by hand.
+        own: profiles of the user's by kind of device.
+
+    Raises:
+        InputError: the file is damaged, or a profile it names is not the one it was made with.
+    """
+    with Fields(read_json(path), path.name) as fields:
+        check_header(fields, SCHEMA, VERSION)
+        fields.text("llmpq_version")
+        seed = fields.integer("seed", least=0)
+        task, target = task_from_fields(fields.fields("inputs"), own)
+        plan = plan_from_fields(fields.fields("plan"))
+        fields.fields("predicted").ignore_rest()
+        certificate = certificate_from_fields(fields.each("certificate"))
+        serving = _serving(fields.fields("serving")) if fields.has("serving") else None
+    check_plan(plan, task.costs.scenario, f"{path.name}.plan")
+    return SavedPlan(plan, task, target, certificate, seed, serving)
+
+
+def _serving(fields: Fields) -> ContinuousSettings:
+    """Return the settings of a plan for a trace; what else is said of it is for readers."""
+    settings = settings_from_fields(fields.fields("settings"))
+    fields.ignore_rest()
+    return settings
+
+
+def with_workload(
+    saved: SavedPlan,
+    requests: int | None,
+    prompt_tokens: int | None,
+    output_tokens: int | tuple[int, ...] | None,
+) -> tuple[PlanningTask, Plan]:
+    """Return a saved plan with its task under another batch, unchanged where nothing is given.
+
+    Raises:
+        InputError: the batch cannot be, or the plan's micro-batches are larger than it.
+    """
+    scenario = saved.task.costs.scenario
+    workload = scenario.workload
+    if requests is None and prompt_tokens is None and output_tokens is None:
+        return saved.task, saved.plan
+    if output_tokens is None and requests in (None, workload.requests):
+        output_tokens = workload.output_tokens
+    changed = batch_workload(
+        scenario.model,
+        requests or workload.requests,
+        prompt_tokens or workload.prompt_tokens,
+        output_tokens or workload.longest_output_tokens,
+    )
+    costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
+    check_plan(saved.plan, costs.scenario)
+    return replace(saved.task, costs=costs), saved.plan
+
+
+def task_from_fields(
+    fields: Fields, own: Mapping[str, DeviceProfile]
+) -> tuple[PlanningTask, QualityTarget]:
+    """Return the task and quality target that `task_to_content` wrote.
+
+    Raises:
+        InputError: a part does not match its hash, or a value cannot be.
+    """
+    with fields:
+        _check_hashes(fields)
+        model = model_from_snapshot(fields.fields("model"))
+        cluster = cluster_from_snapshot(fields.fields("cluster"))
+        with fields.fields("workload") as part:
+            prompt = part.integer("prompt_tokens")
+            outputs = _whole_numbers(part, "output_tokens")
+        profiles = _profiles(fields, {m.device.name: m.device for m in cluster.devices}, own)
+        formats = fields.texts("formats")
+        for number, name in enumerate(formats):
+            format_named(name, f"{fields.where}.formats[{number}]")
+        target, budget, measure = _target(fields.fields("quality"), model)
+    workload = batch_workload(model, len(outputs), prompt, outputs)
+    task = planning_task(Scenario(model, cluster, workload), profiles, formats, target)
+    if task.budget != budget or task.quality.measure != measure:
+        raise InputError(
+            f"{fields.where}.quality: expected a budget of {task.budget} {task.quality.measure}, "
+            f"got {budget} {measure}"
+        )
+    return task, target
+
+
+def _check_hashes(fields: Fields) -> None:
+    with fields.fields("sha256") as hashes:
+        for name in ("model", "cluster", "workload", "profiles", "formats", "quality"):
+            stated, found = hashes.text(name), sha256_of(fields.value(name))
+            if stated != found:
+                raise InputError(
+                    f"{fields.where}.{name}: was changed after the plan was made (SHA-256 "
+                    f"{found[:12]}, stated {stated[:12]}); make a new plan with llmpq search"
+                )
+
+
+def _profile_to_content(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+    """Return a profile by name and hash, and in full where it is of the user's own."""
+    stated = profile_sha256(profile)
+    content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
+    ships = profile.kernels in (*device.kernels, SPEC)
+    if ships and profile_sha256(bundled_profile(device, profile.kernels)) == stated:
+        return content
+    return {**content, "content": profile_to_content(profile)}
+
+
+def _profiles(
+    fields: Fields, devices: Mapping[str, Any], own: Mapping[str, DeviceProfile]
+) -> dict[str, DeviceProfile]:
+    profiles: dict[str, DeviceProfile] = {}
+    for each in fields.each("profiles"):
+        with each:
+            kind, kernels, stated = each.text("device"), each.text("kernels"), each.text("sha256")
+            carried = each.fields("content") if each.has("content") else None
+        if kind not in devices:
+            raise InputError(f"{each.where}.device: {kind!r} is not in the cluster")
+        device = devices[kind]
+        if kind in own:
+            profile = own[kind]
+        elif carried is not None:
+            profile = profile_from_fields(carried)
+        elif kernels in (*device.kernels, SPEC):
+            profile = bundled_profile(device, kernels)
+        else:
+            raise InputError(
+                f"{each.where}: the plan was made with a profile of yours for {kind}, "
+                f"kernels {kernels!r}; give it with --profile"
+            )
+        if profile_sha256(profile) != stated:
+            raise InputError(
+                f"{each.where}.sha256: {profile.name} is not the profile the plan was made with; "
+                "give that one with --profile, or make a new plan with llmpq search"
+            )
+        profiles[kind] = profile
+    missing = [kind for kind in devices if kind not in profiles]
+    if missing:
+        raise InputError(f"{fields.where}.profiles: expected a profile for {missing[0]}")
+    return profiles
+
+
+def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str]:
+    with fields:
+        measure, budget = fields.text("measure"), fields.number("budget", positive=False)
+        at_least = fields.text("at_least") if fields.has("at_least") else None
+        sensitivity = None
+        if fields.has("sensitivity"):
+            where = f"{fields.where}.sensitivity"
+            sensitivity = checked_sensitivity(fields.numbers("sensitivity"), model.layers, where)
+        measured = None
+        if fields.has("measured"):
+            measured = quality_from_fields(fields.fields("measured"))
+            check_shape(measured, model, f"{fields.where}.measured")
+    most_loss = None if at_least else budget
+    return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
+
+
+def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:
+    numbers = fields.numbers(name)
+    for index, number in enumerate(numbers):
+        if number != int(number) or number < 1:
+            raise InputError(
+                f"{fields.where}.{name}[{index}]: expected a whole number of at least 1, "
+                f"got {number}"
+            )
+    return tuple(int(number) for number in numbers)

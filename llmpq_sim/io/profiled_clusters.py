@@ -1,0 +1,123 @@
+"""Which cluster do profiled machines make up, and how is it written as YAML?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmpq_sim.core.cluster import Device, Link
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
+from llmpq_sim.io.profiles import load_profiles
+from llmpq_sim.latency.profile import DeviceProfile
+
+PROBE_BYTES = 64 * 1024
+"""Message by which links are compared: the slower one is taken."""
+
+TWINS = {"bf16": "fp16", "fp16": "bf16"}
+"""The 16-bit types share one table of times."""
+
+
+def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> str:
+    """Return the YAML of a cluster of the machines that profiles were measured on.
+
+    All devices are on one node. Its link is the slowest that was timed.
+
+    Args:
+        paths: profiles of own measurements, one for each kind of device.
+        name: of the cluster.
+        count: devices of each kind.
+
+    Raises:
+        InputError: a file is no profile or says no machine, or no link was timed where one is
+            needed.
+    """
+    profiles = load_profiles(paths)
+    if not profiles:
+        raise InputError("cluster: expected at least one profile, got none")
+    if count < 1:
+        raise InputError(f"cluster: expected at least one device of each kind, got {count}")
+    devices = [_device(profile) for profile in profiles.values()]
+    node: dict[str, Any] = {
+        "name": "node-0",
+        "devices": [{"type": device.name, "count": count} for device in devices],
+    }
+    if len(devices) * count > 1:
+        node["link"] = _link_content(_slowest_link(profiles))
+    content = {
+        "schema": "llmpq/cluster",
+        "version": 1,
+        "name": name,
+        "source": f"measured: {', '.join(profile.source for profile in profiles.values())}",
+        "device_types": [_device_content(device) for device in devices],
+        "nodes": [node],
+    }
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what people would, but quotes every text that may look like a number.
+
+    Our reader takes more for numbers than the library's does, such as ``1e3``.
+    """
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if text[:1].isdigit() or text[:1] in "+-." else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
+
+
+def _device(profile: DeviceProfile) -> Device:
+    """Return the kind of device that a profile was measured on, with the formats it times."""
+    machine = profile.machine
+    if machine is None:
+        raise InputError(
+            f"profile {profile.name}: expected the machine it was measured on, but it is missing; "
+            "fit it again from the rows of llmpq profile, with the machine file beside them"
+        )
+    timed = {*profile.gemms}
+    timed |= {name for name, other in profile.aliases.items() if TWINS.get(name) == other}
+    formats = tuple(name for name in machine.formats if name in timed)
+    if not formats:
+        raise InputError(
+            f"profile {profile.name}: expected times of a format that its machine runs "
+            f"({', '.join(machine.formats)}), got {', '.join(profile.formats)}"
+        )
+    return machine.as_device(profile.device, formats, "spec")
+
+
+def _slowest_link(profiles: Mapping[str, DeviceProfile]) -> Link:
+    links = [profile.link for profile in profiles.values() if profile.link is not None]
+    if not links:
+        raise InputError(
+            f"profiles of {', '.join(profiles)}: expected a timed link between stages, got none; "
+            "profile again, or write the cluster by hand"
+        )
+    return max(links, key=lambda link: link.transfer_s(PROBE_BYTES))
+
+
+def _device_content(device: Device) -> dict[str, Any]:
+    """Return a kind of device in the units of cluster files."""
+    return {
+        "name": device.name,
+        "memory_gib": device.memory_bytes / GIB,
+        "memory_gb_per_s": device.memory_bytes_per_s / GB,
+        "fp16_tflops": device.flops_per_s / TFLOP,
+        "multiprocessors": device.multiprocessors,
+        "l2_mib": device.l2_bytes / MIB,
+        "compute_fraction": device.compute_fraction,
+        "memory_fraction": device.memory_fraction,
+        "formats": list(device.formats),
+        "kernels": list(device.kernels),
+        "source": device.source,
+        "runtime_gib": device.runtime_bytes / GIB,
+    }
+
+
+def _link_content(link: Link) -> dict[str, float]:
+    return {"latency_us": link.latency_s / US, "gb_per_s": link.bytes_per_s / GB}

@@ -1,0 +1,140 @@
+"""Which latency profile each kind of device is given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from llmpq_sim.core.cluster import Cluster, Device
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.files import read_json, sha256_of
+from llmpq_sim.io.machines import machine_beside
+from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.models import bundled_models, load_model
+from llmpq_sim.io.resources import bundled_dir, unknown_name
+from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
+from llmpq_sim.latency.fitting.rows import Measurements
+from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.spec import spec_profile
+
+SPEC = "spec"
+"""The kernel set that stands for data-sheet figures; every device has it."""
+
+
+def load_profile(path: Path) -> DeviceProfile:
+    """Return the profile in a JSON file.
+
+    Raises:
+        InputError: it cannot be read or is no profile.
+    """
+    return profile_from_fields(Fields(read_json(path), path.name))
+
+
+def load_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
+    """Return the user's own profiles by kind of device.
+
+    Raises:
+        InputError: a file is no profile, or two are for the same kind.
+    """
+    profiles: dict[str, DeviceProfile] = {}
+    for path in paths:
+        profile = load_profile(path)
+        if profile.device in profiles:
+            raise InputError(f"{path.name}: another profile given is for {profile.device} too")
+        profiles[profile.device] = profile
+    return profiles
+
+
+def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
+    """Return a device's profile for a kernel set, or for its preferred one.
+
+    Raises:
+        InputError: the device has no profile for this kernel set.
+    """
+    chosen = kernels or device.kernels[0]
+    if chosen == SPEC:
+        return spec_profile(device)
+    if chosen not in device.kernels:
+        raise InputError(
+            f"--kernels: {device.name} has no profile for {chosen!r}; it has "
+            f"{', '.join(dict.fromkeys((*device.kernels, SPEC)))}; "
+            "a profile of your own is given with --profile"
+        )
+    folder = bundled_dir("cluster_profiles") / "profiles"
+    return load_profile(folder / f"{device.name}.{chosen}.json")
+
+
+def cluster_profiles(
+    cluster: Cluster, kernels: str | None, own: Mapping[str, DeviceProfile]
+) -> dict[str, DeviceProfile]:
+    """Return the profile of every kind of device in a cluster, the user's own first.
+
+    Raises:
+        InputError: a kind has no profile for the kernel set, or a profile given is for none.
+    """
+    kinds = {member.device.name: member.device for member in cluster.devices}
+    for kind in own:
+        if kind not in kinds:
+            raise InputError(
+                f"--profile: {kind} is not in {cluster.name}, which has {', '.join(kinds)}"
+            )
+    return {
+        kind: own[kind] if kind in own else bundled_profile(device, kernels)
+        for kind, device in kinds.items()
+    }
+
+
+def fit_measurements(
+    path: Path,
+    device_name: str,
+    kernels: str | None,
+    seed: int,
+    on_progress: Callable[[str], None],
+    own_models: Sequence[ModelSpec] = (),
+) -> FitReport:
+    """Return the profile of a device that a file of measurements gives.
+
+    Args:
+        path: the rows; a machine file beside them says what they were measured on.
+        device_name: a bundled device, or any name where there is a machine file.
+        kernels: name of the kernel set; None takes it from the rows.
+        seed: picks what is held out.
+        on_progress: called with a sentence before each step.
+        own_models: models that rows name, beside bundled ones and folders.
+
+    Raises:
+        InputError: the device is unknown, or the file has nothing to fit.
+    """
+    devices = load_devices()
+    machine = machine_beside(path)
+    if machine is None and device_name not in devices:
+        raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
+    measurements = read_measurements(path)
+    if machine is None:
+        device = devices[device_name]
+    else:
+        device = machine.as_device(device_name, machine.formats, kernels or SPEC)
+    return fit_profile(
+        measurements,
+        device,
+        kernels,
+        seed,
+        models=_models_of(measurements, own_models),
+        machine=machine,
+        on_progress=on_progress,
+    )
+
+
+def _models_of(rows: Measurements, own_models: Sequence[ModelSpec]) -> dict[str, ModelSpec]:
+    """Return the models that rows name: given, bundled, or in a folder of this name."""
+    models = {model.name: model for model in own_models}
+    for name in dict.fromkeys(rows.model.tolist()):
+        if name not in models and (name in bundled_models() or (name and Path(name).exists())):
+            models[name] = load_model(name)
+    return models
+
+
+def profile_sha256(profile: DeviceProfile) -> str:
+    """Return the hash by which plans name a profile."""
+    return sha256_of(profile_to_content(profile))

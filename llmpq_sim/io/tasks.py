@@ -1,0 +1,263 @@
+"""What a search or a simulation is asked, put together from names, files and numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isinf
+from pathlib import Path
+
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.formats import FORMATS, PAPER_FORMATS, format_named
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.io.files import read_json, read_text
+from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.quality.measured import MeasuredQuality
+from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.search.bound.problem import PlanningTask
+
+MOST_REQUESTS = 4096
+MOST_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class QualityTarget:
+    """How much quality a plan may lose.
+
+    Attributes:
+        at_least: a format; the plan loses no more than this format everywhere.
+        most_loss: a number in the quality table's measure; used where there is no format.
+        sensitivity: weight of each layer, or None for equal ones.
+        measured: losses measured with the model, or None where nominal ones stand for them.
+    """
+
+    at_least: str | None
+    most_loss: float | None
+    sensitivity: tuple[float, ...] | None = None
+    measured: MeasuredQuality | None = None
+
+    def table(self, layers: int) -> QualityTable:
+        """Return the losses that a plan is judged by.
+
+        Raises:
+            InputError: losses were measured of another number of layers.
+        """
+        if self.measured is None:
+            return nominal_quality(layers, self.sensitivity)
+        return self.measured.table(layers)
+
+
+def quality_target(
+    text: str,
+    sensitivity: tuple[float, ...] | None = None,
+    measured: MeasuredQuality | None = None,
+) -> QualityTarget:
+    """Return the target that an option names: a format or a largest loss.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text in FORMATS:
+        return QualityTarget(text, None, sensitivity, measured)
+    try:
+        loss = float(text)
+    except ValueError:
+        loss = -1.0
+    if not 0 <= loss < float("inf"):
+        raise InputError(
+            f"--quality-at-least: expected a format ({', '.join(FORMATS)}) or the largest loss as "
+            f"a number of at least 0, got {text!r}"
+        )
+    return QualityTarget(None, loss, sensitivity, measured)
+
+
+def batch_workload(
+    model: ModelSpec, requests: int, prompt_tokens: int, output_tokens: int | tuple[int, ...]
+) -> BatchWorkload:
+    """Return a batch, checked against what the model and the planner can hold.
+
+    Raises:
+        InputError: a number is out of range, or a request exceeds the model's longest context.
+    """
+    outputs = output_tokens if isinstance(output_tokens, tuple) else (output_tokens,) * requests
+    _check_range("--batch", len(outputs), MOST_REQUESTS, "requests")
+    _check_range("--prompt-tokens", prompt_tokens, MOST_TOKENS, "tokens")
+    for tokens in set(outputs):
+        _check_range("--output-tokens", tokens, MOST_TOKENS, "tokens")
+    workload = BatchWorkload(prompt_tokens, outputs)
+    if workload.context_tokens > model.max_positions:
+        raise InputError(
+            f"--prompt-tokens: {prompt_tokens} and {workload.longest_output_tokens} to generate "
+            f"are {workload.context_tokens} tokens, {model.name} takes {model.max_positions}"
+        )
+    return workload
+
+
+def asked_batch(
+    model: ModelSpec,
+    requests: int | None,
+    prompt_tokens: int | None,
+    output_tokens: int | None,
+    output_lengths: Path | None,
+) -> BatchWorkload:
+    """Return a batch as options ask for it, by default the paper's 32 requests of 512 tokens.
+
+    Raises:
+        InputError: see ``batch_workload`` and ``load_output_lengths``.
+    """
+    return batch_workload(
+        model,
+        32 if requests is None else requests,
+        512 if prompt_tokens is None else prompt_tokens,
+        load_output_lengths(output_lengths)
+        if output_lengths
+        else (128 if output_tokens is None else output_tokens),
+    )
+
+
+def load_output_lengths(path: Path) -> tuple[int, ...]:
+    """Return the tokens to generate per request, one whole number a line.
+
+    Raises:
+        InputError: a line is no whole number of at least 1.
+    """
+    lengths = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        if not line.strip().isascii() or not line.strip().isdigit() or int(line) < 1:
+            raise InputError(
+                f"{path.name}:{number}: expected a whole number of at least 1, got {line[:40]!r}"
+            )
+        lengths.append(int(line))
+    return tuple(lengths)
+
+
+def load_sensitivity(path: Path, model: ModelSpec) -> tuple[float, ...]:
+    """Return the weight of each layer's quality loss from a sensitivity file.
+
+    Raises:
+        InputError: the file is for another model or number of layers, or a weight is not positive.
+    """
+    with Fields(read_json(path), path.name) as fields:
+        check_header(fields, "llmpq/sensitivity", 1)
+        name = fields.text("model")
+        weights = fields.numbers("sensitivity")
+    if name != model.name:
+        raise InputError(f"{path.name}.model: expected {model.name}, got {name!r}")
+    return checked_sensitivity(weights, model.layers, f"{path.name}.sensitivity")
+
+
+def checked_sensitivity(weights: tuple[float, ...], layers: int, where: str) -> tuple[float, ...]:
+    """Return weights, one positive number per layer.
+
+    Raises:
+        InputError: they are not.
+    """
+    if len(weights) != layers:
+        raise InputError(f"{where}: expected {layers} numbers, one per layer, got {len(weights)}")
+    for layer, weight in enumerate(weights):
+        if weight <= 0:
+            raise InputError(f"{where}[{layer}]: expected a positive number, got {weight}")
+    return weights
+
+
+def default_formats(model: ModelSpec, cluster: Cluster) -> tuple[str, ...]:
+    """Return LLM-PQ's formats, 16 bits as bf16 where the model and every device have it."""
+    everywhere = all("bf16" in member.device.formats for member in cluster.devices)
+    if model.dtype == "bf16" and everywhere:
+        return (*PAPER_FORMATS[:-1], "bf16")
+    return PAPER_FORMATS
+
+
+def chosen_formats(text: str | None, model: ModelSpec, cluster: Cluster) -> tuple[str, ...]:
+    """Return the formats an option lists, the fewest bits first, or the default ones.
+
+    Raises:
+        InputError: one is unknown, or no device runs it.
+    """
+    if text is None:
+        return default_formats(model, cluster)
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        format_named(name, "--formats")
+        if not any(name in member.device.formats for member in cluster.devices):
+            raise InputError(f"--formats: no device of {cluster.name} runs {name}")
+    return tuple(sorted(set(names), key=lambda name: (FORMATS[name].bits, name)))
+
+
+def planning_task(
+    scenario: Scenario,
+    profiles: Mapping[str, DeviceProfile],
+    formats: tuple[str, ...],
+    target: QualityTarget,
+) -> PlanningTask:
+    """Return the task of planning a scenario.
+
+    A format that a device runs but its profile has no times for is not given to the device.
+
+    Raises:
+        InputError: a device is left without a format, its profile without the LM head's, or a
+            format without losses.
+    """
+    cluster = scenario.cluster
+    members = []
+    for member in cluster.devices:
+        profile = profiles[member.device.name]
+        known = tuple(name for name in member.device.formats if name in profile.formats)
+        if not set(known) & set(formats):
+            raise InputError(
+                f"{member.name}: the profile {profile.name} has no times for any allowed format "
+                f"({', '.join(formats)}) that {member.device.name} runs; it has "
+                f"{', '.join(profile.formats)}"
+            )
+        if HEAD_FORMAT not in profile.formats:
+            raise InputError(
+                f"{member.name}: the profile {profile.name} has no times for {HEAD_FORMAT}, which "
+                "the LM head needs"
+            )
+        members.append(replace(member, device=replace(member.device, formats=known)))
+    restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
+    quality = target.table(scenario.model.layers)
+    unmeasured = [name for name in formats if name not in quality.losses]
+    if unmeasured:
+        raise InputError(
+            f"formats: {', '.join(unmeasured)} was not measured in every layer; expected some of "
+            f"{', '.join(quality.losses)}"
+        )
+    costs = LayerCosts(restricted, profiles)
+    return PlanningTask(costs, quality, formats, _budget(quality, target))
+
+
+def formats_without_times(
+    cluster: Cluster, profiles: Mapping[str, DeviceProfile], formats: tuple[str, ...]
+) -> list[str]:
+    """Return a sentence for each kind of device that an allowed format is withheld from."""
+    sentences = []
+    for kind, device in {member.device.name: member.device for member in cluster.devices}.items():
+        known = profiles[kind].formats
+        missing = [name for name in formats if name in device.formats and name not in known]
+        if missing:
+            sentences.append(
+                f"{kind} is not given {', '.join(missing)}: {profiles[kind].name} has no times"
+            )
+    return sentences
+
+
+def _budget(quality: QualityTable, target: QualityTarget) -> float:
+    if target.at_least is None:
+        return target.most_loss or 0.0
+    loss = quality.uniform_loss(target.at_least)
+    if isinf(loss):
+        raise InputError(
+            f"--quality-at-least: {target.at_least} breaks some layers, as measured; give another "
+            "format or the largest loss"
+        )
+    return loss
+
+
+def _check_range(option: str, value: int, most: int, unit: str) -> None:
+    if not 1 <= value <= most:
+        raise InputError(f"{option}: expected 1 to {most} {unit}, got {value}")

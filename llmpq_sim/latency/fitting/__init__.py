@@ -1,0 +1,1 @@
+"""Fits of latency profiles to measured rows."""

@@ -1,0 +1,1 @@
+"""Plans that others would make."""

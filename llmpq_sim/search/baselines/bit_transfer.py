@@ -1,0 +1,110 @@
+"""What LLM-PQ's heuristic plans: bits and layers move off the slowest stage, one by one."""
+
+from collections import Counter
+from dataclasses import replace
+
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.scoring import fits, keeps_budget
+from llmpq_sim.simulator.static.simulate import StageCosts
+
+EXCHANGES = ((16, 8, 2), (8, 8, 1), (16, 4, 4), (16, 4, 2), (8, 4, 2), (4, 4, 1))
+"""For one layer at the first bits, the slowest stage gives so many at the second (LLM-PQ, sec. 5).
+One for one at equal bits means that a layer moves and none comes back."""
+
+MOST_ROUNDS = 400
+
+
+def bit_transfer_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan | None:
+    """Return the plan of the heuristic for one micro-batching, or None if nothing fits.
+
+    It starts from adabits and hill-climbs: the slowest stage gives k layers at few bits for one
+    layer at more bits of a faster stage, the fastest first, as long as the makespan falls and
+    memory and budget hold. The bits of the whole model stay as adabits chose them.
+    Source: LLM-PQ, arXiv:2403.01136, sec. 5, with the decode term corrected.
+    """
+    plan = integer_plan(task, micro_batching, "loss")
+    if plan is None:
+        return None
+    screen = Screen(task)
+    best_s = screen.makespan_s(plan)
+    for _ in range(MOST_ROUNDS):
+        better = _improve(plan, best_s, screen)
+        if better is None:
+            break
+        plan, best_s = better
+    return plan
+
+
+def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | None:
+    """Return the first exchange that shortens the makespan, or None."""
+    by_time = _by_time(plan, screen.task)
+    straggler = by_time[-1]
+    for pioneer in by_time[:-1]:
+        for high, low, given in EXCHANGES:
+            moved = _exchange(plan, screen.task, (straggler, pioneer), (high, low, given))
+            if moved is None or not fits(moved, screen.task):
+                continue
+            if not keeps_budget(moved, screen.task):
+                continue
+            moved_s = screen.makespan_s(moved)
+            if moved_s < best_s * (1 - 1e-9):
+                return moved, moved_s
+    return None
+
+
+def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
+    """Return stages by what they cost the batch when they are the slowest, fastest first."""
+    requests, cuts = task.costs.scenario.workload.requests, plan.micro_batching
+    prefills, groups = -(-requests // cuts.prefill), -(-requests // cuts.decode)
+
+    def cost_s(number: int) -> float:
+        stage = StageCosts(task.costs, plan, number)
+        decode_s = float(stage.decode_s(cuts.decode).sum())
+        return (prefills - 1) * stage.prefill_s(cuts.prefill) + groups * decode_s
+
+    return sorted(range(len(plan.stages)), key=cost_s)
+
+
+def _exchange(
+    plan: Plan, task: PlanningTask, stages: tuple[int, int], exchange: tuple[int, int, int]
+) -> Plan | None:
+    """Return the plan after an exchange between two stages, or None if they lack the layers."""
+    straggler, pioneer = stages
+    high, low, given = exchange
+    names = {FORMATS[name].bits: name for name in reversed(task.formats)}
+    if high not in names or low not in names:
+        return None
+    counts = [Counter(stage.formats) for stage in plan.stages]
+    back = 0 if high == low else 1
+    if counts[straggler][names[low]] < given or counts[pioneer][names[high]] < back:
+        return None
+    counts[straggler][names[low]] -= given
+    counts[straggler][names[high]] += back
+    counts[pioneer][names[low]] += given
+    counts[pioneer][names[high]] -= back
+    if not counts[straggler].total() or not _can_run(plan, task, stages, counts):
+        return None
+    rebuilt, layer = [], 0
+    for stage, count in zip(plan.stages, counts, strict=True):
+        formats = arrange_formats(task, [count[name] for name in task.formats], layer)
+        rebuilt.append(Stage(stage.device, formats))
+        layer += len(formats)
+    return replace(plan, stages=tuple(rebuilt))
+
+
+def _can_run(
+    plan: Plan, task: PlanningTask, stages: tuple[int, int], counts: list[Counter[str]]
+) -> bool:
+    """Return whether the devices of the two stages run every format they would hold."""
+    cluster = task.costs.scenario.cluster
+    for number in stages:
+        position = cluster.index(plan.stages[number].device, "plan")
+        runs = cluster.devices[position].device.formats
+        if any(count and name not in runs for name, count in counts[number].items()):
+            return False
+    return True

@@ -1,0 +1,156 @@
+"""What LLM-PQ's integer program plans: devices, layers and formats at once, solved by HiGHS.
+
+Layers cost alike, so whole numbers of layers per device and format say as much as LLM-PQ's binary
+``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after the
+other. Where layers lose differently, the program counts an average layer, and a second program
+chooses the formats of the partition found, layer by layer; if that fails, the program is solved
+once more with every layer's own losses. In large clusters, groups of like devices hold the same, as
+`device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to shrink its
+program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term corrected, as in
+`certificate`.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.problem import (
+    BlockItem,
+    FloatArray,
+    PlanningTask,
+    Problem,
+    build_problem,
+    device_groups,
+    group_places,
+)
+from llmpq_sim.search.bound.relaxation import solve_integrally
+from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, TERMS
+from llmpq_sim.search.construction import (
+    best_formats,
+    order_devices,
+    plan_of_formats,
+    stage_problem,
+)
+
+PROGRAM_GAP = 1e-3
+PROGRAM_NODES = 1_000
+"""Where HiGHS stops."""
+
+
+def integer_plan(
+    task: PlanningTask,
+    micro_batching: MicroBatching,
+    minimise: Literal["makespan", "loss"] = "makespan",
+    group_layers: int = 1,
+) -> Plan | None:
+    """Return the plan of the integer program for one micro-batching, or None if nothing fits.
+
+    Args:
+        task: what is planned.
+        micro_batching: how the batch is cut.
+        minimise: the makespan within the loss budget, or the loss whatever the makespan.
+        group_layers: neighbouring layers that share device and format; a divisor of the model's
+            layers. Where layers lose differently they share the device alone.
+    """
+    apart = len(task.costs.scenario.cluster.devices) > 1
+    free = build_problem(task, micro_batching, group_places(task), ends_apart=apart)
+    for problem in [averaged(free), free][: 1 + (layers_differ(task) and group_layers == 1)]:
+        blocks = solve_integrally(
+            in_groups(problem, group_layers),
+            PROGRAM_GAP,
+            PROGRAM_NODES,
+            as_pipeline=apart,
+            minimise=minimise,
+        )
+        if blocks is None:
+            continue
+        blocks[0] *= group_layers  # layers alike are the first item, and the only one in groups
+        plan = _laid_out(task, micro_batching, problem, blocks)
+        if plan is not None:
+            return plan
+    return None
+
+
+def single_device_plans(task: PlanningTask, micro_batching: MicroBatching) -> list[Plan]:
+    """Return, for each kind of device that can hold the model alone, its best plan."""
+    cluster, layers = task.costs.scenario.cluster, task.costs.scenario.model.layers
+    first_of_kind: dict[str, int] = {}
+    for number, member in enumerate(cluster.devices):
+        first_of_kind.setdefault(member.device.name, number)
+    plans = [
+        best_formats(task, micro_batching, [number], [layers]) for number in first_of_kind.values()
+    ]
+    return [plan for plan in plans if plan is not None]
+
+
+def layers_differ(task: PlanningTask) -> bool:
+    """Return whether some layers lose more than others in the same format."""
+    return any(len(set(task.quality.losses[name])) > 1 for name in task.formats)
+
+
+def averaged(problem: Problem) -> Problem:
+    """Return the problem with all layers alike, each losing the mean."""
+    layers = [item for item in problem.items if item.block == LAYER]
+    count = sum(item.count for item in layers)
+    loss = np.asarray(sum(item.count * item.loss for item in layers)) / count
+    ends = [item for item in problem.items if item.block != LAYER]
+    allowed = np.any([item.allowed for item in layers], axis=0)
+    return replace(problem, items=(BlockItem(LAYER, count, loss, allowed), *ends))
+
+
+def in_groups(problem: Problem, group_layers: int) -> Problem:
+    """Return the problem in which so many layers are one block, with their bytes, times and loss.
+
+    The layers of each item must make whole blocks.
+    """
+    factor = np.ones((3, 1))
+    factor[LAYER] = group_layers
+    items = tuple(
+        replace(item, count=item.count // group_layers, loss=item.loss * group_layers)
+        if item.block == LAYER
+        else item
+        for item in problem.items
+    )
+    waves = tuple(
+        replace(terms, **{name: getattr(terms, name) * factor[:, None] for name in TERMS})
+        for terms in problem.waves
+    )
+    return replace(problem, items=items, waves=waves, block_bytes=problem.block_bytes * factor)
+
+
+def _laid_out(
+    task: PlanningTask, micro_batching: MicroBatching, problem: Problem, blocks: FloatArray
+) -> Plan | None:
+    """Return the plan with these layers per device and format, in an order with fast links."""
+    layer, embedding, head = (_item(problem, block) for block in (LAYER, EMBEDDING, HEAD))
+    blocks = _per_device(task, blocks)
+    per_device = blocks[:embedding].sum(axis=(0, 2)).astype(int)
+    used = [int(device) for device in np.flatnonzero(per_device)]
+    first = int(blocks[embedding].sum(axis=1).argmax())
+    last = int(blocks[head].sum(axis=1).argmax())
+    order = order_devices(task.costs.scenario.cluster, used, first, last)
+    layers = [int(per_device[device]) for device in order]
+    if layers_differ(task):
+        return best_formats(task, micro_batching, order, layers)
+    staged = stage_problem(task, micro_batching, order, layers)
+    placed = np.zeros((len(staged.items), len(order), len(task.formats)))
+    for index, item in enumerate(staged.items):
+        if item.block == LAYER:
+            number = int(np.flatnonzero(item.allowed.any(axis=1))[0])
+            placed[index, number] = blocks[layer, order[number]]
+    return plan_of_formats(task, staged, order, placed)
+
+
+def _per_device(task: PlanningTask, blocks: FloatArray) -> FloatArray:
+    """Return the blocks of each device, given those of each group of devices loaded alike."""
+    groups = device_groups(task)
+    divided = np.zeros((len(blocks), sum(len(group) for group in groups), blocks.shape[2]))
+    for number, group in enumerate(groups):
+        divided[:, list(group)] = blocks[:, [number]] / len(group)
+    return divided
+
+
+def _item(problem: Problem, block: int) -> int:
+    return next(i for i, item in enumerate(problem.items) if item.block == block)

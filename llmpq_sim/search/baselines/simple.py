@@ -1,0 +1,255 @@
+"""Which plans others would make: each baseline as a list of candidates for the same simulator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import available_bytes, layer_kv_bytes, layer_weight_bytes
+from llmpq_sim.core.plan import MicroBatching, Plan, Stage
+from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
+from llmpq_sim.search.baselines.integer import integer_plan
+from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.grid import paper_micro_batchings
+from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, lacking_bytes, score_plan
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The best plan of a baseline, or why it has none.
+
+    Attributes:
+        name: what tables call it.
+        score: its plan, simulated; None where not even a plan could be written down.
+        why_not: why the plan is not feasible, or None.
+    """
+
+    name: str
+    score: PlanScore | None
+    why_not: str | None
+
+
+def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline]:
+    """Return every baseline, the simplest first; those that time ran out for say so."""
+    return [
+        best_of(name, candidates(screen.task), screen)
+        if has_time()
+        else Baseline(name, None, "not tried: the time budget ended")
+        for name, candidates in (
+            ("uniform", uniform_plans),
+            ("memory-weighted", memory_weighted_plans),
+            ("compute-weighted", compute_weighted_plans),
+            ("pipeedge", pipeedge_plans),
+            ("adabits", adabits_plans),
+            ("bit-transfer", bit_transfer_plans),
+            ("llm-pq-ilp", integer_plans),
+        )
+    ]
+
+
+def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
+    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks."""
+    task = screen.task
+    feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
+    if feasible:
+        fastest = min(feasible, key=screen.makespan_s)
+        return Baseline(name, score_plan(fastest, task), None)
+    if plans:
+        nearest = min(
+            plans, key=lambda plan: (not keeps_budget(plan, task), lacking_bytes(plan, task))
+        )
+        score = score_plan(nearest, task)
+        return Baseline(name, score, score.why_not())
+    return Baseline(name, None, "no plan fits the memory within the quality budget")
+
+
+def uniform_plans(task: PlanningTask) -> list[Plan]:
+    """Return even splits, the remainder to the first devices, one format for all layers.
+
+    Source: LLM-PQ, arXiv:2403.01136, baseline Uniform.
+    """
+    layers = task.costs.scenario.model.layers
+    devices = min(len(task.costs.scenario.cluster.devices), layers)
+    split = [layers // devices + (number < layers % devices) for number in range(devices)]
+    return _uniform_format_plans(task, lambda _mb, _name: (list(range(devices)), split))
+
+
+def memory_weighted_plans(task: PlanningTask) -> list[Plan]:
+    """Return splits by free memory over the fewest devices that hold the model.
+
+    Source: exo's ring partitioning, with the KV cache added to the model's bytes.
+    """
+
+    def split(micro_batching: MicroBatching, name: str) -> tuple[list[int], list[int]]:
+        free = _free_bytes(task, micro_batching)
+        layers = task.costs.scenario.model.layers
+        needed = layers * _layer_bytes(task, micro_batching, name)
+        order = sorted(range(len(free)), key=lambda device: (-free[device], device))
+        chosen: list[int] = []
+        for device in order:
+            if sum(free[member] for member in chosen) < needed and len(chosen) < layers:
+                chosen.append(device)
+        chosen.sort()
+        return chosen, _by_largest_remainder([free[device] for device in chosen], layers)
+
+    return _uniform_format_plans(task, split)
+
+
+def compute_weighted_plans(task: PlanningTask) -> list[Plan]:
+    """Return splits by speed, filled up to each device's memory.
+
+    Speed is the inverse of a layer's time over prefill and decode; a level is found at which
+    ``sum min(room, level x speed)`` is the number of layers. Source: water-filling as in Parallax.
+    """
+
+    def split(micro_batching: MicroBatching, name: str) -> tuple[list[int], list[int]]:
+        free = _free_bytes(task, micro_batching)
+        room = np.floor(np.array(free) / _layer_bytes(task, micro_batching, name))
+        speed = 1.0 / np.array(_layer_seconds(task, micro_batching, name))
+        layers = task.costs.scenario.model.layers
+        filled = _water_fill(np.maximum(room, 0.0), speed, layers)
+        chosen = [device for device, count in enumerate(filled) if count > 0]
+        return chosen, [filled[device] for device in chosen]
+
+    return _uniform_format_plans(task, split)
+
+
+def pipeedge_plans(task: PlanningTask) -> list[Plan]:
+    """Return PipeEdge's partitions: the slowest decode stage is as fast as possible."""
+    return _uniform_format_plans(
+        task,
+        lambda micro_batching, name: pipeedge_layers(task, micro_batching, name),
+        prefill_is_decode=True,
+    )
+
+
+def adabits_plans(task: PlanningTask) -> list[Plan]:
+    """Return the plans with the least quality loss that fit; speed is ignored (LLM-PQ, sec. 6)."""
+    return _for_each_micro_batching(task, lambda cuts: integer_plan(task, cuts, "loss"))
+
+
+def bit_transfer_plans(task: PlanningTask) -> list[Plan]:
+    """Return the plans of LLM-PQ's heuristic, which starts from adabits."""
+    return _for_each_micro_batching(task, lambda cuts: bit_transfer_plan(task, cuts))
+
+
+def integer_plans(task: PlanningTask, group_layers: int = 1) -> list[Plan]:
+    """Return the plans of LLM-PQ's integer program with the corrected objective.
+
+    So many neighbouring layers share device and format, as `integer_plan` says.
+    """
+    return _for_each_micro_batching(
+        task, lambda cuts: integer_plan(task, cuts, group_layers=group_layers)
+    )
+
+
+Split = Callable[[MicroBatching, str], tuple[list[int], list[int]] | None]
+
+
+def _for_each_micro_batching(
+    task: PlanningTask, make: Callable[[MicroBatching], Plan | None]
+) -> list[Plan]:
+    scenario = task.costs.scenario
+    cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    plans = [make(micro_batching) for micro_batching in cuts]
+    return [plan for plan in plans if plan is not None]
+
+
+def _uniform_format_plans(
+    task: PlanningTask, split: Split, *, prefill_is_decode: bool = False
+) -> list[Plan]:
+    """Return the splits for every format that all devices run, the least damaging first."""
+    scenario = task.costs.scenario
+    members = scenario.cluster.devices
+    plans = []
+    for name in sorted(task.formats, key=task.quality.uniform_loss):
+        if not all(name in member.device.formats for member in members):
+            continue
+        for cuts in paper_micro_batchings(scenario.workload.requests, len(members)):
+            if prefill_is_decode and cuts.prefill != cuts.decode:
+                continue
+            found = split(cuts, name)
+            if found is not None:
+                plans.append(_plan(task, cuts, name, *found))
+    return plans
+
+
+def _plan(
+    task: PlanningTask, cuts: MicroBatching, name: str, order: list[int], layers: list[int]
+) -> Plan:
+    members = task.costs.scenario.cluster.devices
+    stages = tuple(
+        Stage(members[device].name, (name,) * count)
+        for device, count in zip(order, layers, strict=True)
+    )
+    return Plan(stages, cuts)
+
+
+def _free_bytes(task: PlanningTask, cuts: MicroBatching) -> list[int]:
+    scenario = task.costs.scenario
+    return [
+        max(available_bytes(member.device, scenario.model, scenario.workload, cuts), 0)
+        for member in scenario.cluster.devices
+    ]
+
+
+def _layer_bytes(task: PlanningTask, cuts: MicroBatching, name: str) -> int:
+    scenario = task.costs.scenario
+    kv_bytes = layer_kv_bytes(scenario.model, scenario.workload, cuts)
+    return layer_weight_bytes(scenario.model, FORMATS[name]) + kv_bytes
+
+
+def _layer_seconds(task: PlanningTask, cuts: MicroBatching, name: str) -> list[float]:
+    costs, requests = task.costs, task.costs.scenario.workload.requests
+    seconds = []
+    for member in costs.scenario.cluster.devices:
+        kind = member.device.name
+        prefills = -(-requests // cuts.prefill)
+        groups = -(-requests // cuts.decode)
+        decode_s = costs.decode_layer_s(kind, name, cuts.decode)[: costs.rounds].sum()
+        prefill_s = costs.prefill_layer_s(kind, name, cuts.prefill)
+        seconds.append(prefills * prefill_s + groups * float(decode_s))
+    return seconds
+
+
+def _by_largest_remainder(shares: Sequence[float], layers: int) -> list[int]:
+    """Return whole layers in proportion to shares, at least one each."""
+    total = sum(shares)
+    if total <= 0:
+        shares, total = [1.0] * len(shares), float(len(shares))
+    exact = [share / total * layers for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for index in by_remainder[: layers - sum(counts)]:
+        counts[index] += 1
+    while 0 in counts:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] += 1
+    return counts
+
+
+def _water_fill(
+    room: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    speed: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    layers: int,
+) -> list[int]:
+    """Return layers per device: speed times a common level, no more than the room."""
+    if room.sum() < layers:
+        room = np.full(len(room), float(layers))
+    low, high = 0.0, layers / speed.min()
+    for _ in range(100):
+        level = (low + high) / 2
+        low, high = (
+            (level, high) if np.minimum(room, level * speed).sum() < layers else (low, level)
+        )
+    exact = np.minimum(room, high * speed)
+    counts = np.floor(exact + 1e-9)
+    for device in np.argsort(counts - exact, kind="stable"):
+        if counts.sum() < layers and counts[device] < room[device]:
+            counts[device] += 1
+    for device in np.argsort(-speed, kind="stable"):
+        counts[device] += min(layers - counts.sum(), room[device] - counts[device])
+    return [int(count) for count in counts]

@@ -1,0 +1,182 @@
+"""How fast no plan can be, over all micro-batchings: the certificate of a plan file."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.bound.certificate import (
+    CellMultipliers,
+    Multipliers,
+    Split,
+    bound_s,
+    proof_bound_s,
+    whole_cell,
+)
+from llmpq_sim.search.bound.loads import LoadTable
+from llmpq_sim.search.bound.problem import Problem
+from llmpq_sim.search.bound.refinement import refine
+from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.screening import Screen
+
+TARGET_GAP = 0.005
+"""Relative gap at which the bound is tight enough."""
+
+CELLS = 400
+"""Cells bounded for one micro-batching, at most."""
+
+
+@dataclass(frozen=True)
+class CellProof:
+    """A tree of cells that proves nothing faster than its target, or than its weakest leaf."""
+
+    target_s: float
+    tree: Split | CellMultipliers
+
+
+@dataclass(frozen=True)
+class BoundEntry:
+    """What is proven for one micro-batching.
+
+    Attributes:
+        bound_s: makespan that no plan with this micro-batching is below.
+        multipliers: proof by the linear relaxation.
+        cells: a stronger proof by cells, where one was needed.
+    """
+
+    bound_s: float
+    multipliers: Multipliers
+    cells: CellProof | None = None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven for every micro-batching of the grid.
+
+    Attributes:
+        entries: by micro-batching.
+        feasible: the micro-batchings in which a plan may exist.
+    """
+
+    entries: dict[MicroBatching, BoundEntry]
+    feasible: frozenset[MicroBatching] = frozenset()
+
+    @property
+    def bound_s(self) -> float:
+        """Makespan that no plan is below, whatever its micro-batching."""
+        return min(entry.bound_s for entry in self.entries.values())
+
+    def promising(self) -> list[MicroBatching]:
+        """Return the micro-batchings in which plans may exist, the lowest bound first."""
+        return sorted(self.feasible, key=lambda cuts: (self.entries[cuts].bound_s, str(cuts)))
+
+
+def first_certificate(
+    screen: Screen, grid: list[MicroBatching], on_progress: Callable[[int, int], None]
+) -> Certificate:
+    """Return the bounds of the linear relaxations of a grid."""
+    entries, feasible = {}, set()
+    for number, cuts in enumerate(grid):
+        on_progress(number, len(grid))
+        problem = screen.problem(cuts)
+        relaxed = relax(problem)
+        entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
+        if relaxed.is_feasible and problem.holds_whole_layers:
+            feasible.add(cuts)
+    return Certificate(entries, frozenset(feasible))
+
+
+def near(makespan_s: float) -> float:
+    """Return the bound that is tight enough for a plan with this makespan."""
+    return makespan_s / (1.0 + TARGET_GAP)
+
+
+def tighten(
+    certificate: Certificate,
+    screen: Screen,
+    makespan_s: float,
+    on_progress: Callable[[int, int], None],
+) -> Certificate:
+    """Return a certificate whose bound is near a plan's makespan, where cells can show it.
+
+    Only micro-batchings whose bound is too low are refined, the lowest first.
+    """
+    entries = dict(certificate.entries)
+    loose = sorted(
+        (cuts for cuts, entry in entries.items() if entry.bound_s < near(makespan_s)),
+        key=lambda cuts: entries[cuts].bound_s,
+    )
+    for number, cuts in enumerate(loose):
+        on_progress(number, len(loose))
+        entries[cuts] = refined_entry(entries[cuts], screen.problem(cuts), makespan_s)
+    return replace(certificate, entries=entries)
+
+
+def refined_entry(entry: BoundEntry, problem: Problem, makespan_s: float) -> BoundEntry:
+    """Return an entry with a proof by cells, if that proves more, up to near a makespan."""
+    proof = refine(problem, near(makespan_s), CELLS)
+    if proof is None or proof.bound_s <= entry.bound_s:
+        return entry
+    cells = CellProof(proof.target_s, proof.tree)
+    return replace(entry, bound_s=proof.bound_s, cells=cells)
+
+
+def check_certificate(certificate: Certificate, screen: Screen, grid: list[MicroBatching]) -> float:
+    """Return the bound that a certificate proves, by arithmetic alone.
+
+    Raises:
+        CertificateError: it leaves out a micro-batching of the grid, or one of its entries states
+            more than its multipliers prove.
+    """
+    missing = [cuts for cuts in grid if cuts not in certificate.entries]
+    if missing:
+        raise CertificateError(
+            f"certificate: expected an entry for every micro-batching, {len(missing)} are missing, "
+            f"the first is {_name(missing[0])}"
+        )
+    return min(_proven_s(certificate.entries[cuts], screen, cuts) for cuts in grid)
+
+
+def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
+    problem = screen.problem(cuts)
+    _check_lengths(entry, problem, _name(cuts))
+    proven_s = bound_s(problem, entry.multipliers)
+    if entry.cells is not None:
+        if not LoadTable.applies_to(problem):
+            raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
+        cell = whole_cell(entry.cells.target_s)
+        proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
+    if not entry.bound_s <= proven_s * (1 + 1e-9):
+        raise CertificateError(
+            f"certificate: {_name(cuts)} states {entry.bound_s:.6g} s, its multipliers prove "
+            f"{proven_s:.6g} s"
+        )
+    return proven_s
+
+
+def _check_lengths(entry: BoundEntry, problem: Problem, name: str) -> None:
+    """Check that there is a multiplier for every term of the problem."""
+    places = len(problem.places)
+    lengths = [(len(entry.multipliers.waves), len(problem.waves))]
+    lengths.append((len(entry.multipliers.byte_price_s), places))
+    for wave in entry.multipliers.waves:
+        lengths += [(len(wave.prefill), places), (len(wave.decode), places)]
+    for leaf in _leaves(entry.cells.tree) if entry.cells else ():
+        lengths += [(len(leaf.prefill), places + 1), (len(leaf.decode), places + 1)]
+    for found, expected in lengths:
+        if found != expected:
+            raise CertificateError(
+                f"certificate: {name} expected {expected} multipliers of a kind, got {found}"
+            )
+
+
+def _leaves(tree: Split | CellMultipliers) -> Iterator[CellMultipliers]:
+    if isinstance(tree, Split):
+        yield from _leaves(tree.below)
+        yield from _leaves(tree.above)
+    else:
+        yield tree
+
+
+def _name(cuts: MicroBatching) -> str:
+    return f"prefill {cuts.prefill}, decode {cuts.decode}, groups {cuts.groups_in_flight}"

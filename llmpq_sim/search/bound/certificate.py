@@ -1,0 +1,233 @@
+"""How fast no plan can be: a lower bound on the makespan that multipliers prove by arithmetic.
+
+For a wave, let P and D be the prefill and decode times of the stages. Every stage is a FIFO server
+and all prompts wait at the first stage, so each stage serves all prefill visits before any decode
+visit, and
+
+  prefill ends     >= sum_i least P_i + max_j (rest of P_j)
+  decode takes     >= sum_i path D_i                                 (one group's rounds in turn)
+  decode takes     >= sum_i least D_i + max_j (later D_j - least D_j) (one stage's later visits)
+
+where *later* leaves out what may overlap the end of prefill: round 1 of the groups that do not wait
+for the last prefill micro-batch. With weights on the stages
+(w for prefill, v for decode, sum v = 1 - alpha, alpha on the path) every maximum becomes a weighted
+sum; with a price per unit of loss and per byte of each device the constraints join the sum; then
+each block may be placed where it is cheapest, and the total can only be too low:
+
+  makespan >= sum over blocks of min over places and formats of their weighted, priced times
+              + link times + what visits cost beside blocks, on the fewest devices
+              - loss price x budget - sum byte prices x capacities.
+
+It uses no order and no contiguity, so it holds for every partition and device order. The best
+multipliers are the dual solution of the linear program in `relaxation`; checking needs no solver.
+Source: the Lagrangian bound of planning theory (Geoffrion 1974) applied to LLM-PQ's objective
+(arXiv:2403.01136, sec. 4) with its decode term corrected.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
+from llmpq_sim.search.bound.problem import FloatArray, Problem
+from llmpq_sim.search.bound.wave_terms import WaveTerms
+
+
+@dataclass(frozen=True)
+class WaveMultipliers:
+    """Weights of one wave shape's terms.
+
+    Attributes:
+        prefill: weight of one device of each place; with the device counts they sum to 1.
+        decode: likewise, summing to 1 - path.
+        path: weight of the rounds of one group, between 0 and 1.
+    """
+
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    path: float
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """What proves a bound for one micro-batching.
+
+    Attributes:
+        waves: weights of each different wave shape.
+        loss_price_s: seconds per unit of quality loss.
+        byte_price_s: seconds per byte on a device of each place.
+    """
+
+    waves: tuple[WaveMultipliers, ...]
+    loss_price_s: float
+    byte_price_s: tuple[float, ...]
+
+
+def bound_s(problem: Problem, multipliers: Multipliers) -> float:
+    """Return the makespan below which no plan with this micro-batching can be.
+
+    Any multipliers give a true bound: negative ones count as 0 and weights are scaled to their
+    sums, so a wrong certificate proves less, never too much.
+    """
+    seconds = np.zeros((3, len(problem.places), len(problem.formats)))
+    links_s = 0.0
+    for terms, weights in zip(problem.waves, multipliers.waves, strict=True):
+        wave_s, wave_links_s = _weighted(problem, terms, weights)
+        seconds += terms.count * wave_s
+        links_s += terms.count * wave_links_s
+    byte_price_s = np.maximum(np.array(multipliers.byte_price_s), 0.0)
+    loss_price_s = max(multipliers.loss_price_s, 0.0)
+    seconds += problem.block_bytes[:, None, :] * byte_price_s[None, :, None]
+    total_s = links_s
+    for item in problem.items:
+        priced = seconds[item.block] + loss_price_s * item.loss
+        total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
+    held = float((byte_price_s * problem.place_counts * problem.capacity_bytes).sum())
+    return total_s - loss_price_s * problem.budget - held
+
+
+def _weighted(
+    problem: Problem, terms: WaveTerms, weights: WaveMultipliers
+) -> tuple[FloatArray, float]:
+    """Return each block's weighted seconds in one wave, and those of links and bare visits."""
+    path = min(max(weights.path, 0.0), 1.0)
+    prefill = _scaled(weights.prefill, problem.place_counts, 1.0)[None, :, None]
+    decode = _scaled(weights.decode, problem.place_counts, 1.0 - path)[None, :, None]
+    wave_s = (
+        terms.prefill_least
+        + prefill * terms.prefill_rest
+        + path * terms.decode_path
+        + (1.0 - path) * terms.decode_least
+        + decode * terms.decode_rest
+    )
+    prefill_s, slowest_s, path_s = terms.least_visit_s.tolist()
+    fixed_s = terms.prefill_links_s + prefill_s
+    fixed_s += path * (terms.path_links_s + path_s) + (1.0 - path) * slowest_s
+    return wave_s, fixed_s
+
+
+def _scaled(weights: tuple[float, ...], counts: FloatArray, total: float) -> FloatArray:
+    """Return weights at least 0 whose sum over all devices is the total."""
+    positive = np.maximum(np.array(weights, dtype=float), 0.0)
+    found = float((positive * counts).sum())
+    if found <= 0.0:
+        positive, found = np.ones(len(counts)), float(counts.sum())
+    return np.asarray(positive / found * total)
+
+
+@dataclass(frozen=True)
+class CellMultipliers:
+    """What proves a bound for the plans of one cell.
+
+    Attributes:
+        prefill: weight of one device of each place, and last the weight of the cell's own least.
+        decode: likewise for the decode rest; with ``path`` they sum to 1.
+        path: weight of the rounds of one group, between 0 and 1.
+        loss_price_s: seconds per unit of quality loss.
+        values_s: what a layer, the embedding and the LM head are worth.
+    """
+
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    path: float
+    loss_price_s: float
+    values_s: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A cell cut in two: plans whose slowest stage is below a limit, and the others.
+
+    Attributes:
+        term: ``prefill`` or ``decode``, the rest that is limited.
+        at_s: the limit.
+        below, above: proofs of the two parts.
+    """
+
+    term: str
+    at_s: float
+    below: "Split | CellMultipliers"
+    above: "Split | CellMultipliers"
+
+
+def proof_bound_s(table: LoadTable, proof: Split | CellMultipliers, cell: Cell) -> float:
+    """Return the makespan below which no plan of the cell can be, at most the cell's own limit.
+
+    Raises:
+        CertificateError: the proof needs more loads than can be checked.
+    """
+    if isinstance(proof, Split):
+        below, above = halves(cell, proof.term, proof.at_s)
+        return min(
+            proof_bound_s(table, proof.below, below), proof_bound_s(table, proof.above, above)
+        )
+    loads = [table.within(place, cell) for place in range(len(table.problem.places))]
+    if any(listed is None for listed in loads):
+        raise CertificateError("certificate: a cell has too many loads to check")
+    listed = [entry for entry in loads if entry is not None]
+    return min(cell_bound_s(table.problem, listed, proof, cell), cell.makespan_s)
+
+
+def whole_cell(makespan_s: float) -> Cell:
+    """Return the cell of every plan at least as fast as a makespan."""
+    return Cell(0.0, makespan_s, 0.0, makespan_s, makespan_s)
+
+
+def halves(cell: Cell, term: str, at_s: float) -> tuple[Cell, Cell]:
+    """Return the parts of a cell below and above a limit of its prefill or decode rest."""
+    if term == "prefill":
+        return replace(cell, prefill_most_s=at_s), replace(cell, prefill_least_s=at_s)
+    return replace(cell, decode_most_s=at_s), replace(cell, decode_least_s=at_s)
+
+
+def cell_bound_s(
+    problem: Problem, loads: list[Loads], multipliers: CellMultipliers, cell: Cell
+) -> float:
+    """Return the makespan below which no plan of a cell can be, given its loads per place."""
+    priced = price_loads(problem, loads, multipliers)
+    terms, counts = problem.waves[0], problem.place_counts
+    path = min(max(multipliers.path, 0.0), 1.0)
+    prefill = _shares(multipliers.prefill, counts, 1.0)
+    decode = _shares(multipliers.decode, counts, 1.0 - path)
+    total_s = (
+        terms.prefill_links_s
+        + path * terms.path_links_s
+        + prefill[-1] * cell.prefill_least_s
+        + decode[-1] * cell.decode_least_s
+    )
+    layer_s, embedding_s, head_s = multipliers.values_s
+    total_s += layer_s * problem.items[0].count + embedding_s + head_s
+    total_s -= max(multipliers.loss_price_s, 0.0) * problem.budget
+    for count, price in zip(counts, priced, strict=True):
+        total_s += float(count) * float(price.min(initial=np.inf))
+    return float(total_s)
+
+
+def price_loads(
+    problem: Problem, loads: list[Loads], multipliers: CellMultipliers
+) -> list[FloatArray]:
+    """Return what each load of each place costs at the multipliers, less what it is worth."""
+    counts = problem.place_counts
+    path = min(max(multipliers.path, 0.0), 1.0)
+    prefill = _shares(multipliers.prefill, counts, 1.0)
+    decode = _shares(multipliers.decode, counts, 1.0 - path)
+    layer_s, embedding_s, head_s = multipliers.values_s
+    priced = []
+    for place, load in enumerate(loads):
+        wave_s = (
+            load.spread_s
+            + prefill[place] * load.prefill_rest_s
+            + path * load.decode_path_s
+            + (1.0 - path) * load.decode_least_s
+            + decode[place] * load.decode_rest_s
+        )
+        worth_s = layer_s * load.layer_count + embedding_s * load.embedding + head_s * load.head
+        loss_s = max(multipliers.loss_price_s, 0.0) * load.loss
+        priced.append(wave_s + loss_s - worth_s)
+    return priced
+
+
+def _shares(weights: tuple[float, ...], counts: FloatArray, total: float) -> FloatArray:
+    """Return weights at least 0 whose sum over all devices and the cell is the total."""
+    return _scaled(weights, np.append(counts, 1.0), total)

@@ -1,0 +1,224 @@
+"""What do blocks, links and bare visits add to the terms of the bound in one wave?
+
+The terms are those of `certificate`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.schedule import WaveShape
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
+
+FloatArray = NDArray[np.float64]
+
+LAYER, EMBEDDING, HEAD = range(3)
+"""The three kinds of block, the first axis of every array below."""
+
+TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
+"""The fields of WaveTerms that add up over the blocks of a stage, as ``visit_s`` numbers them."""
+
+
+@dataclass(frozen=True)
+class WaveTerms:
+    """Seconds that each block adds to the terms of the bound for one wave shape.
+
+    Every array has the shape (3 blocks, places, formats).
+
+    Attributes:
+        count: how many waves have this shape.
+        prefill_least: its shortest prefill visit.
+        prefill_rest: its other prefill visits together.
+        decode_least: its shortest decode visit.
+        decode_rest: its decode visits that follow the end of prefill, less the shortest.
+        decode_path: its visits in the rounds of one group, one after another.
+        prefill_links_s, path_links_s: what the links add at least to a prefill and to those rounds.
+        visit_s: what a device adds to each of the five terms by being visited at all. Shape:
+            (5 terms, places).
+        least_visit_s: what such visits add at least to the end of prefill, to the length of decode
+            by the slowest stage, and to the rounds of the path. Shape: (3,).
+    """
+
+    count: int
+    prefill_least: FloatArray
+    prefill_rest: FloatArray
+    decode_least: FloatArray
+    decode_rest: FloatArray
+    decode_path: FloatArray
+    prefill_links_s: float
+    path_links_s: float
+    visit_s: FloatArray
+    least_visit_s: FloatArray
+
+
+def wave_terms(
+    costs: LayerCosts,
+    kinds: Sequence[str],
+    formats: Sequence[str],
+    shape: WaveShape,
+    count: int,
+    devices: int,
+) -> WaveTerms:
+    """Return the terms of one wave shape.
+
+    Args:
+        costs: block times of the scenario.
+        kinds: kind of device of each place.
+        formats: allowed weight formats.
+        shape: the micro-batches of a wave.
+        count: waves of this shape.
+        devices: how many devices any plan uses at least.
+    """
+    distinct = list(dict.fromkeys(kinds))
+    arrays = np.zeros((5, 3, len(distinct), len(formats)))
+    for number, kind in enumerate(distinct):
+        for column, name in enumerate(formats):
+            if name in costs.devices[kind].formats:
+                arrays[:, LAYER, number, column] = _layer_terms(costs, shape, kind, name)
+        arrays[:, EMBEDDING, number, 0] = _end_terms(costs, shape, kind, EMBEDDING)
+        arrays[:, HEAD, number, 0] = _end_terms(costs, shape, kind, HEAD)
+    links = _fastest_links(costs, devices)
+    prefill_links_s, path_links_s = link_terms_s(costs, shape, links)
+    visit_s = np.stack([_visit_terms(costs, shape, kind) for kind in distinct], axis=1)
+    of_places = [distinct.index(kind) for kind in kinds]
+    least, rest, decode_least, decode_rest, path = arrays[:, :, of_places]
+    return WaveTerms(
+        count=count,
+        prefill_least=least,
+        prefill_rest=rest,
+        decode_least=decode_least,
+        decode_rest=decode_rest,
+        decode_path=path,
+        prefill_links_s=prefill_links_s,
+        path_links_s=path_links_s,
+        visit_s=visit_s[:, of_places],
+        least_visit_s=_least_visit_s(visit_s, devices),
+    )
+
+
+def _visit_terms(costs: LayerCosts, shape: WaveShape, kind: str) -> FloatArray:
+    step_s = costs.step_s(kind)
+    decode_s = [np.full(len(rows), step_s) for rows in shape.decode_rows]
+    return _terms(shape, [step_s] * len(shape.prefill_rows), decode_s)
+
+
+def _least_visit_s(visit_s: FloatArray, devices: int) -> FloatArray:
+    """Return what the visits of any pipeline of at least so many devices add to its times.
+
+    The least counts for each device; what is added to the slowest stage is no less than the least
+    of all kinds.
+    """
+    least, rest, decode_least, decode_rest, path = visit_s.min(axis=1)
+    return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
+
+
+def _layer_terms(costs: LayerCosts, shape: WaveShape, kind: str, name: str) -> FloatArray:
+    prefill_s = [costs.prefill_layer_s(kind, name, rows) for rows in shape.prefill_rows]
+    sizes = {rows for group in shape.decode_rows for rows in group}
+    by_rows = {rows: costs.decode_layer_s(kind, name, rows) for rows in sizes}
+    decode_s = [_visits_s(rows, by_rows) for rows in shape.decode_rows]
+    return _terms(shape, prefill_s, decode_s)
+
+
+def _end_terms(costs: LayerCosts, shape: WaveShape, kind: str, block: int) -> FloatArray:
+    prompt = costs.scenario.workload.prompt_tokens
+    if block == EMBEDDING:
+        prefill_s = [costs.embedding_s(kind, rows * prompt) for rows in shape.prefill_rows]
+    else:
+        prefill_s = [costs.head_s(kind, rows) for rows in shape.prefill_rows]
+    decode = costs.embedding_s if block == EMBEDDING else costs.head_s
+    sizes = {rows for group in shape.decode_rows for rows in group}
+    by_rows = {rows: np.full(costs.rounds, decode(kind, rows)) for rows in sizes}
+    decode_s = [_visits_s(rows, by_rows) for rows in shape.decode_rows]
+    return _terms(shape, prefill_s, decode_s)
+
+
+def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
+    """Return a group's visit in each of its rounds, whose rows may become fewer."""
+    rows = np.array(rows_by_round, dtype=int)
+    visits_s = np.zeros(len(rows))
+    for size, round_s in by_rows.items():
+        chosen = np.flatnonzero(rows == size)
+        visits_s[chosen] = round_s[chosen]
+    return visits_s
+
+
+def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
+    """Return the five terms of WaveTerms for one block on one kind in one format."""
+    least_s = min(prefill_s)
+    first, group = _first_rounds(shape), _path(shape)
+    visits_s = np.concatenate(decode_s)
+    later_s = sum(
+        float(times_s[start:].sum()) for times_s, start in zip(decode_s, first, strict=True)
+    )
+    decode_least_s = float(visits_s.min()) if later_s > 0 else 0.0
+    return np.array(
+        [
+            least_s,
+            sum(prefill_s) - least_s,
+            decode_least_s,
+            later_s - decode_least_s,
+            float(decode_s[group][first[group] :].sum()),
+        ]
+    )
+
+
+def _first_rounds(shape: WaveShape) -> list[int]:
+    """Return the turn from which each group's decode visits follow the end of prefill.
+
+    It is turn 0 for groups whose last prompt the last prefill micro-batch holds. All prefills pass
+    the last stage before any decode visit does, so that others return there in turn 1 at least.
+    """
+    released = shape.releases()[-1]
+    return [int(group not in released) for group in range(len(shape.decode_rows))]
+
+
+def _path(shape: WaveShape) -> int:
+    """Return the group with the most rows to decode after the end of prefill."""
+    first = _first_rounds(shape)
+    work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
+    return max(range(len(work)), key=lambda group: (work[group], group))
+
+
+def link_terms_s(
+    costs: LayerCosts, shape: WaveShape, links: Sequence[Link | None]
+) -> tuple[float, float]:
+    """Return what a pipeline's links add to the end of prefill and to the rounds of the path.
+
+    Args:
+        costs: block times of the scenario.
+        shape: the micro-batches of a wave.
+        links: the link behind each stage, the last one back to the first; None on one device.
+    """
+    group = _path(shape)
+    start = _first_rounds(shape)[group]
+    hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
+    prompt = costs.scenario.workload.prompt_tokens
+    present = [link for link in links if link is not None]
+    if not present:
+        return 0.0, 0.0
+    *forward, back = present
+    prefill_bytes = min(shape.prefill_rows) * prompt * hidden
+    prefill_s = sum(link.transfer_s(prefill_bytes) for link in forward)
+    rows_by_round = shape.decode_rows[group]
+    returned = (shape.prefill_rows[-1], *rows_by_round)[start : len(rows_by_round)]
+    path_s = 0.0
+    for rows, rounds in Counter(rows_by_round[start:]).items():
+        path_s += rounds * sum(link.transfer_s(rows * hidden) for link in forward)
+    for rows, rounds in Counter(returned).items():
+        path_s += rounds * back.transfer_s(rows * TOKEN_BYTES)
+    return prefill_s, path_s
+
+
+def _fastest_links(costs: LayerCosts, devices: int) -> list[Link | None]:
+    """Return a pipeline of so many devices whose links are each as fast as any."""
+    links = costs.scenario.cluster.links.values()
+    if devices < 2:
+        return [None]
+    fastest = Link(min(link.latency_s for link in links), max(link.bytes_per_s for link in links))
+    return [fastest] * devices

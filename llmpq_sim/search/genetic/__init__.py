@@ -1,0 +1,1 @@
+"""Genetic search of plans with DEAP."""

@@ -1,0 +1,1 @@
+"""Continuous batching of the requests of a trace."""

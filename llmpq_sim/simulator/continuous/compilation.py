@@ -1,0 +1,227 @@
+"""Which tables does a plan compile to for continuous batching?"""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.core.cluster import Cluster, Link
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import (
+    batch_temporaries_bytes,
+    ends_bytes,
+    layer_weight_bytes,
+    sampled_logits_bytes,
+)
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
+
+FloatArray = NDArray[np.float64]
+
+DENSE_TOKENS = 256
+"""Up to so many tokens every count is evaluated."""
+
+TILE_TOKENS = 64
+"""Beyond, both sides of each multiple of it: kernels work in tiles of 64 or 128 rows, and their
+times step there. Between knots times are interpolated linearly."""
+
+CONTEXT_SEGMENTS = 128
+"""Decode attention is linear in the context on about so many segments."""
+
+DENSE_ROWS = 32
+ROW_RATIO = 1.08
+"""Sequences at which decode attention is evaluated: all up to 32, then in steps of 8 %."""
+
+
+class ServingCosts:
+    """Seconds of the building blocks of a model on each kind of device, computed once each.
+
+    Attributes:
+        model: what is served.
+        cluster: what it is served on.
+        profiles: latency profile of each kind of device, by the kind's name.
+    """
+
+    def __init__(
+        self, model: ModelSpec, cluster: Cluster, profiles: Mapping[str, DeviceProfile]
+    ) -> None:
+        self.model = model
+        self.cluster = cluster
+        self.profiles = dict(profiles)
+        self._tables: dict[tuple[str, ...], FloatArray] = {}
+
+    def products_s(self, kind: str, format_name: str, most_tokens: int) -> FloatArray:
+        """Return the time of one layer without attention by tokens, from 0 to the most."""
+        key = ("products", kind, format_name, str(most_tokens))
+        if key not in self._tables:
+            knots = token_knots(most_tokens)
+            at_knots = products_s(self.model, self.profiles[kind], format_name, knots)
+            self._tables[key] = _filled(most_tokens, knots, at_knots)
+        return self._tables[key]
+
+    def prompts_s(self, kind: str, most_tokens: int) -> FloatArray:
+        """Return the time of one layer's prefill attention by prompt tokens, from 0."""
+        key = ("prompts", kind, str(most_tokens))
+        if key not in self._tables:
+            knots, model = token_knots(most_tokens), self.model
+            at_knots = self.profiles[kind].prefill_attention_s(
+                np.ones_like(knots), knots, model.heads, model.kv_heads, model.head_dim
+            )
+            self._tables[key] = _filled(most_tokens, knots, at_knots)
+        return self._tables[key]
+
+    def decodes_s(self, kind: str, most_rows: int, contexts: FloatArray) -> FloatArray:
+        """Return one layer's decode attention by sequences and context, (rows + 1, contexts)."""
+        key = ("decodes", kind, str(most_rows), *map(str, contexts[[1, -1]]))
+        if key not in self._tables:
+            knots, model = row_knots(most_rows), self.model
+            rows, tokens = np.meshgrid(knots, np.maximum(contexts, 1.0), indexing="ij")
+            at_knots = self.profiles[kind].decode_attention_s(
+                rows, tokens, model.heads, model.kv_heads, model.head_dim
+            )
+            columns = [_filled(most_rows, knots, column) for column in at_knots.T]
+            self._tables[key] = np.stack(columns, axis=1)
+        return self._tables[key]
+
+
+def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettings) -> Pipeline:
+    """Return the tables of a plan: all that a simulation reads of model, devices and links.
+
+    Args:
+        plan: stages whose layers are all of the model's, on devices of the cluster; its
+            micro-batches play no part.
+        costs: block times.
+        settings: how large batches and contexts may become.
+    """
+    step = knot_tokens(settings.longest_context_tokens)
+    links = _links(plan, costs.cluster)
+    stages = tuple(
+        _stage_tables(plan, number, costs, settings, links[number])
+        for number in range(len(plan.stages))
+    )
+    return Pipeline(stages, step, stage_blocks(plan, costs.model, costs.cluster, settings))
+
+
+def knot_tokens(longest_context_tokens: int) -> int:
+    """Return the power of two that cuts the contexts into at most CONTEXT_SEGMENTS segments."""
+    step = 1
+    while step * CONTEXT_SEGMENTS < longest_context_tokens:
+        step *= 2
+    return step
+
+
+def token_knots(most_tokens: int) -> FloatArray:
+    """Return the token counts at which a table is evaluated, from 1 to the most."""
+    dense = np.arange(1, min(DENSE_TOKENS, most_tokens) + 1)
+    tiles = np.arange(DENSE_TOKENS, most_tokens, TILE_TOKENS)
+    return np.unique(np.concatenate([dense, tiles, tiles + 1, [most_tokens]])).astype(float)
+
+
+def row_knots(most_rows: int) -> FloatArray:
+    """Return the numbers of sequences at which decode attention is evaluated."""
+    dense = np.arange(1, min(DENSE_ROWS, most_rows) + 1)
+    steps = max(int(np.log(most_rows / DENSE_ROWS) / np.log(ROW_RATIO)), 0) + 1
+    sparse = np.geomspace(min(DENSE_ROWS, most_rows), most_rows, steps).round()
+    return np.unique(np.concatenate([dense, sparse, [most_rows]])).astype(float)
+
+
+def stage_blocks(
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
+) -> tuple[int, ...]:
+    """Return the KV blocks that each stage has room for; none where not even weights fit.
+
+    What is left beside weights, embedding or head, the runtime, and activations and logits of the
+    largest batch is cut into blocks of ``block_tokens`` tokens of all its layers.
+    """
+    blocks = []
+    fixed_bytes = stage_fixed_bytes(plan, model, cluster, settings)
+    for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
+        position = cluster.index(stage.device, f"plan.stages[{number}].device")
+        left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
+        block_bytes = len(stage.formats) * model.kv_bytes(1, settings.block_tokens)
+        blocks.append(max(left_bytes // block_bytes, 0))
+    return tuple(blocks)
+
+
+def stage_fixed_bytes(
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
+) -> tuple[int, ...]:
+    """Return the bytes that each stage takes beside its KV cache."""
+    fixed_bytes = []
+    last = len(plan.stages) - 1
+    for number, stage in enumerate(plan.stages):
+        weights = sum(
+            count * layer_weight_bytes(model, FORMATS[name])
+            for name, count in Counter(stage.formats).items()
+        )
+        position = cluster.index(stage.device, f"plan.stages[{number}].device")
+        taken = weights + ends_bytes(model, number == 0, number == last)
+        taken += cluster.devices[position].device.runtime_bytes
+        taken += batch_temporaries_bytes(model, settings.token_budget)
+        taken += (number == last) * sampled_logits_bytes(model, settings.sequence_limit)
+        fixed_bytes.append(taken)
+    return tuple(fixed_bytes)
+
+
+def _stage_tables(
+    plan: Plan, number: int, costs: ServingCosts, settings: ContinuousSettings, link: Link | None
+) -> StageTables:
+    stage, longest = plan.stages[number], settings.longest_context_tokens
+    position = costs.cluster.index(stage.device, f"plan.stages[{number}].device")
+    kind = costs.cluster.devices[position].device.name
+    is_last = number == len(plan.stages) - 1
+    step = knot_tokens(longest)
+    contexts: FloatArray = np.arange(longest // step + 2, dtype=np.float64) * step
+    units = settings.sequence_limit if is_last else settings.token_budget
+    unit_bytes = TOKEN_BYTES if is_last else HIDDEN_BYTES * costs.model.hidden_size
+    return StageTables(
+        tokens_s=_tokens_s(plan, number, kind, costs, settings.token_budget).tolist(),
+        samples_s=_samples_s(kind, costs, settings.sequence_limit, is_last).tolist(),
+        prompt_s=(len(stage.formats) * costs.prompts_s(kind, longest)).tolist(),
+        decode_s=len(stage.formats) * costs.decodes_s(kind, settings.sequence_limit, contexts),
+        transfer_s=[
+            0.0 if link is None else link.transfer_s(count * unit_bytes)
+            for count in range(units + 1)
+        ],
+    )
+
+
+def _tokens_s(
+    plan: Plan, number: int, kind: str, costs: ServingCosts, most_tokens: int
+) -> FloatArray:
+    total_s = np.zeros(most_tokens + 1)
+    for name, layers in Counter(plan.stages[number].formats).items():
+        total_s += layers * costs.products_s(kind, name, most_tokens)
+    total_s[1:] += costs.profiles[kind].step_overhead_s
+    if number == 0:
+        tokens = np.arange(most_tokens + 1, dtype=float)
+        total_s[1:] += embeddings_s(costs.model, costs.profiles[kind], tokens)[1:]
+    return total_s
+
+
+def _samples_s(kind: str, costs: ServingCosts, most_rows: int, is_last: bool) -> FloatArray:
+    if not is_last:
+        return np.zeros(most_rows + 1)
+    knots = token_knots(most_rows)
+    return _filled(most_rows, knots, heads_s(costs.model, costs.profiles[kind], knots))
+
+
+def _links(plan: Plan, cluster: Cluster) -> list[Link | None]:
+    places = [cluster.index(stage.device, "plan") for stage in plan.stages]
+    if len(places) == 1:
+        return [None]
+    return [cluster.link(*pair) for pair in pairwise([*places, places[0]])]
+
+
+def _filled(most: int, knots: FloatArray, at_knots: FloatArray) -> FloatArray:
+    """Return a table from 0 to the most, 0 at 0 and linear between knots."""
+    values = np.interp(np.arange(most + 1), knots, at_knots)
+    values[0] = 0.0
+    return values

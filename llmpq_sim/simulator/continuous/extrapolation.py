@@ -1,0 +1,60 @@
+"""Which matrix products of a plan lie beyond the sizes that were profiled?"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import product
+
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.schedule import wave_shapes
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.latency.profile import DeviceProfile
+
+
+def extrapolations(plan: Plan, costs: LayerCosts) -> list[str]:
+    """Return a sentence for each kind of device whose batch leaves the profiled range.
+
+    There the time follows the fitted roofline, continued from the edge of the range.
+    """
+    workload = costs.scenario.workload
+    tokens: set[int] = set()
+    for shape in wave_shapes(workload, plan.micro_batching):
+        tokens |= {rows * workload.prompt_tokens for rows in shape.prefill_rows}
+        tokens |= {rows for group in shape.decode_rows for rows in group}
+    scenario = costs.scenario
+    return products_beyond(plan, scenario.model, scenario.cluster, costs.profiles, tokens)
+
+
+def products_beyond(
+    plan: Plan,
+    model: ModelSpec,
+    cluster: Cluster,
+    profiles: Mapping[str, DeviceProfile],
+    tokens: Collection[int],
+) -> list[str]:
+    """Return a sentence for each kind of device that runs products of unprofiled sizes.
+
+    Args:
+        plan: which layers run where, in which format.
+        model: whose layers they are.
+        cluster: what the plan's devices belong to.
+        profiles: latency profile of each kind of device.
+        tokens: of the batches that its stages compute.
+    """
+    beyond: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for stage in plan.stages:
+        kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
+        outside = [
+            bool(profiles[kind].beyond_range(name, count, linear.out_features, linear.in_features))
+            for name, linear, count in product(set(stage.formats), model.linears, tokens)
+        ]
+        beyond[kind] += sum(outside)
+        total[kind] += len(outside)
+    return [
+        f"{kind}: {count} of {total[kind]} sizes of matrix products in this plan are beyond the "
+        f"profiled range of {profiles[kind].name}; they follow its fitted roofline"
+        for kind, count in beyond.items()
+        if count
+    ]

@@ -1,0 +1,144 @@
+"""What happens when a plan serves a trace, with all that the answer follows from?"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.core.units import gib
+from llmpq_sim.simulator.continuous.compilation import (
+    ServingCosts,
+    compile_pipeline,
+    stage_fixed_bytes,
+)
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
+from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
+from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.service_times import ServiceTimes, service_result
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A plan that serves a trace.
+
+    Attributes:
+        plan: stages on devices.
+        costs: model, cluster and profiles.
+        settings: of the scheduler.
+        objectives: what a request must meet to be good, or None.
+        pipeline: the plan compiled with these settings.
+        workload: which requests arrive when.
+        times: when each is served.
+        result: the metrics.
+    """
+
+    plan: Plan
+    costs: ServingCosts
+    settings: ContinuousSettings
+    objectives: ServiceObjectives | None
+    pipeline: Pipeline
+    workload: TraceWorkload
+    times: ServiceTimes
+    result: SimulationResult
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """What a million output tokens cost, or None without prices or tokens."""
+        return usd_per_million_tokens(self.plan, self.costs.cluster, self.result)
+
+    @property
+    def memory_bytes(self) -> tuple[int, ...]:
+        """What each stage needs at most: all but the KV cache, and the blocks in use at once."""
+        fixed_bytes = stage_fixed_bytes(
+            self.plan, self.costs.model, self.costs.cluster, self.settings
+        )
+        block_bytes = self.costs.model.kv_bytes(1, self.settings.block_tokens)
+        return tuple(
+            fixed + self.times.peak_blocks * len(stage.formats) * block_bytes
+            for fixed, stage in zip(fixed_bytes, self.plan.stages, strict=True)
+        )
+
+    @property
+    def limit_bytes(self) -> tuple[int, ...]:
+        """Memory of each stage's device."""
+        cluster = self.costs.cluster
+        places = [cluster.index(stage.device, "plan") for stage in self.plan.stages]
+        return tuple(cluster.devices[place].device.memory_bytes for place in places)
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """Which requests were not refused."""
+        return ~np.isnan(self.times.first_s)
+
+    @property
+    def ttft_s(self) -> FloatArray:
+        """Time to first token of each request that was served."""
+        waited_s: FloatArray = (self.times.first_s - self.workload.arrival_s)[self.served]
+        return waited_s
+
+    @property
+    def latency_s(self) -> FloatArray:
+        """Time to last token of each request that was served."""
+        took_s: FloatArray = (self.times.last_s - self.workload.arrival_s)[self.served]
+        return took_s
+
+    def of(self, workload: TraceWorkload) -> "Service":
+        """Return the service of another workload with no longer requests."""
+        times = run_service(self.pipeline, workload, self.settings)
+        result = service_result(times, workload, self.pipeline, self.objectives)
+        return replace(self, workload=workload, times=times, result=result)
+
+
+def serve(
+    plan: Plan,
+    costs: ServingCosts,
+    workload: TraceWorkload,
+    settings: ContinuousSettings,
+    objectives: ServiceObjectives | None = None,
+    on_visit: OnVisit | None = None,
+    on_batch: OnBatch | None = None,
+) -> Service:
+    """Return what happens when a plan serves a trace.
+
+    Args:
+        plan: stages on devices of the cluster that hold all layers.
+        costs: block times of the model on the cluster.
+        workload: which requests arrive when.
+        settings: limits and choices of the scheduler.
+        objectives: what a request must meet to count for the goodput.
+        on_visit: told of every stage visit, in order of the instants at which they end.
+        on_batch: told of every batch.
+
+    Raises:
+        InfeasibleError: a stage has no room for any KV cache.
+        InputError: prefixes are to be cached whose blocks are no multiple of KV blocks.
+    """
+    pipeline = compile_pipeline(plan, costs, settings)
+    check_room(plan, costs, settings, pipeline)
+    times = run_service(pipeline, workload, settings, on_visit, on_batch)
+    result = service_result(times, workload, pipeline, objectives)
+    return Service(plan, costs, settings, objectives, pipeline, workload, times, result)
+
+
+def check_room(
+    plan: Plan, costs: ServingCosts, settings: ContinuousSettings, pipeline: Pipeline
+) -> None:
+    """Raise InfeasibleError if some stage has no room for any KV cache."""
+    fixed_bytes = stage_fixed_bytes(plan, costs.model, costs.cluster, settings)
+    for number, (stage, blocks) in enumerate(zip(plan.stages, pipeline.blocks, strict=True)):
+        if blocks == 0:
+            place = costs.cluster.index(stage.device, "plan")
+            limit_bytes = costs.cluster.devices[place].device.memory_bytes
+            raise InfeasibleError(
+                f"does not fit: stage {number} on {stage.device} needs "
+                f"{gib(fixed_bytes[number])} GiB beside any KV cache, has {gib(limit_bytes)}; "
+                "lower --token-budget, or search for a plan for this trace"
+            )

@@ -1,0 +1,71 @@
+"""How is continuous batching bounded, and what do its users expect?"""
+
+from dataclasses import dataclass
+
+from llmpq_sim.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class ContinuousSettings:
+    """Limits and choices of iteration-level batching, with the names vLLM gives them in brackets.
+
+    Attributes:
+        token_budget: most tokens of one batch (``max_num_batched_tokens``).
+        sequence_limit: most sequences admitted at once (``max_num_seqs``).
+        longest_context_tokens: most tokens of prompt and output (``max_model_len``).
+        chunked_prefill: True cuts prompts to fit the budget beside decodes, which come first.
+            False schedules prompts whole and before decodes, in batches of their own.
+        block_tokens: tokens of one block of KV cache (``block_size``).
+        prefix_caching: whether blocks of equal leading prompts are shared.
+        schedules_ahead: True forms a batch as soon as fewer are in flight than there are stages,
+            as vLLM does; the batch then waits before stage 0. False forms it when stage 0 can
+            take it, so that all that has returned by then goes along.
+
+    Raises:
+        InputError: the limits contradict each other.
+    """
+
+    token_budget: int
+    sequence_limit: int
+    longest_context_tokens: int
+    chunked_prefill: bool = True
+    block_tokens: int = 16
+    prefix_caching: bool = False
+    schedules_ahead: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "sequence_limit", "block_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.longest_context_tokens < 2:
+            raise InputError(
+                "longest_context_tokens: expected at least 2 (a prompt and an output token), "
+                f"got {self.longest_context_tokens}"
+            )
+        if self.sequence_limit > self.token_budget:
+            raise InputError(
+                f"sequence_limit: expected at most the token budget of {self.token_budget}, so "
+                f"that every sequence can decode in one batch, got {self.sequence_limit}"
+            )
+        if not self.chunked_prefill and self.token_budget < self.longest_context_tokens:
+            raise InputError(
+                f"token_budget: expected at least the longest context of "
+                f"{self.longest_context_tokens} tokens where prompts are not cut, "
+                f"got {self.token_budget}; raise it or use chunked prefill"
+            )
+
+    def blocks(self, tokens: int) -> int:
+        """Return the blocks that hold so many tokens."""
+        return -(-tokens // self.block_tokens)
+
+
+@dataclass(frozen=True)
+class ServiceObjectives:
+    """What a request must meet to count as good; None for no limit (DistServe's goodput).
+
+    Source: Zhong et al., DistServe, arXiv:2401.09670, sec. 2.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    latency_s: float | None = None

@@ -1,0 +1,143 @@
+"""When does a batch that enters a pipeline leave each stage, and when are its tokens back?
+
+Stages and links serve in order of arrival and batches never overtake each other, so a batch's
+transit is known when it enters: it depends on the batches before it, never on those behind. With
+``s`` the service at a stage and ``x`` the transfer behind it:
+
+    ended = max(arrived, stage free) + s;  arrived at the next = max(ended, link free) + x
+"""
+
+from heapq import heappop, heappush
+from math import inf
+
+from llmpq_sim.simulator.continuous.cohort import Cohort
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
+from llmpq_sim.simulator.static.step_graph import OnVisit
+
+Line = list[tuple[float, float, float]]
+"""For each stage ``(a, b, x)``: a batch takes ``a + b * mean context``, the link behind x."""
+
+
+class Transit:
+    """Stages and links, and when each is free again.
+
+    Attributes:
+        stage_free_s, link_free_s: when each has done what has entered so far.
+        busy_s: how long each stage computes for what has entered so far.
+        batches: how many have entered.
+    """
+
+    def __init__(self, pipeline: Pipeline, on_visit: OnVisit | None) -> None:
+        stages = len(pipeline.stages)
+        self.pipeline = pipeline
+        self.stage_free_s = [0.0] * stages
+        self.link_free_s = [0.0] * stages
+        self.busy_s = [0.0] * stages
+        self.batches = 0
+        self._on_visit = on_visit
+        self._ahead: list[tuple[float, int, int, float]] = []
+        self._knots = pipeline.stages[0].decode_s.shape[1]
+        self._knot_tokens = pipeline.knot_tokens
+        self._attention: dict[int, list[tuple[float, float]]] = {}
+        self._no_attention = [(0.0, 0.0)] * stages
+        self._decodes: dict[int, Line] = {}
+
+    def decode(self, rows: int, context_sum: int, at_s: float) -> tuple[float, float]:
+        """Let a batch of decodes alone enter; return when it is sampled, and when back.
+
+        Args:
+            rows: sequences.
+            context_sum: tokens they attend to, over all of them.
+            at_s: when it enters the line before stage 0.
+        """
+        key = rows * self._knots + context_sum // (rows * self._knot_tokens)
+        line = self._decodes.get(key)
+        if line is None:
+            line = self._decodes[key] = self._decode_line(rows, key)
+        return self._pass(line, context_sum / rows, at_s)
+
+    def enter(self, batch: Cohort, at_s: float) -> tuple[float, float]:
+        """Let any batch enter; return when its tokens are sampled, and when they are back."""
+        rows, context_sum = batch.rows, batch.context_sum
+        if not batch.work:
+            return self.decode(rows, context_sum, at_s)
+        line = self._mixed_line(batch)
+        return self._pass(line, context_sum / rows if rows else 0.0, at_s)
+
+    def tell_rest(self) -> None:
+        """Tell of all visits not told of so far."""
+        self._tell(inf)
+
+    def _pass(self, line: Line, context: float, at_s: float) -> tuple[float, float]:
+        if self._on_visit is not None:
+            self._note(line, context, at_s)
+        stage_free_s, link_free_s, busy_s = self.stage_free_s, self.link_free_s, self.busy_s
+        for number, (fixed_s, per_token_s, transfer_s) in enumerate(line):
+            service_s = fixed_s + per_token_s * context
+            free_s = stage_free_s[number]
+            sampled_s = (at_s if at_s > free_s else free_s) + service_s
+            stage_free_s[number] = sampled_s
+            busy_s[number] += service_s
+            free_s = link_free_s[number]
+            at_s = (sampled_s if sampled_s > free_s else free_s) + transfer_s
+            link_free_s[number] = at_s
+        self.batches += 1
+        return sampled_s, at_s
+
+    def _decode_line(self, rows: int, key: int) -> Line:
+        line = []
+        for stage, (at_zero_s, per_token_s) in zip(
+            self.pipeline.stages, self._attention_lines(rows, key), strict=True
+        ):
+            fixed_s = stage.tokens_s[rows] + stage.samples_s[rows]
+            line.append((fixed_s + at_zero_s, per_token_s, stage.transfer_s[rows]))
+        return line
+
+    def _attention_lines(self, rows: int, key: int) -> list[tuple[float, float]]:
+        if key not in self._attention:
+            stages, knot = range(len(self.pipeline.stages)), key - rows * self._knots
+            self._attention[key] = [
+                self.pipeline.attention_line(number, rows, knot) for number in stages
+            ]
+        return self._attention[key]
+
+    def _mixed_line(self, batch: Cohort) -> Line:
+        """Return the line of a batch with prompt chunks, the same sum as `Pipeline.service_s`."""
+        rows = tokens = samples = batch.rows
+        chunks = []
+        for sequence, prefix, chunk in batch.work:
+            tokens += chunk
+            samples += prefix + chunk == sequence.known_tokens
+            chunks.append((prefix, prefix + chunk))
+        attention = self._no_attention
+        if rows:
+            knot = batch.context_sum // (rows * self._knot_tokens)
+            attention = self._attention_lines(rows, rows * self._knots + knot)
+        line, stages = [], self.pipeline.stages
+        for number, (at_zero_s, per_token_s) in enumerate(attention):
+            stage = stages[number]
+            prompt_s = stage.prompt_s
+            total_s = stage.tokens_s[tokens] + stage.samples_s[samples]
+            for before, after in chunks:
+                added_s = prompt_s[after] - prompt_s[before]
+                if added_s > 0.0:
+                    total_s += added_s
+            if rows:
+                total_s += at_zero_s
+            sent = tokens if number < len(stages) - 1 else samples
+            line.append((total_s, per_token_s, stage.transfer_s[sent]))
+        return line
+
+    def _note(self, line: Line, context: float, at_s: float) -> None:
+        """Remember the visits of a batch about to enter, and tell of those that have ended."""
+        self._tell(at_s)
+        for number, (fixed_s, per_token_s, transfer_s) in enumerate(line):
+            began_s = max(at_s, self.stage_free_s[number])
+            ended_s = began_s + (fixed_s + per_token_s * context)
+            heappush(self._ahead, (ended_s, self.batches, number, began_s))
+            at_s = max(ended_s, self.link_free_s[number]) + transfer_s
+
+    def _tell(self, until_s: float) -> None:
+        while self._on_visit and self._ahead and self._ahead[0][0] <= until_s:
+            ended_s, visit, stage, began_s = heappop(self._ahead)
+            self._on_visit(stage, visit, began_s, ended_s)

@@ -1,0 +1,1 @@
+"""One global batch: prefill micro-batches, then decode rounds."""

@@ -1,0 +1,230 @@
+"""What would happen if a plan served an offline batch: LLM-PQ's static policy, simulated."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.core.schedule import WaveShape, wave_shapes
+from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+
+FloatArray = NDArray[np.float64]
+RunWave = Callable[[Wave, float], WaveTimes]
+
+TOKEN_BYTES = 8
+"""A sampled token travels back to the first stage as one 64-bit integer."""
+
+HIDDEN_BYTES = 2
+"""Activations travel at 16 bits."""
+
+
+class StageCosts:
+    """Seconds of one stage's visits under a plan.
+
+    Attributes:
+        kind: the stage's kind of device.
+        formats: how many of its layers have each format.
+    """
+
+    def __init__(self, costs: LayerCosts, plan: Plan, number: int) -> None:
+        stage, cluster = plan.stages[number], costs.scenario.cluster
+        counts = Counter(stage.formats)
+        self.kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
+        self.formats = {name: counts[name] for name in FORMATS if counts[name]}
+        self._costs = costs
+        self._is_first = number == 0
+        self._is_last = number == len(plan.stages) - 1
+
+    def prefill_s(self, rows: int) -> float:
+        """Return the time of a prefill micro-batch of so many prompts."""
+        total_s = self._ends_s(rows, rows * self._costs.scenario.workload.prompt_tokens)
+        for name, layers in self.formats.items():
+            total_s += layers * self._costs.prefill_layer_s(self.kind, name, rows)
+        return total_s
+
+    def decode_s(self, rows: int) -> FloatArray:
+        """Return the time of a decode micro-batch of so many rows in each round."""
+        total_s = np.full(self._costs.rounds, self._ends_s(rows, rows))
+        for name, layers in self.formats.items():
+            layer_s = self._costs.decode_layer_s(self.kind, name, rows)
+            total_s += layers * layer_s[: self._costs.rounds]
+        return total_s
+
+    def _ends_s(self, rows: int, tokens: int) -> float:
+        embedding_s = self._costs.embedding_s(self.kind, tokens) if self._is_first else 0.0
+        head_s = self._costs.head_s(self.kind, rows) if self._is_last else 0.0
+        return embedding_s + head_s + self._costs.step_s(self.kind)
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """What happened to a batch.
+
+    Attributes:
+        instants_s: when each request's first and last tokens were sampled.
+        busy_s: how long each stage computed.
+        visits: micro-batches served by all stages together.
+        end_s: when the last token was sampled.
+    """
+
+    instants_s: tuple[tuple[float, float], ...]
+    busy_s: tuple[float, ...]
+    visits: int
+    end_s: float
+
+
+def simulate_static(plan: Plan, costs: LayerCosts, run: RunWave | None = None) -> SimulationResult:
+    """Return what happens when the plan serves the scenario's batch.
+
+    Args:
+        plan: a plan that `check_plan` accepts.
+        costs: block times of the scenario.
+        run: the engine that runs a wave; the event-driven one unless told.
+    """
+    times = batch_times(plan, costs, run)
+    output_tokens = costs.scenario.workload.output_tokens
+    return static_result(output_tokens, times.instants_s, times.busy_s, times.visits)
+
+
+def batch_times(
+    plan: Plan, costs: LayerCosts, run: RunWave | None = None, start_s: float = 0.0
+) -> BatchTimes:
+    """Return when each request of the scenario's batch has its tokens.
+
+    Args:
+        plan: stages on devices of the cluster that hold all layers; micro-batches larger than
+            the batch are cut to it.
+        costs: block times of the scenario.
+        run: the engine that runs a wave; the event-driven one unless told.
+        start_s: instant at which the batch begins.
+    """
+    stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
+    hops = pipeline_links(plan, costs)
+    workload = costs.scenario.workload
+    instants: list[tuple[float, float]] = []
+    busy_s, visits = np.zeros(len(stages)), 0
+    built: dict[WaveShape, Wave] = {}
+    for shape in wave_shapes(workload, plan.micro_batching):
+        if shape not in built:
+            built[shape] = build_wave(shape, stages, hops, costs)
+        times = (run or run_wave)(built[shape], start_s)
+        wanted = workload.output_tokens[len(instants) : len(instants) + sum(shape.group_rows)]
+        instants += _token_instants_s(shape, wanted, times)
+        busy_s += [sum(service_s) for service_s in built[shape].service_s]
+        visits += shape.visits * len(stages)
+        start_s = times.end_s
+    return BatchTimes(tuple(instants), tuple(busy_s.tolist()), visits, start_s)
+
+
+def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
+    """Return the link behind each stage, the last one back to the first; None on one device."""
+    cluster = costs.scenario.cluster
+    places = [cluster.index(stage.device, "plan") for stage in plan.stages]
+    if len(places) == 1:
+        return [None]
+    return [
+        cluster.link(place, places[(number + 1) % len(places)])
+        for number, place in enumerate(places)
+    ]
+
+
+def build_wave(
+    shape: WaveShape, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
+) -> Wave:
+    """Return what one wave asks of the pipeline: visits numbered prefill first, then by round."""
+    prompt = costs.scenario.workload.prompt_tokens
+    service_s = tuple(_stage_service_s(shape, stage) for stage in stages)
+    decode_rows = [shape.decode_rows[group][turn] for group, turn in shape.decode_order]
+    tokens = [rows * prompt for rows in shape.prefill_rows] + decode_rows
+    rows = [*shape.prefill_rows, *decode_rows]
+    hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
+    transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
+    transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
+    return Wave(service_s, tuple(transfer_s), _successors(shape), starts=len(shape.prefill_rows))
+
+
+def _successors(shape: WaveShape) -> tuple[tuple[int, ...], ...]:
+    """Return the visits that each visit lets in: the next round of its group, or the first."""
+    visit_of = shape.visit_of
+    successors = [
+        tuple(visit_of[group, 0] for group in groups if (group, 0) in visit_of)
+        for groups in shape.releases()
+    ]
+    for group, turn in shape.decode_order:
+        following = visit_of.get((group, turn + 1))
+        successors.append(() if following is None else (following,))
+    return tuple(successors)
+
+
+def _stage_service_s(shape: WaveShape, stage: StageCosts) -> tuple[float, ...]:
+    by_rows = {rows: stage.prefill_s(rows) for rows in set(shape.prefill_rows)}
+    service_s = [by_rows[rows] for rows in shape.prefill_rows]
+    sizes = {rows for group in shape.decode_rows for rows in group}
+    decode_s = {rows: stage.decode_s(rows).tolist() for rows in sizes}
+    service_s += [
+        decode_s[shape.decode_rows[group][turn]][turn] for group, turn in shape.decode_order
+    ]
+    return tuple(service_s)
+
+
+def _transfers_s(hop: Link | None, units: list[int], unit_bytes: int) -> tuple[float, ...]:
+    if hop is None:
+        return (0.0,) * len(units)
+    by_units = {count: hop.transfer_s(count * unit_bytes) for count in set(units)}
+    return tuple(by_units[count] for count in units)
+
+
+def _token_instants_s(
+    shape: WaveShape, output_tokens: tuple[int, ...], times: WaveTimes
+) -> list[tuple[float, float]]:
+    """Return the instants at which each row's first and last tokens are sampled."""
+    first_s = [
+        times.sampled_s[visit] for visit, rows in enumerate(shape.prefill_rows) for _ in range(rows)
+    ]
+    group_of = [group for group, rows in enumerate(shape.group_rows) for _ in range(rows)]
+    last_s = [
+        first if tokens == 1 else times.sampled_s[shape.visit_of[group, tokens - 2]]
+        for first, group, tokens in zip(first_s, group_of, output_tokens, strict=True)
+    ]
+    return list(zip(first_s, last_s, strict=True))
+
+
+def static_result(
+    output_tokens: Sequence[int],
+    instants_s: Sequence[tuple[float, float]],
+    busy_s: tuple[float, ...],
+    visits: int,
+) -> SimulationResult:
+    """Return the metrics of requests that were all present at the start.
+
+    Args:
+        output_tokens: generated by each request.
+        instants_s: when the first and last tokens of each were sampled.
+        busy_s: how long each stage computed.
+        visits: micro-batches served by all stages together.
+    """
+    last_token_s = [last for _, last in instants_s]
+    tpot_s = [
+        (last - first) / (tokens - 1)
+        for (first, last), tokens in zip(instants_s, output_tokens, strict=True)
+        if tokens > 1
+    ]
+    return SimulationResult(
+        requests=len(output_tokens),
+        finished=len(output_tokens),
+        output_tokens=sum(output_tokens),
+        makespan_s=max(last_token_s),
+        ttft_s=Summary.of([first for first, _ in instants_s]),
+        tpot_s=Summary.of(tpot_s),
+        latency_s=Summary.of(last_token_s),
+        stage_busy_s=busy_s,
+        stage_visits=visits,
+    )

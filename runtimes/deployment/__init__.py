@@ -1,0 +1,1 @@
+"""Deployments: requests in, a job to a runtime, answers out."""

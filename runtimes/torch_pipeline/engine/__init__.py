@@ -1,0 +1,1 @@
+"""Stages at work: schedules, steps, attention, KV cache, transport."""

@@ -1,0 +1,133 @@
+"""What does a stage compute for a step?"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtimes.torch_pipeline.engine.architecture import Cut, connect, cut_model, read_config
+from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.cuda_graphs import Recorder, Recordings
+from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.step import Step
+from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.loading import WeightSettings, load_weights
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """How much KV cache a stage has.
+
+    Attributes:
+        rows: sequences at once.
+        context_tokens: of the longest of them.
+    """
+
+    rows: int
+    context_tokens: int
+
+
+class Stage:
+    """Some layers of a model with their KV cache.
+
+    Attributes:
+        cut: which layers.
+        hidden_size: width of what passes between stages.
+        dtype: of what passes between stages.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        model: Any,
+        state: StageState,
+        settings: WeightSettings,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.cut = cut
+        self.hidden_size: int = model.config.hidden_size
+        self.dtype = settings.dtype
+        self.device = settings.device
+        self._model = model
+        self._state = state
+        self._base = model.base_model
+        self._head = model.get_output_embeddings()
+        context_tokens = state.cache.stored.shape[-2]
+        self._recordings = (
+            None if recorder is None else Recordings(recorder, settings.device, context_tokens)
+        )
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield its modules with their names in the model that it is, layers counted from 0."""
+        return self._model.named_modules()
+
+    @torch.inference_mode()
+    def run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
+        """Return what a step becomes at this stage.
+
+        Args:
+            step: the micro-batch.
+            entering: token ids, (tokens,), on the first stage; hidden states,
+                (tokens, hidden size), on the others.
+
+        Returns:
+            Hidden states, (tokens, hidden size), or on the last stage logits of the tokens to be
+            sampled, (samples, vocabulary).
+        """
+        self._state.cache.move(step.moves)
+        if self._recordings is not None:
+            return self._recordings.run(step, entering, self._computed)
+        return self._computed(StepLayout(step, self.device), entering)
+
+    def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
+        self._state.layout = layout
+        named = {"input_ids" if self.cut.is_first else "inputs_embeds": entering.unsqueeze(0)}
+        positions = layout.positions.unsqueeze(0)
+        hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
+        if not self.cut.is_last:
+            return hidden
+        return self._head(hidden[layout.sampled_tokens])
+
+
+def load_stage(
+    folder: Path,
+    cut: Cut,
+    settings: WeightSettings,
+    cache: CacheShape,
+    on_layer: Callable[[int], None] = lambda _: None,
+    recorder: Recorder | None = None,
+) -> Stage:
+    """Return a stage of the model in a folder, ready to run.
+
+    Args:
+        folder: of the model.
+        cut: which layers.
+        settings: how weights are kept, and where.
+        cache: how much KV cache there is.
+        on_layer: told how many layers are loaded.
+        recorder: of decode steps, or None to launch every kernel anew.
+
+    Raises:
+        InputError: the folder does not hold the model.
+    """
+    config = read_config(folder)
+    checkpoint = open_checkpoint(folder)
+    cut_to = cut_model(config, cut, settings.dtype)
+    load_weights(cut_to, cut.first_layer, checkpoint, settings, on_layer)
+    state = StageState(KvCache(_empty_cache(cut_to.model.config, cut, settings, cache)))
+    connect(cut_to, state)
+    return Stage(cut, cut_to.model, state, settings, recorder)
+
+
+def _empty_cache(
+    config: Any, cut: Cut, settings: WeightSettings, cache: CacheShape
+) -> torch.Tensor:
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shape = (cut.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
+    return torch.zeros(shape, dtype=settings.dtype, device=settings.device)

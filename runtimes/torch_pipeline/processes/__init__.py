@@ -1,0 +1,1 @@
+"""Processes of a deployment: launch, watch, stop."""

@@ -1,0 +1,1 @@
+"""Weights: checkpoints, quantizers, kernels, layers as stored."""

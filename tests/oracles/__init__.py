@@ -1,0 +1,1 @@
+"""Plain models that only tests call."""
