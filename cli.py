@@ -90,6 +90,7 @@ def search(
     out: Annotated[Path, typer.Option(help="Where the plan is written.")] = Path("plan.json"),
     resume: options.Resume = False,
     as_json: options.JsonFlag = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     serves_trace = trace is not None or lengths is not None
@@ -118,18 +119,18 @@ def search(
             )  # fmt: skip
             slo = ServingOptions(ttft_ms=slo_ttft_ms, tpot_ms=slo_tpot_ms, latency_ms=slo_e2e_ms)
             served, notes = trace_task(spec, wanted, slo, objective, asked)
-            _search_online(served, target, settings, (out, as_json), notes)
+            _search_online(served, target, settings, (out, as_json, verbose), notes)
             return
         workload = asked_batch(spec, batch, prompt_tokens, output_tokens, output_lengths)
         task, notes = batch_task(spec, workload, asked)
-        _search_and_show(task, target, settings, (out, resume, as_json), notes)
+        _search_and_show(task, target, settings, (out, resume, as_json, verbose), notes)
 
 
 def _search_online(
     task: "OnlineTask",
     target: "QualityTarget",
     settings: "SearchSettings",
-    output: tuple[Path, bool],
+    output: tuple[Path, bool, bool],
     notes: list[str],
 ) -> None:
     """Search for a trace, save the plan, and print what was found."""
@@ -140,7 +141,7 @@ def _search_online(
     from llmpq_sim.report.progress import progress_bar
     from llmpq_sim.search.online.planner import search_online
 
-    out, as_json = output
+    out, as_json, verbose = output
     with native_output_on_stderr(), progress_bar(sys.stderr.isatty()) as on_progress:
         outcome = search_online(task, settings, on_progress)
     content = online_to_content(outcome, target)
@@ -148,28 +149,29 @@ def _search_online(
     if as_json:
         _print_json(online_content(outcome, content, str(out)))
         return
-    show_online(_console(), outcome, str(out), notes)
+    show_online(_console(), outcome, str(out), notes, verbose=verbose)
 
 
 def _search_and_show(
     task: "PlanningTask",
     target: "QualityTarget",
     settings: "SearchSettings",
-    output: tuple[Path, bool, bool],
+    output: tuple[Path, bool, bool, bool],
     notes: list[str],
 ) -> None:
     """Search, save the plan, and print what was found."""
-    from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+    from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
     from llmpq_sim.io.files import write_json
     from llmpq_sim.io.plans import outcome_to_content
     from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.progress import progress_bar
     from llmpq_sim.search.planner import search as find
 
-    out, resume, as_json = output
+    out, resume, as_json, verbose = output
     checkpoint = out.with_name(out.name + ".checkpoint.json")
     search_hash = search_sha256(task, target, settings)
-    resumed = load_checkpoint(checkpoint, task, search_hash) if resume else None
+    resumed, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
+    notes = [*notes, *missing]
     with native_output_on_stderr(), progress_bar(sys.stderr.isatty()) as on_progress:
         outcome = find(
             task,
@@ -182,22 +184,26 @@ def _search_and_show(
     write_json(out, content)
     if outcome.ended == "done":
         checkpoint.unlink(missing_ok=True)
-    _show_outcome(outcome, content, out, as_json, notes)
+    _show_outcome(outcome, content, (out, as_json, verbose), notes)
 
 
 def _show_outcome(
-    outcome: "SearchOutcome", content: dict[str, Any], out: Path, as_json: bool, notes: list[str]
+    outcome: "SearchOutcome",
+    content: dict[str, Any],
+    output: tuple[Path, bool, bool],
+    notes: list[str],
 ) -> None:
     from llmpq_sim.report.json_reports import search_content
     from llmpq_sim.report.search import show_front, show_search
     from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 
+    out, as_json, verbose = output
     notes = [*notes, *extrapolations(outcome.best.plan, outcome.task.costs)]
     if as_json:
         _print_json({**search_content(outcome, content, str(out)), "notes": notes})
         return
     console = _console()
-    show_search(console, outcome, str(out), notes)
+    show_search(console, outcome, str(out), notes, verbose=verbose)
     if outcome.settings.wants_front:
         show_front(console, outcome)
 

@@ -129,6 +129,9 @@ Pareto = Annotated[
     bool, typer.Option("--pareto", help="Seek the front of throughput and quality loss.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show the generations of the genetic search too.")
+]
 QualityAtLeast = Annotated[
     str | None,
     typer.Option(help="No worse than this format everywhere, or the largest loss; default: int4."),

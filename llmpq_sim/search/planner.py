@@ -1,4 +1,4 @@
-"""Which plan is best: bound, seeds, evolution and certificate, in this order.
+"""The search for the best plan of a batch: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
 2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and
@@ -9,9 +9,8 @@
 Each step can be the last: a deadline or an interruption ends the search with the best plan so far.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.search.baselines.simple import Baseline, all_baselines
@@ -19,13 +18,24 @@ from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
 from llmpq_sim.search.bound.feasibility import check_feasible, explain
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import time_limit
+from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
+from llmpq_sim.search.genetic.batches import (
+    PlanState,
+    SimulatedFront,
+    plan_effort,
+    plan_toolbox,
+)
 from llmpq_sim.search.genetic.evaluation import Evaluator
-from llmpq_sim.search.genetic.evolution import EvolutionState, evolve, first_state, stream
+from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
+
+LogbookRow = Mapping[str, float]
+"""A generation: its number, how many were judged, and figures of the survivors."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,6 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a search reports while it runs: its step, and how far it is."""
-
-    step: str
-    done: int
-    total: int
-    best_tokens_per_s: float | None
-
-
-@dataclass(frozen=True)
 class SearchOutcome:
     """What a search found.
 
@@ -75,6 +75,8 @@ class SearchOutcome:
         evaluations, generations: how much was tried.
         seconds: how long it took.
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
+        cut_short: the steps that the time budget ended or left out.
+        logbook: generations of the genetic search; makespans in seconds.
     """
 
     task: PlanningTask
@@ -87,7 +89,9 @@ class SearchOutcome:
     evaluations: int
     generations: int
     seconds: float
-    ended: str
+    ended: Ending
+    cut_short: tuple[str, ...] = ()
+    logbook: tuple[LogbookRow, ...] = ()
 
     @property
     def bound_tokens_per_s(self) -> float:
@@ -104,9 +108,9 @@ def search(
     task: PlanningTask,
     settings: SearchSettings,
     *,
-    resumed: EvolutionState | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-    on_state: Callable[[EvolutionState], None] = lambda _: None,
+    resumed: PlanState | None = None,
+    on_progress: Callable[[SearchProgress], None] = lambda _: None,
+    on_state: Callable[[PlanState], None] = lambda _: None,
 ) -> SearchOutcome:
     """Return the best plan found, its certificate and the baselines.
 
@@ -120,31 +124,27 @@ def search(
     Raises:
         InfeasibleError: no plan fits the memory within the quality budget.
     """
-    return _Search(task, settings, on_progress, on_state).run(resumed)
+    with time_limit(settings.budget_s):
+        return _Search(task, settings, SearchFrame(on_progress), on_state).run(resumed)
 
 
 @dataclass
 class _Search:
     task: PlanningTask
     settings: SearchSettings
-    on_progress: Callable[[Progress], None]
-    on_state: Callable[[EvolutionState], None]
-    ended: str = "done"
-    best_s: float | None = None
-    started_s: float = field(default_factory=time.monotonic)
+    frame: SearchFrame
+    on_state: Callable[[PlanState], None]
 
-    def run(self, resumed: EvolutionState | None) -> SearchOutcome:
+    def run(self, resumed: PlanState | None) -> SearchOutcome:
         scenario = self.task.costs.scenario
         grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
         screen = Screen(self.task)
-        certificate = first_certificate(screen, grid, self._told("bound"))
+        certificate = first_certificate(screen, grid, self.frame.told("bound"))
         check_feasible(self.task, certificate)
-        self._tell("baselines", 0, 1)
-        baselines = tuple(all_baselines(screen, self._has_time))
-        operators = Operators(self.task, grid)
-        evaluator = Evaluator(screen, self.settings.workers)
-        state = resumed or self._seeded(baselines, certificate, screen, operators, evaluator)
-        state = self._evolve(state, operators, evaluator)
+        self.frame.tell("baselines", 0, 1)
+        baselines = tuple(all_baselines(screen, lambda: self.frame.has_time("baselines")))
+        seeds = None if resumed else self._seeds(baselines, certificate, screen)
+        state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
         best = score_plan(state.best.plan, self.task)
         certificate = self._tightened(certificate, screen, best)
         return SearchOutcome(
@@ -152,93 +152,70 @@ class _Search:
             settings=self.settings,
             best=best,
             baselines=baselines,
-            front=tuple(score_plan(member.plan, self.task) for member in state.front),
+            front=tuple(score_plan(member.plan, self.task) for member in state.hall),
             certificate=certificate,
             evaluations=state.evaluations,
             generations=state.generation,
             what_if=self._what_if(best),
-            seconds=time.monotonic() - self.started_s,
-            ended=self.ended,
+            seconds=self.frame.seconds,
+            ended=self.frame.ended,
+            cut_short=tuple(self.frame.cut_short),
+            logbook=tuple(state.logbook),
         )
 
-    def _seeded(
-        self,
-        baselines: tuple[Baseline, ...],
-        certificate: Certificate,
-        screen: Screen,
-        operators: Operators,
-        evaluator: Evaluator,
-    ) -> EvolutionState:
-        """Return a first population of baselines, integer programs and guided partitions."""
+    def _seeds(
+        self, baselines: tuple[Baseline, ...], certificate: Certificate, screen: Screen
+    ) -> Seeds:
+        """Return the plans of baselines, of integer programs and of guided partitions."""
         seeds = Seeds(certificate)
         for baseline in baselines:
             if baseline.score is not None:
                 seeds.add(baseline.score.plan, screen)
-        try:
-            seek_seeds(seeds, screen, self._has_time, self._told("seeds"))
+        with self.frame.step("seeds", lambda: bool(seeds.plans)):
+            seek_seeds(
+                seeds, screen, lambda: self.frame.has_time("seeds"), self.frame.told("seeds")
+            )
             if self.settings.wants_front:
-                seek_front(seeds, screen, self._told("front"))
-        except KeyboardInterrupt:
-            if not seeds.plans:
-                raise
-            self.ended = "interrupted"
-        state = first_state(
-            seeds.plans, operators, evaluator, stream(self.settings.seed, b"evolution")
-        )
-        if not state.front:
+                seek_front(seeds, screen, self.frame.told("front"))
+        return seeds
+
+    def _evolved(
+        self, seeds: Seeds | None, resumed: PlanState | None, operators: Operators, screen: Screen
+    ) -> PlanState:
+        """Return the last state of the genetic search, begun with seeds or taken up again."""
+        rng = stream(self.settings.seed, b"evolution")
+        state = resumed or EvolutionState(rng, SimulatedFront())
+        effort = plan_effort(by_front=self.settings.wants_front)
+        evaluator = Evaluator(screen, self.settings.workers)
+        toolbox = plan_toolbox(operators, evaluator, state.rng, by_front=effort.by_front)
+        if seeds is not None:
+            begin(state, toolbox, effort, seeds.plans)
+        if not state.hall:
             raise InfeasibleError(explain(self.task))
+
+        def after_generation() -> bool:
+            self._note(state)
+            self.frame.tell("generations", state.generation, self.settings.generations)
+            self.on_state(state)
+            return self.frame.has_time("generations")
+
+        self._note(state)
+        with self.frame.step("generations"):
+            evolve(state, toolbox, effort, self.settings.generations, after_generation)
         return state
 
-    def _evolve(
-        self, state: EvolutionState, operators: Operators, evaluator: Evaluator
-    ) -> EvolutionState:
-        def after_generation(now: EvolutionState) -> bool:
-            self.best_s = now.best.makespan_s
-            self._tell("generations", now.generation, self.settings.generations)
-            self.on_state(now)
-            return self._has_time()
-
-        self.best_s = state.best.makespan_s
-        try:
-            return evolve(
-                state,
-                operators,
-                evaluator,
-                self.settings.generations,
-                by_front=self.settings.wants_front,
-                on_generation=after_generation,
-            )
-        except KeyboardInterrupt:
-            self.ended = "interrupted"
-            return state
+    def _note(self, state: PlanState) -> None:
+        tokens = self.task.costs.scenario.workload.total_output_tokens
+        self.frame.best_tokens_per_s = tokens / state.best.makespan_s
 
     def _tightened(self, certificate: Certificate, screen: Screen, best: PlanScore) -> Certificate:
-        if self.settings.only_plans or not self._has_time():
+        if self.settings.only_plans or not self.frame.has_time("certificate"):
             return certificate
-        try:
-            return tighten(certificate, screen, best.makespan_s, self._told("certificate"))
-        except KeyboardInterrupt:
-            self.ended = "interrupted"
-            return certificate
+        with self.frame.step("certificate"):
+            return tighten(certificate, screen, best.makespan_s, self.frame.told("certificate"))
+        return certificate
 
     def _what_if(self, best: PlanScore) -> tuple[WhatIf, ...]:
-        if self.settings.only_plans or not self._has_time():
+        if self.settings.only_plans or not self.frame.has_time("what-if"):
             return ()
         return tuple(without_one(self.task, best))
-
-    def _has_time(self) -> bool:
-        if self.ended == "interrupted":
-            return False
-        limit = self.settings.budget_s
-        if limit is not None and time.monotonic() - self.started_s > limit:
-            self.ended = "budget"
-            return False
-        return True
-
-    def _told(self, step: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._tell(step, done, total)
-
-    def _tell(self, step: str, done: int, total: int) -> None:
-        tokens = self.task.costs.scenario.workload.total_output_tokens
-        rate = None if self.best_s is None else tokens / self.best_s
-        self.on_progress(Progress(step, done, total, rate))

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.schedule import counted_wave_shapes
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.simulator.static.simulate import simulate_static
 
 VISITS_PER_CALL = 1_500_000
@@ -75,25 +77,12 @@ class Evaluator:
         """Simulate plans not simulated before, in other processes where that pays."""
         new = [plan for plan in dict.fromkeys(plans) if plan not in self._simulated]
         visits = sum(self._visits(plan) for plan in new)
+        simulate = partial(_makespans_s, task=self.screen.task)
         if self.workers < 2 or visits < VISITS_PER_POOL:
-            makespans_s = _makespans_s(new, self.screen.task)
+            makespans_s = simulate(new)
         else:
-            makespans_s = self._simulate_in_pool(new)
+            makespans_s = spread(simulate, new, self.workers)
         self._simulated.update(zip(new, makespans_s, strict=True))
-
-    def _simulate_in_pool(self, plans: Sequence[Plan]) -> list[float]:
-        from joblib import Parallel, delayed
-
-        shares = [plans[start :: self.workers] for start in range(self.workers)]
-        found = Parallel(n_jobs=self.workers)(
-            delayed(_makespans_s)(share, self.screen.task) for share in shares
-        )
-        by_plan = {
-            plan: makespan_s
-            for share, makespans_s in zip(shares, found, strict=True)
-            for plan, makespan_s in zip(share, makespans_s, strict=True)
-        }
-        return [by_plan[plan] for plan in plans]
 
     def _visits(self, plan: Plan) -> int:
         workload = self.screen.task.costs.scenario.workload
