@@ -103,7 +103,8 @@ Kernels = Annotated[
     str | None, typer.Option(help="Kernel set for every device; default: each one's first.")
 ]
 BudgetSeconds = Annotated[
-    float | None, typer.Option(help="Seconds after which no further step starts.", min=0)
+    float | None,
+    typer.Option(help="Seconds after which the search ends with the best so far.", min=0),
 ]
 Executor = Annotated[
     Literal["processes", "dask"],

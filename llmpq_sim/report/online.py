@@ -42,8 +42,8 @@ from llmpq_sim.report.service_summary import (
 )
 from llmpq_sim.report.stages import unused_devices
 from llmpq_sim.report.summary import (
-    STOPPED,
     error_fraction,
+    stopped_parts,
     trust_parts,
     used_profiles,
 )
@@ -232,7 +232,6 @@ def _overload(outcome: OnlineOutcome) -> list[str]:
 def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[str, list[str]]]:
     service, task = outcome.service, outcome.task
     objectives, batch = objective_parts(task.objectives), _batch(outcome)
-    stopped = [STOPPED[outcome.ended]] if outcome.ended in STOPPED else []
     return [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
@@ -247,7 +246,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
                 f"{counted(outcome.evaluations, 'service')} tried",
                 counted(outcome.generations, "generation"),
                 f"seed {outcome.batch.settings.seed}",
-                *stopped,
+                *stopped_parts(outcome.ended, outcome.cut_short),
             ],
         ),
         (

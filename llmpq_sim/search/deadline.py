@@ -6,7 +6,7 @@ from a planner need not be handed it. Without a time limit nothing here depends 
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from math import inf
 
@@ -28,6 +28,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         _deadline_s.reset(token)
 
 
+def share_of_time(share: float) -> AbstractContextManager[None]:
+    """Let what runs inside take so much of the time left, so that later steps have some too."""
+    return time_limit(share * time_left_s())
+
+
 @contextmanager
 def without_time_limit() -> Iterator[None]:
     """Let what runs inside take the time it needs: there is nothing yet that could be given."""
@@ -42,6 +47,17 @@ def time_left_s() -> float:
     """Return the seconds left, infinitely many without a limit; 0 when it has passed."""
     until_s = _deadline_s.get()
     return inf if until_s == inf else max(until_s - time.monotonic(), 0.0)
+
+
+def solver_options() -> dict[str, float]:
+    """Return what tells HiGHS of the time left; nothing without a limit.
+
+    Raises:
+        OutOfTime: the time limit has passed.
+    """
+    check_time()
+    left_s = time_left_s()
+    return {} if left_s == inf else {"time_limit": left_s}
 
 
 def check_time() -> None:

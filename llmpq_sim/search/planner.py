@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.search.baselines.simple import Baseline, all_baselines
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline, all_baselines
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
 from llmpq_sim.search.bound.feasibility import check_feasible, explain
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.deadline import time_limit
+from llmpq_sim.search.deadline import check_time, share_of_time, time_limit
 from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
 from llmpq_sim.search.genetic.batches import (
     PlanState,
@@ -31,8 +32,11 @@ from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, st
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_plan
-from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
+from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
+
+BOUND_SHARE, BASELINES_SHARE, SEEDS_SHARE, EVOLUTION_SHARE, TIGHTER_SHARE = 0.4, 0.4, 0.6, 0.6, 0.7
+"""Of the time that a budget leaves to each step, what it may take; the last one takes the rest."""
 
 LogbookRow = Mapping[str, float]
 """A generation: its number, how many were judged, and figures of the survivors."""
@@ -45,7 +49,7 @@ class SearchSettings:
     Attributes:
         seed: of every random draw.
         generations: of the genetic search, at most.
-        budget_s: seconds after which no further step starts, or None.
+        budget_s: seconds after which the search ends with what it has, or None.
         workers: processes that may simulate at once; they do not change the result.
         wants_front: whether to seek the whole front of throughput and quality loss.
         only_plans: whether to leave out what does not change the plan: tightening the bound, and
@@ -139,20 +143,19 @@ class _Search:
         scenario = self.task.costs.scenario
         grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
         screen = Screen(self.task)
-        certificate = first_certificate(screen, grid, self.frame.told("bound"))
-        check_feasible(self.task, certificate)
-        self.frame.tell("baselines", 0, 1)
-        baselines = tuple(all_baselines(screen, lambda: self.frame.has_time("baselines")))
-        seeds = None if resumed else self._seeds(baselines, certificate, screen)
+        seeds = Seeds(self._bounded(screen, grid))
+        baselines = self._baselines(screen)
+        if resumed is None:
+            self._seek(seeds, baselines, screen, grid)
         state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
         best = score_plan(state.best.plan, self.task)
-        certificate = self._tightened(certificate, screen, best)
+        certificate = self._tightened(seeds.certificate, screen, best)
         return SearchOutcome(
             task=self.task,
             settings=self.settings,
             best=best,
             baselines=baselines,
-            front=tuple(score_plan(member.plan, self.task) for member in state.hall),
+            front=self._front(best, state),
             certificate=certificate,
             evaluations=state.evaluations,
             generations=state.generation,
@@ -163,24 +166,43 @@ class _Search:
             logbook=tuple(state.logbook),
         )
 
-    def _seeds(
-        self, baselines: tuple[Baseline, ...], certificate: Certificate, screen: Screen
-    ) -> Seeds:
-        """Return the plans of baselines, of integer programs and of guided partitions."""
-        seeds = Seeds(certificate)
+    def _bounded(self, screen: Screen, grid: list[MicroBatching]) -> Certificate:
+        """Return the first bounds, of as many micro-batchings as there is time for."""
+        with share_of_time(BOUND_SHARE):
+            certificate = first_certificate(screen, grid, self.frame.told("bound"))
+        if certificate.unproven:
+            self.frame.cut(f"bounds of {certificate.unproven} of {len(grid)} micro-batchings")
+        check_feasible(self.task, certificate)
+        return certificate
+
+    def _baselines(self, screen: Screen) -> tuple[Baseline, ...]:
+        self.frame.tell("baselines", 0, 1)
+        with share_of_time(BASELINES_SHARE):
+            baselines = tuple(all_baselines(screen))
+        if any(baseline.why_not == NOT_TRIED for baseline in baselines):
+            self.frame.cut("baselines")
+        return baselines
+
+    def _seek(
+        self,
+        seeds: Seeds,
+        baselines: tuple[Baseline, ...],
+        screen: Screen,
+        grid: list[MicroBatching],
+    ) -> None:
+        """Add the plans of baselines, of integer programs and of guided partitions."""
         for baseline in baselines:
             if baseline.score is not None:
                 seeds.add(baseline.score.plan, screen)
-        with self.frame.step("seeds", lambda: bool(seeds.plans)):
-            seek_seeds(
-                seeds, screen, lambda: self.frame.has_time("seeds"), self.frame.told("seeds")
-            )
+        with share_of_time(SEEDS_SHARE), self.frame.step("seeds", lambda: bool(seeds.plans)):
+            seek_seeds(seeds, screen, self.frame.told("seeds"))
             if self.settings.wants_front:
                 seek_front(seeds, screen, self.frame.told("front"))
-        return seeds
+        if not seeds.plans and self.frame.ended == "budget":
+            seek_any(seeds, screen, grid)
 
     def _evolved(
-        self, seeds: Seeds | None, resumed: PlanState | None, operators: Operators, screen: Screen
+        self, seeds: Seeds, resumed: PlanState | None, operators: Operators, screen: Screen
     ) -> PlanState:
         """Return the last state of the genetic search, begun with seeds or taken up again."""
         rng = stream(self.settings.seed, b"evolution")
@@ -188,7 +210,7 @@ class _Search:
         effort = plan_effort(by_front=self.settings.wants_front)
         evaluator = Evaluator(screen, self.settings.workers)
         toolbox = plan_toolbox(operators, evaluator, state.rng, by_front=effort.by_front)
-        if seeds is not None:
+        if resumed is None:
             begin(state, toolbox, effort, seeds.plans)
         if not state.hall:
             raise InfeasibleError(explain(self.task))
@@ -200,7 +222,9 @@ class _Search:
             return self.frame.has_time("generations")
 
         self._note(state)
-        with self.frame.step("generations"):
+        if not self.frame.has_time("generations"):
+            return state
+        with share_of_time(EVOLUTION_SHARE), self.frame.step("generations"):
             evolve(state, toolbox, effort, self.settings.generations, after_generation)
         return state
 
@@ -209,13 +233,23 @@ class _Search:
         self.frame.best_tokens_per_s = tokens / state.best.makespan_s
 
     def _tightened(self, certificate: Certificate, screen: Screen, best: PlanScore) -> Certificate:
-        if self.settings.only_plans or not self.frame.has_time("certificate"):
-            return certificate
-        with self.frame.step("certificate"):
-            return tighten(certificate, screen, best.makespan_s, self.frame.told("certificate"))
+        if not self.settings.only_plans and self.frame.has_time("tighter bounds"):
+            with share_of_time(TIGHTER_SHARE), self.frame.step("tighter bounds"):
+                tighten(certificate, screen, best.makespan_s, self.frame.told("certificate"))
         return certificate
 
+    def _front(self, best: PlanScore, state: PlanState) -> tuple[PlanScore, ...]:
+        """Return the score of each plan of the front, the best first."""
+        front = [best]
+        with self.frame.step("front"):
+            for member in state.hall[1:]:
+                check_time()
+                front.append(score_plan(member.plan, self.task))
+        return tuple(front)
+
     def _what_if(self, best: PlanScore) -> tuple[WhatIf, ...]:
-        if self.settings.only_plans or not self.frame.has_time("what-if"):
-            return ()
-        return tuple(without_one(self.task, best))
+        rows: list[WhatIf] = []
+        if not self.settings.only_plans and self.frame.has_time("what-if"):
+            with self.frame.step("what-if"):
+                rows.extend(without_one(self.task, best))
+        return tuple(rows)

@@ -9,6 +9,7 @@ from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import StageCosts
 
@@ -33,6 +34,7 @@ def bit_transfer_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan
     screen = Screen(task)
     best_s = screen.makespan_s(plan)
     for _ in range(MOST_ROUNDS):
+        check_time()
         better = _improve(plan, best_s, screen)
         if better is None:
             break

@@ -1,6 +1,6 @@
-"""Which plans others would make: each baseline as a list of candidates for the same simulator."""
+"""Plans that others would make: each baseline as a list of candidates for the same simulator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
+from llmpq_sim.search.genetic.evaluation import VISITS_PER_S, stage_visits
 from llmpq_sim.search.grid import paper_micro_batchings
 from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, lacking_bytes, score_plan
 
@@ -32,12 +34,13 @@ class Baseline:
     why_not: str | None
 
 
-def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline]:
+NOT_TRIED = "not tried: the time budget ended"
+
+
+def all_baselines(screen: Screen) -> list[Baseline]:
     """Return every baseline, the simplest first; those that time ran out for say so."""
     return [
-        best_of(name, candidates(screen.task), screen)
-        if has_time()
-        else Baseline(name, None, "not tried: the time budget ended")
+        _tried(name, candidates, screen)
         for name, candidates in (
             ("uniform", uniform_plans),
             ("memory-weighted", memory_weighted_plans),
@@ -50,12 +53,34 @@ def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline
     ]
 
 
+def _tried(name: str, candidates: Callable[[PlanningTask], list[Plan]], screen: Screen) -> Baseline:
+    try:
+        check_time()
+        return best_of(name, candidates(screen.task), screen)
+    except OutOfTime:
+        return Baseline(name, None, NOT_TRIED)
+
+
+def quick_plans(task: PlanningTask) -> Iterator[Plan]:
+    """Yield the feasible plans of the baselines that solve nothing."""
+    for candidates in (uniform_plans, memory_weighted_plans, compute_weighted_plans):
+        yield from (
+            plan for plan in candidates(task) if fits(plan, task) and keeps_budget(plan, task)
+        )
+
+
 def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
-    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks."""
+    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks.
+
+    Raises:
+        OutOfTime: the search's time limit leaves no time to simulate it.
+    """
     task = screen.task
     feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
     if feasible:
         fastest = min(feasible, key=screen.makespan_s)
+        if stage_visits(fastest, task) > VISITS_PER_S * time_left_s():
+            raise OutOfTime
         return Baseline(name, score_plan(fastest, task), None)
     if plans:
         nearest = min(
@@ -154,7 +179,10 @@ def _for_each_micro_batching(
 ) -> list[Plan]:
     scenario = task.costs.scenario
     cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
-    plans = [make(micro_batching) for micro_batching in cuts]
+    plans = []
+    for micro_batching in cuts:
+        check_time()
+        plans.append(make(micro_batching))
     return [plan for plan in plans if plan is not None]
 
 
@@ -171,6 +199,7 @@ def _uniform_format_plans(
         for cuts in paper_micro_batchings(scenario.workload.requests, len(members)):
             if prefill_is_decode and cuts.prefill != cuts.decode:
                 continue
+            check_time()
             found = split(cuts, name)
             if found is not None:
                 plans.append(_plan(task, cuts, name, *found))

@@ -8,6 +8,7 @@ best in a hall of fame, update.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -17,6 +18,8 @@ from zlib import crc32
 import numpy as np
 from deap import algorithms, base, tools
 from numpy.random import Generator
+
+from llmpq_sim.search.deadline import OutOfTime, check_time, without_time_limit
 
 Genome = TypeVar("Genome", bound=Hashable)
 Select = Callable[[list[Any], int], list[Any]]
@@ -103,17 +106,20 @@ def begin(
         state: without a generation yet; individuals already judged may be in it.
         toolbox: as for `evolve`.
         effort: how much is tried.
-        seeds: genomes to start from.
+        seeds: genomes to start from. A time limit leaves out mutants, never these.
     """
-    repaired = [toolbox.repair(seed) for seed in seeds]
+    with without_time_limit():
+        repaired = [toolbox.repair(seed) for seed in seeds]
     parents = list(dict.fromkeys(seed for seed in repaired if seed is not None))
     mutants: list[Any] = []
-    for _ in range(ATTEMPTS * effort.population):
-        if not parents or len(parents) + len(mutants) >= effort.population:
-            break
-        mutant = toolbox.repair(toolbox.mutate(parents[int(state.rng.integers(len(parents)))]))
-        if mutant is not None:
-            mutants.append(mutant)
+    with suppress(OutOfTime):
+        for _ in range(ATTEMPTS * effort.population):
+            if not parents or len(parents) + len(mutants) >= effort.population:
+                break
+            check_time()
+            mutant = toolbox.repair(toolbox.mutate(parents[int(state.rng.integers(len(parents)))]))
+            if mutant is not None:
+                mutants.append(mutant)
     new = list(dict.fromkeys([*parents, *mutants]))[len(parents) :]
     first = [*toolbox.individuals(parents, is_seed=True), *toolbox.individuals(new)]
     toolbox.register("generate", lambda: first)

@@ -5,6 +5,7 @@ from functools import partial
 
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.search.deadline import OutOfTime, time_left_s, time_limit
 from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.search.online.operators import ServingPlan
 from llmpq_sim.search.online.task import OnlineTask
@@ -50,28 +51,43 @@ class ServiceEvaluator:
         return self.task.workload.requests - int(served.sum())
 
     def results(self, services: Sequence[ServingPlan], window: int) -> list[SimulationResult]:
-        """Return the simulation of each service on a window; none is simulated twice."""
+        """Return the simulation of each service on a window; none is simulated twice.
+
+        Raises:
+            OutOfTime: the time limit passed before all were simulated; the others are known.
+        """
         wanted = dict.fromkeys(each for each in services if (each, window) not in self._results)
         self._simulate(list(wanted), window)
         return [self._results[each, window] for each in services]
 
+    def is_known(self, serving: ServingPlan, window: int) -> bool:
+        """Return whether a service was simulated on a window."""
+        return (serving, window) in self._results
+
     def _simulate(self, services: Sequence[ServingPlan], window: int) -> None:
         workload = self.windows[window]
-        simulate = partial(_results, task=self.task, workload=workload)
+        limit_s = time_left_s()
+        simulate = partial(_results, task=self.task, workload=workload, limit_s=limit_s)
         if self.workers < 2 or len(services) * workload.requests < REQUESTS_PER_POOL:
             results = simulate(services)
         else:
             results = spread(simulate, services, self.workers)
-        for each, result in zip(services, results, strict=True):
-            self._results[each, window] = result
+        found = zip(services, results, strict=True)
+        self._results |= {(each, window): result for each, result in found if result is not None}
+        if None in results:
+            raise OutOfTime
 
 
 def _results(
-    services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload
-) -> list[SimulationResult]:
-    return [
-        simulate_continuous(
-            each.plan, task.costs, workload, each.settings, objectives=task.objectives
-        )
-        for each in services
-    ]
+    services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload, limit_s: float
+) -> list[SimulationResult | None]:
+    """Return the result of each service; None for those that the time limit leaves no time for."""
+    with time_limit(limit_s):
+        return [
+            simulate_continuous(
+                each.plan, task.costs, workload, each.settings, objectives=task.objectives
+            )
+            if time_left_s()
+            else None
+            for each in services
+        ]

@@ -9,6 +9,7 @@ Each step can be the last: a deadline or an interruption ends the search with th
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from deap import base, tools
@@ -16,8 +17,8 @@ from deap import base, tools
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan, Stage
 from llmpq_sim.core.units import gib
-from llmpq_sim.search.baselines.simple import Baseline
-from llmpq_sim.search.deadline import time_limit
+from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline
+from llmpq_sim.search.deadline import time_limit, without_time_limit
 from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
 from llmpq_sim.search.genetic.evolution import begin, evolve, stream, survive
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
@@ -190,19 +191,32 @@ class _OnlineSearch:
                 if each.score is not None and each.score.loss <= self.task.batch.allowed_loss
             ],
         )
-        values = judge(evaluator, able, len(evaluator.windows) - 1)
-        for each, found in zip(able, values, strict=True):
-            each.fitness.values = found
-        served = {each.serving.plan.stages: each for each in able}
-        return tuple(_served(each, served) for each in plans)
+        whole = len(evaluator.windows) - 1
+        with self.frame.step("baselines on the trace", lambda: False):
+            evaluator.results([each.serving for each in able], whole)
+        tried = [each for each in able if evaluator.is_known(each.serving, whole)]
+        with without_time_limit():
+            tried = tried or able[-1:]  # at least the best plan for the batch
+            for each, values in zip(tried, judge(evaluator, tried, whole), strict=True):
+                each.fitness.values = values
+        served = {each.serving.plan.stages: each for each in tried}
+        untried = {each.serving.plan.stages for each in able} - set(served)
+        return tuple(_served(each, served, untried) for each in plans)
 
     def _improve(
         self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
     ) -> None:
         """Race the seeds and evolve; what is found is in the state, also when interrupted."""
         self._note(state)
-        if not self.frame.has_time("services") and state.population:
+        if state.population and not self.frame.has_time("services"):
             return
+        has_some = bool(state.population)
+        with nullcontext() if has_some else without_time_limit():
+            self._raced_and_evolved(state, batch, evaluator)
+
+    def _raced_and_evolved(
+        self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
+    ) -> None:
         with self.frame.step("services", lambda: bool(state.population)):
             toolbox = self._begun(state, batch, evaluator)
             self._note(state)
@@ -253,11 +267,15 @@ class _OnlineSearch:
 
 
 def _served(
-    baseline: Baseline, served: dict[tuple[Stage, ...], ServiceIndividual]
+    baseline: Baseline,
+    served: dict[tuple[Stage, ...], ServiceIndividual],
+    untried: set[tuple[Stage, ...]],
 ) -> ServedBaseline:
     """Return what a baseline does, or why it cannot; one may serve that cannot hold the batch."""
-    found = served.get(baseline.score.plan.stages) if baseline.score else None
-    return ServedBaseline(baseline.name, found, None if found else baseline.why_not or NO_ROOM)
+    stages = baseline.score.plan.stages if baseline.score else ()
+    found = served.get(stages)
+    why_not = NOT_TRIED if stages in untried else baseline.why_not or NO_ROOM
+    return ServedBaseline(baseline.name, found, None if found else why_not)
 
 
 def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
