@@ -66,7 +66,7 @@ def reproduce(
         (kernels,) if kernels else KERNEL_SETS,
     )
     if ablations:
-        _ablate(cases, out, as_csv=as_csv, as_json=as_json)
+        _ablate(cases, cluster is None, out, as_csv=as_csv, as_json=as_json)
         return
     with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
         results, logged = reproduce_cases(cases, out, os.cpu_count() or 1, on_step)
@@ -78,20 +78,24 @@ def reproduce(
         sys.stdout.write(csv_text(results) if as_csv else markdown(results, logged))
 
 
-def _ablate(cases: "list[Case]", out: Path | None, *, as_csv: bool, as_json: bool) -> None:
+def _ablate(
+    cases: "list[Case]", with_mixes: bool, out: Path | None, *, as_csv: bool, as_json: bool
+) -> None:
     """Plan without one decision at a time, and show what is left."""
     from llmpq_sim.paper.ablation_report import (
         ablations_content,
         ablations_csv,
         ablations_markdown,
     )
+    from llmpq_sim.paper.evolution import MIXES
     from llmpq_sim.paper.reproduction import ablate_cases, write_ablations
     from llmpq_sim.report.native_output import native_output_on_stderr
     from llmpq_sim.report.output import print_json
     from llmpq_sim.report.progress import steps_shown
 
     with native_output_on_stderr(), steps_shown(sys.stderr.isatty()) as on_step:
-        results = ablate_cases(cases, out, os.cpu_count() or 1, on_step)
+        mixes = MIXES if with_mixes else ()
+        results = ablate_cases(cases, mixes, out, os.cpu_count() or 1, on_step)
     if out is not None:
         write_ablations(out, results)
     if as_json:

@@ -7,8 +7,7 @@ from llmpq_sim.search.online.evolution import (
     judge,
     race,
 )
-from llmpq_sim.search.online.limits import first_limits
-from llmpq_sim.search.online.operators import ServingPlan, serving_plan
+from llmpq_sim.search.online.operators import ServingPlan, first_limits, serving_plan
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.workloads.shaping import head

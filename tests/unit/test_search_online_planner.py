@@ -6,13 +6,12 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.io.plans import online_to_content
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.online.limits import is_on_grid
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
 from llmpq_sim.search.online.task import OBJECTIVES, Objective, OnlineTask
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
-from tests.online import found, online_task, tiny_trace
+from tests.online import found, is_on_grid, online_task, tiny_trace
 from tests.serving import trace
 
 UNPRICED: tuple[Objective, ...] = tuple(name for name in OBJECTIVES if name != "cost")

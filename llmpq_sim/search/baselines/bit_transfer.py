@@ -1,7 +1,8 @@
-"""What LLM-PQ's heuristic plans: bits and layers move off the slowest stage, one by one."""
+"""LLM-PQ's heuristic: bits and layers move off the slowest stage, one by one."""
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
@@ -13,9 +14,27 @@ from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import StageCosts
 
-EXCHANGES = ((16, 8, 2), (8, 8, 1), (16, 4, 4), (16, 4, 2), (8, 4, 2), (4, 4, 1))
-"""For one layer at the first bits, the slowest stage gives so many at the second (LLM-PQ, sec. 5).
-One for one at equal bits means that a layer moves and none comes back."""
+
+@dataclass(frozen=True)
+class Exchange:
+    """For one layer at many bits, the slowest stage gives some at few (LLM-PQ, sec. 5).
+
+    One for one at equal bits means that a layer moves and none comes back.
+    """
+
+    high_bits: int
+    low_bits: int
+    given: int
+
+
+EXCHANGES = (
+    Exchange(16, 8, 2),
+    Exchange(8, 8, 1),
+    Exchange(16, 4, 4),
+    Exchange(16, 4, 2),
+    Exchange(8, 4, 2),
+    Exchange(4, 4, 1),
+)
 
 MOST_ROUNDS = 400
 
@@ -47,8 +66,8 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
     by_time = _by_time(plan, screen.task)
     straggler = by_time[-1]
     for pioneer in by_time[:-1]:
-        for high, low, given in EXCHANGES:
-            moved = _exchange(plan, screen.task, (straggler, pioneer), (high, low, given))
+        for exchange in EXCHANGES:
+            moved = _exchanged(plan, screen.task, straggler, pioneer, exchange)
             if moved is None or not fits(moved, screen.task):
                 continue
             if not keeps_budget(moved, screen.task):
@@ -72,12 +91,11 @@ def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
     return sorted(range(len(plan.stages)), key=cost_s)
 
 
-def _exchange(
-    plan: Plan, task: PlanningTask, stages: tuple[int, int], exchange: tuple[int, int, int]
+def _exchanged(
+    plan: Plan, task: PlanningTask, straggler: int, pioneer: int, exchange: Exchange
 ) -> Plan | None:
     """Return the plan after an exchange between two stages, or None if they lack the layers."""
-    straggler, pioneer = stages
-    high, low, given = exchange
+    high, low, given = exchange.high_bits, exchange.low_bits, exchange.given
     names = {FORMATS[name].bits: name for name in reversed(task.formats)}
     if high not in names or low not in names:
         return None
@@ -89,7 +107,7 @@ def _exchange(
     counts[straggler][names[high]] += back
     counts[pioneer][names[low]] += given
     counts[pioneer][names[high]] -= back
-    if not counts[straggler].total() or not _can_run(plan, task, stages, counts):
+    if not counts[straggler].total() or not _can_run(plan, task, (straggler, pioneer), counts):
         return None
     rebuilt, layer = [], 0
     for stage, count in zip(plan.stages, counts, strict=True):
@@ -100,9 +118,9 @@ def _exchange(
 
 
 def _can_run(
-    plan: Plan, task: PlanningTask, stages: tuple[int, int], counts: list[Counter[str]]
+    plan: Plan, task: PlanningTask, stages: Sequence[int], counts: list[Counter[str]]
 ) -> bool:
-    """Return whether the devices of the two stages run every format they would hold."""
+    """Return whether the devices of some stages run every format they would hold."""
     cluster = task.costs.scenario.cluster
     for number in stages:
         position = cluster.index(plan.stages[number].device, "plan")

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import available_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
+from llmpq_sim.search.baselines.registry import BaselinePlanner, offered_planners, plans_of
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
@@ -38,27 +40,22 @@ NOT_TRIED = "not tried: the time budget ended"
 
 
 def all_baselines(screen: Screen) -> list[Baseline]:
-    """Return every baseline, the simplest first; those that time ran out for say so."""
-    return [
-        _tried(name, candidates, screen)
-        for name, candidates in (
-            ("uniform", uniform_plans),
-            ("memory-weighted", memory_weighted_plans),
-            ("compute-weighted", compute_weighted_plans),
-            ("pipeedge", pipeedge_plans),
-            ("adabits", adabits_plans),
-            ("bit-transfer", bit_transfer_plans),
-            ("llm-pq-ilp", integer_plans),
-        )
-    ]
+    """Return every baseline, our own first; those that time ran out for say so.
+
+    Raises:
+        InputError: one of another package is broken.
+    """
+    return [_tried(name, planner, screen) for name, planner in offered_planners().items()]
 
 
-def _tried(name: str, candidates: Callable[[PlanningTask], list[Plan]], screen: Screen) -> Baseline:
+def _tried(name: str, planner: BaselinePlanner, screen: Screen) -> Baseline:
     try:
         check_time()
-        return best_of(name, candidates(screen.task), screen)
+        return best_of(name, plans_of(name, planner, screen.task), screen)
     except OutOfTime:
         return Baseline(name, None, NOT_TRIED)
+    except InfeasibleError as refusal:
+        return Baseline(name, None, str(refusal))
 
 
 def quick_plans(task: PlanningTask) -> Iterator[Plan]:

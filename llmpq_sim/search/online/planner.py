@@ -31,11 +31,12 @@ from llmpq_sim.search.online.evolution import (
     service_state,
     service_toolbox,
 )
-from llmpq_sim.search.online.limits import TOKEN_BUDGETS, first_limits
 from llmpq_sim.search.online.operators import (
     ONE_AT_A_TIME,
+    TOKEN_BUDGETS,
     ServiceOperators,
     ServingPlan,
+    first_limits,
     longest_room,
     mean_room,
     serving_plan,

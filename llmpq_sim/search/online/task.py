@@ -1,4 +1,4 @@
-"""What is asked of a plan that serves a trace?"""
+"""Tasks of serving a trace: what is asked of a plan, and what counts as good."""
 
 from dataclasses import dataclass
 from math import ceil, inf, log2
