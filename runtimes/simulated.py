@@ -1,4 +1,4 @@
-"""Carries out plans in simulated time: the reference that every runtime is compared with.
+"""Simulated runtime: executes plans in simulated time, the reference for other runtimes.
 
 There is no model: tokens are drawn from prompts and seeds, and instants are the simulator's.
 """

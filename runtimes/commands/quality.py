@@ -1,4 +1,4 @@
-"""What does ``llmpq quality`` do on the command line: parse, call, print?
+"""Command `llmpq quality`: parse, call, print.
 
 Like the other commands it imports what it needs when it runs.
 """

@@ -1,4 +1,4 @@
-"""How is a saved plan put to work on requests, and what is kept of it?"""
+"""Deployment of a saved plan on requests, with its results and execution."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

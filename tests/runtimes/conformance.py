@@ -1,4 +1,4 @@
-"""What any runtime must do: subclass ``RuntimeContract`` and provide ``runtime`` and ``job``."""
+"""Contract of runtimes: subclass ``RuntimeContract`` and provide ``runtime`` and ``job``."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A stage's record says how far it is, and no stage outlives whoever launched it."""
+"""Heartbeats of stages: progress is told, and no stage outlives its launcher."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Schedules ask for the simulator's steps, and rows of the cache hold what steps expect."""
+"""Schedules: the simulator's steps, and rows of the cache that hold what steps expect."""
 
 from collections import deque
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How are the processes of the stages started, and how are all of them stopped?"""
+"""Launcher of the stages' processes, which stops all of them."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Is every stage alive and getting on, and if not, what is to be said?"""
+"""Monitor of stages: progress, finished requests, and messages on failure."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
