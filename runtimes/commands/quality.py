@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmpq_sim.quality.measured import MeasuredQuality
+    from runtimes.quality.measured_model import MeasuredModel
     from runtimes.quality.settings import QualitySettings
     from runtimes.quality.streaming import Run
 
