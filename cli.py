@@ -1,4 +1,4 @@
-"""What `llmpq` does on the command line: the commands, and how failures end.
+"""Command line `llmpq`: the app, the commands, and how failures end.
 
 Every command imports what it needs when it runs, so that ``llmpq --help`` starts at once.
 """

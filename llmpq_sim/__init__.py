@@ -1,4 +1,4 @@
-"""The data types of llmpq: what is given, what is decided, what happens.
+"""Data types of llmpq: scenarios, plans and results.
 
 A type is imported when it is first asked for, so that commands start at once.
 """

@@ -1,4 +1,4 @@
-"""Which waves does a batch make? Prefill micro-batches, then decode groups in rounds."""
+"""Step graphs of a batch: prefill micro-batches, then decode groups in rounds."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Plan, simulate, replay, verify and predict: what scripts import.
+"""Library interface: plan, simulate, replay, verify and predict.
 
     from llmpq_sim.api import plan, simulate
     found = plan(model="opt-1.3b", cluster="t4-v100-a100", batch=8, prompt_tokens=64)

@@ -1,4 +1,4 @@
-"""What would the simulator say of exactly the requests that a runtime served?
+"""Prediction of exactly the requests that a runtime served.
 
 The static policy takes requests in order, as many at a time as the plan's batch has, each such
 batch after the one before it. Lengths are taken as they were: an output ends where it ended.

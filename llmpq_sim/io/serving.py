@@ -1,4 +1,4 @@
-"""How is a plan served by continuous batching? The settings: by default, and as plain data."""
+"""Settings of continuous batching: defaults, and plain data."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How is what was judged in a case written as plain data?"""
+"""Judged cases as plain data."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What does a reader see of the paper's evaluation? Markdown, CSV, and plain data for programs."""
+"""Report on the paper's evaluation: Markdown, CSV, and plain data for programs."""
 
 import csv
 from dataclasses import asdict

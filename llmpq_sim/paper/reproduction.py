@@ -1,4 +1,4 @@
-"""How is the paper's evaluation run case by case, and its report written to a folder?"""
+"""Run of the paper's evaluation, case by case, with its report in a folder."""
 
 from collections.abc import Callable
 from importlib.util import find_spec

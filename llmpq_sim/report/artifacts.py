@@ -1,4 +1,4 @@
-"""How is a simulation run so that a timeline and a figure of it are written?"""
+"""Artifacts of a simulation: a timeline and a figure."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

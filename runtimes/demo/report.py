@@ -1,4 +1,4 @@
-"""What does the user see of a demonstration?"""
+"""Report of a demonstration."""
 
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -8,9 +8,9 @@ from rich.console import Console
 
 import llmpq_sim
 from llmpq_sim.report.console import new_table, paragraph, put, width_of
+from llmpq_sim.report.execution import show_comparison
 from llmpq_sim.report.execution_comparison import Comparison
 from llmpq_sim.report.execution_content import comparison_content
-from llmpq_sim.report.execution import show_comparison
 from llmpq_sim.report.execution_summary import error_text
 from llmpq_sim.report.formatting import format_parts, rate_text, seconds_text
 from runtimes.demo.demo import Demonstration

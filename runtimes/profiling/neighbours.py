@@ -1,4 +1,4 @@
-"""Which other stages would this machine run beside the one that is timed?"""
+"""Co-runners: the other stages that this machine runs beside the one that is timed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

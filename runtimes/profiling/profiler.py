@@ -1,4 +1,4 @@
-"""How is a machine profiled, from its peaks to the messages between its stages?"""
+"""Profiler of a machine, from its peaks to the messages between its stages."""
 
 import random
 import time

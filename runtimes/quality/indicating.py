@@ -1,4 +1,4 @@
-"""Which indicator does each layer have in each format, from one pass of a text?"""
+"""Indicators of each layer in each format, from one pass of a text."""
 
 from collections.abc import Callable, Iterator
 

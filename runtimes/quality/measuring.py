@@ -1,4 +1,4 @@
-"""How much KL divergence does each layer cause in each format, and do the layers' losses add up?"""
+"""KL divergence of each layer in each format, and a check that the layers' losses add up."""
 
 from collections.abc import Callable, Sequence
 

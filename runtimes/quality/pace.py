@@ -1,4 +1,4 @@
-"""How much of a measurement is done, and how long will the rest take?"""
+"""Progress of a measurement, and the time that the rest will take."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

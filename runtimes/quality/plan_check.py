@@ -1,4 +1,4 @@
-"""Does a plan lose as much quality as its table predicted, and does it keep to its target?"""
+"""Measured loss of a whole plan, beside its table's prediction and its target."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What does the user see of a measurement of quality, while it runs and at the end?"""
+"""Report of a measurement of quality, while it runs and at the end."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How do all candidates pass a model with one layer in memory at a time?
+"""Streaming of all candidates through a model with one layer in memory at a time.
 
 The 16-bit model and every candidate that has started are streams of hidden states. Each layer is
 loaded once in each format, all streams that need it pass, and it is dropped. At the end the LM head

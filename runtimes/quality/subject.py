@@ -1,4 +1,4 @@
-"""Which model is measured, on which windows of which text?"""
+"""Measured model: which one, on which windows of which text."""
 
 from dataclasses import asdict, dataclass
 

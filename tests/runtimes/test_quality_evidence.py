@@ -1,4 +1,4 @@
-"""On a trained model sums over layers tell a plan's loss, and what measures it keeps its promises.
+"""Evidence on a trained model: sums over layers tell a plan's loss, and promises are kept.
 
 The whole evidence, on a larger model, is printed by ``python -m tests.evidence``.
 """

@@ -1,4 +1,4 @@
-"""What is measured a layer at a time is what the whole model loses."""
+"""Law of measured quality: a layer at a time gives what the whole model loses."""
 
 import math
 import weakref

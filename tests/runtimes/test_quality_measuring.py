@@ -1,4 +1,4 @@
-"""Sums are judged as stated, what diverges is marked, and what cannot be measured is refused."""
+"""Measurements of quality: sums judged as stated, divergence marked, bad input refused."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A whole plan is measured as its layers were, and told when it misses its target."""
+"""Check of a whole plan: measured as its layers were, missed targets are told."""
 
 import math
 from dataclasses import replace

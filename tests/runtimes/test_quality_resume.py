@@ -1,4 +1,4 @@
-"""A measurement that was interrupted gives, taken up again, what it would have given."""
+"""Resume of a measurement: what it would have given without the interruption."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Windows are whole prompts of a text, and what is wrong with a text or folder is said."""
+"""Windows of a text: whole prompts, and messages about bad texts and folders."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cases carry the paper's facts, and the logged plans come out where the pipeline puts them."""
+"""Cases of the paper: its facts, and logged plans as the pipeline puts them."""
 
 import pytest
 

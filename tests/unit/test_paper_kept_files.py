@@ -1,4 +1,4 @@
-"""What was found in a case is kept until the code or the inputs change."""
+"""Case cache: kept until the code or the inputs change."""
 
 import json
 from pathlib import Path

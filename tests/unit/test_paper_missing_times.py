@@ -1,4 +1,4 @@
-"""Times that are said to be missing explain what was measured, and nothing else does."""
+"""Implied decode times, which explain what was measured, and nothing else does."""
 
 import pytest
 

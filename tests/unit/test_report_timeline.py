@@ -1,4 +1,4 @@
-"""Timelines have the documented format: every visit once, counters in between, whole or not at all.
+"""Timelines in the documented format: every visit once, counters between, whole or not at all.
 
 Format: "Trace Event Format", Google, sections on complete, counter and metadata events.
 """

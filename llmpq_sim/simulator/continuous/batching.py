@@ -1,4 +1,4 @@
-"""Which sequences make up the next batch?
+"""Scheduler of continuous batching: the sequences of the next batch.
 
 What is ready to decode goes first, all of it, as one cohort; then prompts in order of admission,
 then of arrival (or, where prompts are not cut, prompts before decodes). Only where blocks are

@@ -1,4 +1,4 @@
-"""What would happen under continuous batching? The plain answer, which the engine must equal.
+"""Continuous batching in SimPy, readable, which the fast path must equal.
 
 One SimPy process tells the story of each stage, each link and the arrivals. Each sequence is
 followed by itself, and whatever can be computed from the state of all sequences is. The engine

@@ -1,4 +1,4 @@
-"""Which KV blocks are in use, and which hold a prefix that a later prompt may start with?
+"""KV block pool with prefix caching.
 
 All stages use the same block table, so blocks are counted once. A *unit* is one named block of a
 prompt, as many KV blocks as it takes. A unit is shared by all that start with it; once nobody

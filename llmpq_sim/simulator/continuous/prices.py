@@ -1,4 +1,4 @@
-"""What do the devices of a plan cost for the tokens they generate?"""
+"""Price of a plan's devices for the tokens that they generate."""
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import Plan

@@ -1,4 +1,4 @@
-"""What would happen if a plan served a trace with continuous batching?
+"""Fast simulation of continuous batching by recurrence.
 
 Stages and links serve in order of arrival and batches never overtake each other, so a batch's way
 through the pipeline is known when it is formed: its instants follow from those of the batch

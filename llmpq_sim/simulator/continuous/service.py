@@ -1,4 +1,4 @@
-"""What happens when a plan serves a trace, with all that the answer follows from?"""
+"""Service of a trace by a plan, with all that its figures follow from."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""How is continuous batching bounded, and what do its users expect?"""
+"""Settings of continuous batching: its limits, and its users' objectives."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""When does each visit of a wave leave the pipeline? The plain answer, which the engine must equal.
+"""Static pipeline in SimPy, readable, which the fast path must equal.
 
 One SimPy process tells the story of each stage and of each link, and a store is the line before
 it. The engine answers the same in every bit, many times faster.

@@ -1,4 +1,4 @@
-"""When does each visit of a wave leave the pipeline? Answered with one event per stage visit.
+"""Fast engine of the static pipeline: when each step leaves each stage.
 
 Every stage is fed by one link and every link by one stage, so when a stage lets a visit go it is
 known when the next one will have it: departures are the only events. A stage has at most one

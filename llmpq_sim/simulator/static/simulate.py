@@ -1,4 +1,4 @@
-"""What would happen if a plan served an offline batch: LLM-PQ's static policy, simulated."""
+"""Simulation of LLM-PQ's static policy on an offline batch."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What is asked of a pipeline at a time, and when is it done?
+"""Step graph: the steps asked of a pipeline, and the steps that each waits for.
 
 A pipeline is stages 0 to N-1, each serving one visit at a time in order of arrival. Hop j, a link
 that carries one message at a time, joins stage j to stage j+1; hop N-1 returns the sampled token
