@@ -1,4 +1,4 @@
-"""What is said of a command that is interrupted: what it keeps, and how to go on."""
+"""Interruptions of a command: what is kept of it, and how to go on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -144,6 +144,7 @@ class PlanOutput:
 
 @grouped
 def search(
+    *,
     context: typer.Context,
     asked: SearchInput,
     batch: BatchOptions,

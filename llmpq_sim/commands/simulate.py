@@ -66,6 +66,7 @@ class SimulationOutput:
 
 @grouped
 def simulate(
+    *,
     context: typer.Context,
     plan: PlanFile,
     batch: OtherBatchOptions,

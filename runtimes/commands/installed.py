@@ -1,4 +1,4 @@
-"""What is said where a command needs packages that are not installed."""
+"""Check that packages which only some commands need are installed."""
 
 from importlib.util import find_spec
 
