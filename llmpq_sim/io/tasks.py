@@ -95,28 +95,6 @@ def batch_workload(
     return workload
 
 
-def asked_batch(
-    model: ModelSpec,
-    requests: int | None,
-    prompt_tokens: int | None,
-    output_tokens: int | None,
-    output_lengths: Path | None,
-) -> BatchWorkload:
-    """Return a batch as options ask for it, by default the paper's 32 requests of 512 tokens.
-
-    Raises:
-        InputError: see ``batch_workload`` and ``load_output_lengths``.
-    """
-    return batch_workload(
-        model,
-        32 if requests is None else requests,
-        512 if prompt_tokens is None else prompt_tokens,
-        load_output_lengths(output_lengths)
-        if output_lengths
-        else (128 if output_tokens is None else output_tokens),
-    )
-
-
 def load_output_lengths(path: Path) -> tuple[int, ...]:
     """Return the tokens to generate per request, one whole number a line.
 

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpq_sim.api.replay import Replay, ServingOptions, replay
+from llmpq_sim.api.replaying import Replay, ServingOptions, replay
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.io.files import check_writable
 from llmpq_sim.io.plans import SavedPlan
@@ -67,11 +67,11 @@ def replay_drawn(
         show = stack.enter_context(steps_shown(watched))
         found = replay(
             saved,
-            trace,
-            options,
-            timeline.visit if timeline else None,
-            timeline.batch if timeline else None,
-            lambda trial: show(
+            trace=trace,
+            options=options,
+            on_visit=timeline.visit if timeline else None,
+            on_batch=timeline.batch if timeline else None,
+            on_trial=lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"
             ),

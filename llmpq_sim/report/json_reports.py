@@ -4,7 +4,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.result import Summary
 from llmpq_sim.io.plans import plan_to_content
 from llmpq_sim.latency.fitting.fit import FitReport

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side

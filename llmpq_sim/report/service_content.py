@@ -4,7 +4,7 @@ from dataclasses import asdict
 from math import isfinite
 
 import llmpq_sim
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.serving import settings_to_content

@@ -1,6 +1,6 @@
 """Summary of a simulated service, in a few words."""
 
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.report.formatting import counted, joined, percent_text, rate_text, seconds_text
 from llmpq_sim.report.summary import kinds_text
 from llmpq_sim.simulator.continuous.max_rate import MaxRate

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.report.console import paragraph, plain, put
 from llmpq_sim.report.listings import Listing
 from llmpq_sim.report.search import (
