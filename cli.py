@@ -271,13 +271,13 @@ def _simulate_batch(
     from llmpq_sim.report.json_reports import predicted_content
     from llmpq_sim.report.search import show_simulation
     from llmpq_sim.report.timeline import timeline_text
-    from llmpq_sim.search.scoring import score_plan
+    from llmpq_sim.search.scoring import score_in_simpy
 
     saved = load_plan(plan, load_profiles(profile))
     batch, prompt_tokens, output_tokens, output_lengths = wanted
     lengths = load_output_lengths(output_lengths) if output_lengths else output_tokens
     task, given = with_workload(saved, batch, prompt_tokens, lengths)
-    score = score_plan(given, task)
+    score = score_in_simpy(given, task)
     written = []
     if timeline is not None and score.result is not None:
         drawn = write_batch_timeline(timeline, given, task.costs)

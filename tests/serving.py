@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.simulator.continuous.engine import run_service_plainly
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
 from llmpq_sim.simulator.continuous.recurrence import run_service
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.step_graph import OnVisit
+from llmpq_sim.simulator.static.step_graph import OnStep
+from tests.oracles.continuous import serve_plainly
 
 
 class Run(Protocol):
@@ -25,14 +25,14 @@ class Run(Protocol):
         pipeline: Pipeline,
         workload: TraceWorkload,
         settings: ContinuousSettings,
-        on_visit: OnVisit | None = None,
+        on_step: OnStep | None = None,
     ) -> ServiceTimes: ...
 
 
 Case = tuple[Pipeline, TraceWorkload, ContinuousSettings]
 Visit = tuple[int, int, float, float]
 
-ENGINES: tuple[Run, ...] = (run_service, run_service_plainly)
+ENGINES: tuple[Run, ...] = (run_service, serve_plainly)
 
 
 def limits(**others: Any) -> ContinuousSettings:

@@ -17,7 +17,7 @@ from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+from llmpq_sim.simulator.static.step_graph import OnBatch, OnStep
 from llmpq_sim.workloads.shaping import noted
 
 
@@ -67,7 +67,7 @@ def replay(
     saved: SavedPlan,
     trace: TraceOptions,
     options: ServingOptions,
-    on_visit: OnVisit | None = None,
+    on_step: OnStep | None = None,
     on_batch: OnBatch | None = None,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> Replay:
@@ -77,7 +77,7 @@ def replay(
         saved: the plan with its task.
         trace: which requests arrive when.
         options: how they are batched, and what is asked of the service.
-        on_visit: told of every stage visit.
+        on_step: told of every stage visit.
         on_batch: told of every batch.
         on_trial: told of each rate tried where the highest is sought.
 
@@ -95,7 +95,7 @@ def replay(
     batches = (1, settings.sequence_limit, settings.token_budget)
     beyond = products_beyond(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
     workload = noted(workload, *beyond)
-    service = serve(saved.plan, costs, workload, settings, objectives, on_visit, on_batch)
+    service = serve(saved.plan, costs, workload, settings, objectives, on_step, on_batch)
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)

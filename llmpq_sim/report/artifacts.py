@@ -1,4 +1,4 @@
-"""How is a simulation run so that a timeline and a figure of it are written?"""
+"""Simulations of which a timeline and a figure are written."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.report.figure import check_figure, write_figure
 from llmpq_sim.report.formatting import percent_text, rate_text
 from llmpq_sim.report.progress import steps_shown
-from llmpq_sim.report.timeline import Timeline, timeline_file, timeline_text
-from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.report.timeline import MOST_SLICES, Timeline, timeline_file, timeline_text
+from llmpq_sim.simulator.static.checked import CheckedSteps
 from llmpq_sim.simulator.static.simulate import simulate_static
-from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts) -> Timeline:
         InputError: it cannot be written.
     """
     with timeline_file(path, _tracks(plan)) as timeline:
-        first = 0
+        first, simulate = 0, CheckedSteps(MOST_SLICES + 1)
 
-        def run(wave: Wave, start_s: float) -> WaveTimes:
+        def run(graph: StepGraph, start_s: float) -> StepTimes:
             nonlocal first
-            begin, starts = first, wave.starts
+            begin, starts = first, graph.starts
 
-            def on_visit(stage: int, visit: int, began_s: float, ended_s: float) -> None:
-                phase = "prefill" if visit < starts else "decode"
-                timeline.slice(stage, phase, (began_s, ended_s), {"visit": begin + visit})
+            def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
+                phase = "prefill" if step < starts else "decode"
+                timeline.slice(stage, phase, (began_s, ended_s), {"visit": begin + step})
 
-            first += wave.visits
-            return run_wave(wave, start_s, on_visit)
+            first += graph.steps
+            return simulate(graph, start_s, on_step)
 
         simulate_static(plan, costs, run)
     return timeline

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.simulator.continuous.engine import run_service_plainly
 from llmpq_sim.simulator.continuous.recurrence import run_service
 from llmpq_sim.simulator.continuous.service_times import can_be_served, service_result
+from tests.oracles.continuous import serve_plainly
 from tests.serving import (
     Case,
     cases,
@@ -23,12 +23,12 @@ from tests.serving import (
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_the_engine_equals_the_reference_in_every_bit(case: Case) -> None:
-    assert outcome(run_service(*case)) == outcome(run_service_plainly(*case))
+    assert outcome(run_service(*case)) == outcome(serve_plainly(*case))
 
 
 @given(cases())
 def test_both_tell_of_the_same_visits_when_they_end(case: Case) -> None:
-    told, plainly = visits_of(case), visits_of(case, run_service_plainly)
+    told, plainly = visits_of(case), visits_of(case, serve_plainly)
     assert sorted(told) == sorted(plainly)
     ends = [ended_s for _, _, _, ended_s in told]
     assert ends == sorted(ends)

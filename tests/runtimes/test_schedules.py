@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.scenario import BatchWorkload
-from llmpq_sim.core.schedule import WaveShape, wave_shapes
+from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
 from llmpq_sim.simulator.continuous.recurrence import run_service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Served, TokenRequest
@@ -118,12 +118,12 @@ def static_cases(draw: Any) -> tuple[list[int], int, MicroBatching]:
     return outputs, batch, MicroBatching(draw(st.integers(1, batch)), decode, in_flight)
 
 
-def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[WaveShape]:
+def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[BatchSchedule]:
     """Return the simulator's waves of all batches, the last of which may be smaller."""
-    shapes: list[WaveShape] = []
+    shapes: list[BatchSchedule] = []
     for first in range(0, len(outputs), batch):
         part = tuple(outputs[first : first + batch])
-        shapes += wave_shapes(BatchWorkload(1, part), cuts.within(len(part)))
+        shapes += batch_schedules(BatchWorkload(1, part), cuts.within(len(part)))
     return shapes
 
 

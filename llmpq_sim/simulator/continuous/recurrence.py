@@ -25,7 +25,7 @@ from llmpq_sim.simulator.continuous.sequence import Sequence
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served, service_result
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 from llmpq_sim.simulator.continuous.transit import Transit
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+from llmpq_sim.simulator.static.step_graph import OnBatch, OnStep
 
 ARRIVALS_AT_ONCE = 4096
 
@@ -35,7 +35,7 @@ def simulate_continuous(
     costs: ServingCosts,
     workload: TraceWorkload,
     settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
+    on_step: OnStep | None = None,
     objectives: ServiceObjectives | None = None,
 ) -> SimulationResult:
     """Return what happens when the plan serves a trace.
@@ -46,14 +46,14 @@ def simulate_continuous(
         costs: block times of the model on the cluster.
         workload: which requests arrive when.
         settings: limits and choices of the scheduler.
-        on_visit: told of every stage visit, in order of the instants at which they end.
+        on_step: told of every stage visit, in order of the instants at which they end.
         objectives: what a request must meet to count for the goodput.
 
     Raises:
         InputError: prefixes are to be cached whose blocks are no multiple of KV blocks.
     """
     pipeline = compile_pipeline(plan, costs, settings)
-    times = run_service(pipeline, workload, settings, on_visit)
+    times = run_service(pipeline, workload, settings, on_step)
     return service_result(times, workload, pipeline, objectives)
 
 
@@ -61,11 +61,11 @@ def run_service(
     pipeline: Pipeline,
     workload: TraceWorkload,
     settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
+    on_step: OnStep | None = None,
     on_batch: OnBatch | None = None,
 ) -> ServiceTimes:
     """Return when each request of a trace is served by a compiled pipeline."""
-    return _Service(pipeline, workload, settings, on_visit, on_batch).run()
+    return _Service(pipeline, workload, settings, on_step, on_batch).run()
 
 
 class _Service:
@@ -76,7 +76,7 @@ class _Service:
         pipeline: Pipeline,
         workload: TraceWorkload,
         settings: ContinuousSettings,
-        on_visit: OnVisit | None,
+        on_step: OnStep | None,
         on_batch: OnBatch | None,
     ) -> None:
         self.settings = settings
@@ -85,7 +85,7 @@ class _Service:
         per_unit = unit_blocks(workload, settings)
         self.pool = BlockPool(pipeline.block_capacity, per_unit, settings.block_tokens)
         self.batcher = Batcher(settings, self.pool, self.gaps, workload.requests)
-        self.transit = Transit(pipeline, on_visit)
+        self.transit = Transit(pipeline, on_step)
         self.in_flight: deque[Cohort] = deque()
         self.most_in_flight = len(pipeline.stages)
         self.fewest_available = pipeline.block_capacity

@@ -20,7 +20,7 @@ from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.recurrence import run_service
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, service_result
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+from llmpq_sim.simulator.static.step_graph import OnBatch, OnStep
 
 FloatArray = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def serve(
     workload: TraceWorkload,
     settings: ContinuousSettings,
     objectives: ServiceObjectives | None = None,
-    on_visit: OnVisit | None = None,
+    on_step: OnStep | None = None,
     on_batch: OnBatch | None = None,
 ) -> Service:
     """Return what happens when a plan serves a trace.
@@ -114,7 +114,7 @@ def serve(
         workload: which requests arrive when.
         settings: limits and choices of the scheduler.
         objectives: what a request must meet to count for the goodput.
-        on_visit: told of every stage visit, in order of the instants at which they end.
+        on_step: told of every stage visit, in order of the instants at which they end.
         on_batch: told of every batch.
 
     Raises:
@@ -123,7 +123,7 @@ def serve(
     """
     pipeline = compile_pipeline(plan, costs, settings)
     check_room(plan, costs, settings, pipeline)
-    times = run_service(pipeline, workload, settings, on_visit, on_batch)
+    times = run_service(pipeline, workload, settings, on_step, on_batch)
     result = service_result(times, workload, pipeline, objectives)
     return Service(plan, costs, settings, objectives, pipeline, workload, times, result)
 

@@ -12,7 +12,7 @@ from math import inf
 
 from llmpq_sim.simulator.continuous.cohort import Cohort
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
-from llmpq_sim.simulator.static.step_graph import OnVisit
+from llmpq_sim.simulator.static.step_graph import OnStep
 
 Line = list[tuple[float, float, float]]
 """For each stage ``(a, b, x)``: a batch takes ``a + b * mean context``, the link behind x."""
@@ -27,14 +27,14 @@ class Transit:
         batches: how many have entered.
     """
 
-    def __init__(self, pipeline: Pipeline, on_visit: OnVisit | None) -> None:
+    def __init__(self, pipeline: Pipeline, on_step: OnStep | None) -> None:
         stages = len(pipeline.stages)
         self.pipeline = pipeline
         self.stage_free_s = [0.0] * stages
         self.link_free_s = [0.0] * stages
         self.busy_s = [0.0] * stages
         self.batches = 0
-        self._on_visit = on_visit
+        self._on_visit = on_step
         self._ahead: list[tuple[float, int, int, float]] = []
         self._knots = pipeline.stages[0].decode_s.shape[1]
         self._knot_tokens = pipeline.knot_tokens

@@ -1,4 +1,4 @@
-"""Which KV blocks are in use? The plain answer: nothing is counted along, all is looked up."""
+"""KV blocks in use: nothing is counted along, all is looked up."""
 
 from dataclasses import dataclass, field
 

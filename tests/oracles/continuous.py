@@ -1,26 +1,22 @@
-"""What would happen under continuous batching? The plain answer, which the engine must equal.
+"""Continuous batching, told in the plainest way: what both forms of the product must equal.
 
-One SimPy process tells the story of each stage, each link and the arrivals. Each sequence is
-followed by itself, and whatever can be computed from the state of all sequences is. The engine
-answers the same in every bit, many times faster.
+A SimPy process is each stage, each link and each arrival. Each sequence is followed by itself, and
+whatever can be computed from the state of all sequences is: it shares neither the scheduler nor
+the block pool of the product.
 """
 
 import numpy as np
-from simpy import Environment, Event, Store
-from simpy.events import EventPriority, ProcessGenerator
+from simpy import Environment, Store
+from simpy.events import ProcessGenerator
 
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.kv_blocks import unit_blocks, unit_names
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad, Pipeline
-from llmpq_sim.simulator.continuous.reference_blocks import Blocks, Request
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.step_graph import OnVisit
-
-LATE = EventPriority(2)
-"""Priority of the scheduler's event: after all that happens at the same instant."""
-
+from llmpq_sim.simulator.static.step_graph import OnStep
+from tests.oracles.blocks import Blocks, Request
 
 _Chunk = tuple[Request, int, int]
 
@@ -48,11 +44,11 @@ class _ContinuousService:
         pipeline: Pipeline,
         workload: TraceWorkload,
         settings: ContinuousSettings,
-        on_visit: OnVisit | None,
+        on_step: OnStep | None,
     ) -> None:
         self.environment = Environment()
         self.pipeline, self.workload, self.settings = pipeline, workload, settings
-        self.on_visit = on_visit
+        self.on_step = on_step
         per_unit = unit_blocks(workload, settings)
         self.blocks = Blocks(pipeline.block_capacity, per_unit, settings)
         self.waiting: list[Request] = []
@@ -61,9 +57,10 @@ class _ContinuousService:
         self.stage_lines = [Store(self.environment) for _ in pipeline.stages]
         self.link_lines = [Store(self.environment) for _ in pipeline.stages]
         self.first_stage_is_idle = True
-        self.is_woken = False
+        self.woken = self.environment.event()
         self.batches = self.preemptions = self.peak_blocks = self.reused_tokens = 0
         self.busy_s = [0.0] * len(pipeline.stages)
+        self.environment.process(self._scheduler())
         for number in range(len(pipeline.stages)):
             self.environment.process(self._stage(number))
             self.environment.process(self._link(number))
@@ -90,8 +87,8 @@ class _ContinuousService:
             began_s, service_s = self.environment.now, self.pipeline.service_s(number, batch.load)
             yield self.environment.timeout(service_s)
             self.busy_s[number] += service_s
-            if self.on_visit is not None:
-                self.on_visit(number, batch.number, began_s, self.environment.now)
+            if self.on_step is not None:
+                self.on_step(number, batch.number, began_s, self.environment.now)
             if number == 0:
                 self.first_stage_is_idle = True
                 if not self.settings.schedules_ahead:
@@ -112,17 +109,19 @@ class _ContinuousService:
                 self._wake()
 
     def _wake(self) -> None:
-        """Let the scheduler look once, when all that happens at this instant has happened."""
-        if self.is_woken:
-            return
-        self.is_woken = True
-        event = Event(self.environment)
-        event._ok, event._value = True, None
-        event.callbacks = [lambda _: self._schedule()]
-        self.environment.schedule(event, priority=LATE)
+        if not self.woken.triggered:
+            self.woken.succeed()
+
+    def _scheduler(self) -> ProcessGenerator:
+        """Look whenever woken, once all that happens at the same instant has happened."""
+        while True:
+            yield self.woken
+            while self.environment.peek() == self.environment.now:
+                yield self.environment.timeout(0.0)
+            self.woken = self.environment.event()
+            self._schedule()
 
     def _schedule(self) -> None:
-        self.is_woken = False
         while len(self.in_flight) < len(self.stage_lines):
             if not self.first_stage_is_idle and not self.settings.schedules_ahead:
                 return
@@ -232,14 +231,14 @@ class _ContinuousService:
                 self.served.append(request)
 
 
-def run_service_plainly(
+def serve_plainly(
     pipeline: Pipeline,
     workload: TraceWorkload,
     settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
+    on_step: OnStep | None = None,
 ) -> ServiceTimes:
     """Return when each request of a trace is served by a compiled pipeline."""
-    service = _ContinuousService(pipeline, workload, settings, on_visit)
+    service = _ContinuousService(pipeline, workload, settings, on_step)
     service.environment.run()
     first_s, last_s = np.full((2, workload.requests), np.nan)
     gaps = Gaps()
