@@ -23,6 +23,7 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.simulator.static.checked import every_step
 from llmpq_sim.simulator.static.simulate import RunSteps, batch_times, static_result
 from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
@@ -194,8 +195,10 @@ def _predict_continuous(
         costs,
         _workload(ordered, begin_s),
         settings,
-        on_step=lambda *visit: visits.append(visit),
-        on_batch=lambda _, decodes, prompt_tokens, *__: loads.append((decodes, prompt_tokens)),
+        watch=Watch(
+            on_step=lambda *visit: visits.append(visit),
+            on_batch=lambda _, decodes, prompts, *__: loads.append((decodes, prompts)),
+        ),
     )
     return Prediction(
         result=replace(service.result, makespan_s=service.result.makespan_s + begin_s),

@@ -14,6 +14,7 @@ from llmpq_sim.report.figure import check_figure, write_figure
 from llmpq_sim.report.formatting import percent_text, rate_text
 from llmpq_sim.report.progress import steps_shown
 from llmpq_sim.report.timeline import MOST_SLICES, Timeline, timeline_file, timeline_text
+from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.simulator.static.checked import CheckedSteps
 from llmpq_sim.simulator.static.simulate import simulate_static
 from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
@@ -69,8 +70,7 @@ def replay_drawn(
             saved,
             trace,
             options,
-            timeline.visit if timeline else None,
-            timeline.batch if timeline else None,
+            Watch(timeline.visit, timeline.batch, MOST_SLICES + 1) if timeline else None,
             lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"

@@ -11,7 +11,7 @@ from simpy.events import ProcessGenerator
 
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
-from llmpq_sim.simulator.continuous.kv_blocks import unit_blocks, unit_names
+from llmpq_sim.simulator.continuous.kv_blocks import prefix_kv_blocks, prefix_names
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad, Pipeline
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
@@ -49,7 +49,7 @@ class _ContinuousService:
         self.environment = Environment()
         self.pipeline, self.workload, self.settings = pipeline, workload, settings
         self.on_step = on_step
-        per_unit = unit_blocks(workload, settings)
+        per_unit = prefix_kv_blocks(workload, settings)
         self.blocks = Blocks(pipeline.block_capacity, per_unit, settings)
         self.waiting: list[Request] = []
         self.served: list[Request] = []
@@ -76,7 +76,7 @@ class _ContinuousService:
                 number,
                 int(workload.prompt_tokens[number]),
                 int(workload.output_tokens[number]),
-                tuple(unit_names(workload, self.settings, number)),
+                tuple(prefix_names(workload, self.settings, number)),
             )
         )
         self._wake()

@@ -13,12 +13,6 @@ OnStep = Callable[[int, int, float, float], None]
 """Told of each stage step: stage, step, and the instants in s at which its service began, ended.
 """
 
-OnBatch = Callable[[float, int, int, int, int], None]
-"""Told of each batch of continuous batching in order, the first being step 0: the instant in s at
-which it joins the line before stage 0, sequences that decode, prompt tokens, KV blocks then in use,
-and sequences that wait to be admitted.
-"""
-
 
 @dataclass(frozen=True)
 class StepGraph:

@@ -1,0 +1,177 @@
+"""SimPy model of continuous batching: requests that arrive, a scheduler, batches, stages and links.
+
+Each request is a process that arrives, waits to be served, and ends with its last token. The
+scheduler is a process that forms batches as long as fewer are under way than there are stages.
+Each batch is a process that passes stages and links, resources that serve one batch at a time in
+order of arrival. `recurrence` computes the same instants without events.
+"""
+
+import numpy as np
+from simpy import Environment, Resource
+from simpy.events import ProcessGenerator
+
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.simulator.continuous.gaps import Gaps
+from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
+from llmpq_sim.simulator.continuous.scheduler import Batch, Request, Scheduler
+from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.watch import Watch
+
+
+def simulate_service(
+    pipeline: Pipeline,
+    workload: TraceWorkload,
+    settings: ContinuousSettings,
+    watch: Watch | None = None,
+) -> ServiceTimes:
+    """Return when each request of a trace is served by a compiled pipeline.
+
+    Args:
+        pipeline: a plan compiled with these settings.
+        workload: which requests arrive when.
+        settings: limits and choices of the scheduler.
+        watch: who is told of batches and steps, and when that is enough: the simulation ends then,
+            and the instants not reached are not numbers.
+    """
+    return _Service(pipeline, workload, settings, watch or Watch()).run()
+
+
+class _Service:
+    """What serves the requests of a trace, and what has happened so far."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        workload: TraceWorkload,
+        settings: ContinuousSettings,
+        watch: Watch,
+    ) -> None:
+        self.pipeline, self.workload = pipeline, workload
+        self.settings, self.watch = settings, watch
+        self.environment = Environment()
+        self.stages = [Resource(self.environment) for _ in pipeline.stages]
+        self.links = [Resource(self.environment) for _ in pipeline.stages]
+        per_prefix = prefix_kv_blocks(workload, settings)
+        self.pool = BlockPool(pipeline.block_capacity, per_prefix, settings.block_tokens)
+        self.scheduler = Scheduler(settings, self.pool)
+        self.woken = self.environment.event()
+        self.enough = self.environment.event()
+        self.under_way = 0
+        self.first_stage_is_free = True
+        self.steps_left = watch.most_steps
+        self.peak_blocks = 0
+        self.busy_s = [0.0] * len(pipeline.stages)
+        self.gaps = Gaps()
+        self.first_s, self.last_s = np.full((2, workload.requests), np.nan)
+
+    def run(self) -> ServiceTimes:
+        """Serve all requests that can be served."""
+        environment = self.environment
+        environment.process(self._form_batches())
+        served = [environment.process(self._request(one)) for one in self._requests()]
+        environment.run(until=environment.all_of(served) | self.enough)
+        return ServiceTimes(
+            self.first_s,
+            self.last_s,
+            self.gaps,
+            self.scheduler.batches,
+            tuple(self.busy_s),
+            self.scheduler.preemptions,
+            self.peak_blocks,
+            self.scheduler.reused_tokens,
+        )
+
+    def _requests(self) -> list[Request]:
+        """Return the requests that can be served."""
+        fits = can_be_served(self.workload, self.settings, self.pool.capacity)
+        return [
+            Request(
+                number,
+                float(self.workload.arrival_s[number]),
+                int(self.workload.prompt_tokens[number]),
+                int(self.workload.output_tokens[number]),
+                prefix_names(self.workload, self.settings, number),
+                self.environment.event(),
+            )
+            for number in np.flatnonzero(fits).tolist()
+        ]
+
+    def _request(self, request: Request) -> ProcessGenerator:
+        """Arrive, and wait for the last token."""
+        yield self.environment.timeout(request.arrival_s)
+        self.scheduler.waiting.append(request)
+        self._wake()
+        yield request.done
+        self.last_s[request.number] = request.token_s[-1]
+
+    def _wake(self) -> None:
+        if not self.woken.triggered:
+            self.woken.succeed()
+
+    def _form_batches(self) -> ProcessGenerator:
+        """Whenever woken, form batches once all that happens at the same instant has happened."""
+        environment = self.environment
+        while True:
+            yield self.woken
+            while environment.peek() == environment.now:
+                yield environment.timeout(0.0)
+            self.woken = environment.event()
+            while self._can_form() and (batch := self.scheduler.form()) is not None:
+                self._note_batch(batch)
+                environment.process(self._batch(batch))
+
+    def _can_form(self) -> bool:
+        has_room = self.under_way < len(self.stages)
+        return has_room and (self.settings.schedules_ahead or self.first_stage_is_free)
+
+    def _batch(self, batch: Batch) -> ProcessGenerator:
+        """Pass every stage and the link behind it, and come back to the scheduler."""
+        environment = self.environment
+        for number, (stage, link) in enumerate(zip(self.stages, self.links, strict=True)):
+            with stage.request() as turn:
+                yield turn
+                began_s, service_s = environment.now, self.pipeline.service_s(number, batch.load)
+                yield environment.timeout(service_s)
+            self.busy_s[number] += service_s
+            self._note_step(number, batch, began_s)
+            with link.request() as turn:
+                yield turn
+                yield environment.timeout(self.pipeline.transfer_s(number, batch.load))
+        self.under_way -= 1
+        self.scheduler.take_back(batch)
+        self._wake()
+
+    def _note_batch(self, batch: Batch) -> None:
+        self.under_way += 1
+        self.first_stage_is_free = False
+        used = self.pool.capacity - self.pool.available
+        self.peak_blocks = max(self.peak_blocks, used)
+        if self.watch.on_batch is not None:
+            load, waiting = batch.load, len(self.scheduler.waiting)
+            prompt_tokens = load.tokens - load.rows
+            self.watch.on_batch(self.environment.now, load.rows, prompt_tokens, used, waiting)
+
+    def _note_step(self, number: int, batch: Batch, began_s: float) -> None:
+        """Let what waits for the first stage go on, note tokens on the last, tell who watches."""
+        if number == 0 and not self.settings.schedules_ahead:
+            self.first_stage_is_free = True
+            self._wake()
+        if number == len(self.stages) - 1:
+            for request in batch.sampled:
+                self._note_token(request)
+        if self.watch.on_step is not None:
+            self.watch.on_step(number, batch.number, began_s, self.environment.now)
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            self.enough.succeed()
+
+    def _note_token(self, request: Request) -> None:
+        now = self.environment.now
+        if request.token_s:
+            self.gaps.values_s.append(now - request.token_s[-1])
+            self.gaps.counts.append(1)
+        else:
+            self.first_s[request.number] = now
+        request.token_s.append(now)
