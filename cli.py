@@ -1,4 +1,4 @@
-"""What `llmpq` does on the command line: parse, call, print.
+"""Command line `llmpq`: the app, its error line and its commands.
 
 Every command imports what it needs when it runs, so that ``llmpq --help`` starts at once.
 """

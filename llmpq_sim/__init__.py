@@ -1,4 +1,4 @@
-"""The data types of llmpq: what is given, what is decided, what happens."""
+"""Data types of llmpq: scenarios, plans and results."""
 
 from llmpq_sim.core.cluster import Cluster, ClusterDevice, Device, Link
 from llmpq_sim.core.errors import CertificateError, InfeasibleError, InputError, LlmpqError

@@ -1,4 +1,4 @@
-"""What tests of executions are built from: measurements made up from what is predicted."""
+"""Executions for tests: measurements made up from what is predicted."""
 
 from dataclasses import replace
 

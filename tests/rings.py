@@ -1,4 +1,4 @@
-"""Step graphs that batches make: prefill micro-batches, then decode groups in rounds."""
+"""Step graphs of a batch: prefill micro-batches, then decode groups in rounds."""
 
 from collections.abc import Callable, Sequence
 

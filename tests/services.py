@@ -1,4 +1,4 @@
-"""What tests of services are built from: a small plan that serves made-up requests."""
+"""Services for tests: a small plan that serves made-up requests."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which pipelines and traces do laws of continuous batching hold for? Made-up ones, small."""
+"""Small made-up pipelines and traces for the laws of continuous batching."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,1 +1,1 @@
-"""Plan, simulate, replay, verify and predict: what scripts import."""
+"""Library interface: plan, simulate, replay, verify and predict."""

@@ -1,4 +1,4 @@
-"""What happens when a saved plan is put into service on a trace, with settings as options say?"""
+"""Replay of a trace on a saved plan, with settings as options say."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

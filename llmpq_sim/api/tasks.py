@@ -1,4 +1,4 @@
-"""What is a search asked, with names and options as the user gave them?"""
+"""Planning tasks from names and options as the user gave them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Does a plan file prove what it states? Recomputed by arithmetic, without a solver."""
+"""Verification of a plan file by arithmetic, without a solver."""
 
 from dataclasses import dataclass
 

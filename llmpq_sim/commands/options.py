@@ -1,4 +1,4 @@
-"""Which options do search and simulate have?"""
+"""Options that search and simulate share."""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path

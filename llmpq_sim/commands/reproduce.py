@@ -1,4 +1,4 @@
-"""Which command repeats the paper's evaluation, and what does it print?
+"""Command `llmpq reproduce`: the paper's evaluation repeated.
 
 Like those of ``cli.py`` it parses, calls and prints, and imports what it needs when it runs.
 """

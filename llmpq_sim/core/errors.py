@@ -1,4 +1,4 @@
-"""What can go wrong, and what is said then.
+"""Error types, and the messages that users see.
 
 LlmpqError
 ├── InputError          a file, an option or a field says something that cannot be

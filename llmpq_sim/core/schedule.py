@@ -1,4 +1,4 @@
-"""In which micro-batches a batch passes the pipeline: rows per prefill step and decode round."""
+"""Batch schedule: rows of each prefill micro-batch and decode group."""
 
 from bisect import bisect_left
 from collections import Counter

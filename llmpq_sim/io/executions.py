@@ -1,4 +1,4 @@
-"""How is a measured execution written to a file with what it is of, and read back?"""
+"""Execution files: what was measured, with what it is of."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""How files are read strictly and written whole."""
+"""Strict reading and atomic writing of files."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""How a plan is written to a file with its inputs and certificate, and read back."""
+"""Plan files: a plan with its inputs and certificate."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

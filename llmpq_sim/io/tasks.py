@@ -1,4 +1,4 @@
-"""What a search or a simulation is asked, put together from names, files and numbers."""
+"""Planning tasks put together from names, files and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What does the simulator say of the plans that the authors ran, and how far is that off?
+"""Simulation of the plans that the authors ran, and its error against their logs.
 
 Each logged plan is simulated twice: with the kernels of 2023, and with the stage costs that the
 authors' own latency model logged for it. The second isolates the pipeline from the kernels.

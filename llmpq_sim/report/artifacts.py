@@ -1,4 +1,4 @@
-"""Simulations of which a timeline and a figure are written."""
+"""Artifacts of a simulation: a timeline and a figure."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

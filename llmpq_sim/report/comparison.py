@@ -1,4 +1,4 @@
-"""How does the plan found compare with what others would plan, and with another cluster?"""
+"""Comparison of a plan with baselines, and with a cluster of one device less."""
 
 from dataclasses import dataclass
 

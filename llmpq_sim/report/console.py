@@ -1,4 +1,4 @@
-"""How are lines and tables put on a console? Every text is shown as it is, never as markup."""
+"""Console for lines and tables: every text is shown as it is, never as markup."""
 
 from collections.abc import Iterable, Sequence
 from textwrap import fill

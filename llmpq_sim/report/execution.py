@@ -1,4 +1,4 @@
-"""What does the user see of a prediction beside its measurement?"""
+"""Screen of a prediction beside its measurement."""
 
 from collections.abc import Sequence
 

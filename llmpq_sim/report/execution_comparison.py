@@ -1,4 +1,4 @@
-"""How far was the prediction of an execution from what was measured?"""
+"""Comparison of an execution with its prediction: the error of every figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What does a program read of a prediction beside its measurement? Plain data in SI units."""
+"""JSON of a prediction beside its measurement, in SI units."""
 
 import llmpq_sim
 from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison

@@ -1,4 +1,4 @@
-"""What is to be read from a prediction beside its measurement, in a few words?"""
+"""Summary of a prediction beside its measurement, in a few words."""
 
 from llmpq_sim.report.execution_comparison import (
     Comparison,

@@ -1,4 +1,4 @@
-"""How are a prediction and its measurement drawn on one timeline?"""
+"""Timeline of a prediction and its measurement together."""
 
 from heapq import merge
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How are the latencies of a service drawn to a picture file? With Matplotlib, where there is."""
+"""Figure of a service's latencies, drawn by Matplotlib where it is installed."""
 
 from importlib.util import find_spec
 from pathlib import Path

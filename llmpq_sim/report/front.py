@@ -1,4 +1,4 @@
-"""Which plans does a search offer between the fastest and the least damaging?"""
+"""Pareto front of a search, from the fastest plan to the least damaging."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What does a program read of an answer? Plain data in SI units, for JSON."""
+"""JSON of answers: plain data in SI units."""
 
 from dataclasses import asdict
 from math import isfinite

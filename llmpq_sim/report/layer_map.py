@@ -1,4 +1,4 @@
-"""Which format does each layer have, and where does each device begin?"""
+"""Layer map: the format of each layer, and where each device begins."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What ships with llmpq: models, devices, clusters and weight formats, to look at and to read."""
+"""Listings of what ships with llmpq: models, devices, clusters and weight formats."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How is standard output kept for the result, when a library written in C prints to it?"""
+"""Guard of standard output against libraries written in C that print to it."""
 
 import ctypes
 import os

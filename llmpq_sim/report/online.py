@@ -1,4 +1,4 @@
-"""What does a search for a trace tell a program, and what does the user see of it?"""
+"""Screen and JSON of a search for a trace."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where does a command write its answer: the screen, or JSON for machines?"""
+"""Output of a command: the screen, or JSON for programs."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How far is the work? Drawn on stderr, and only where someone can watch it."""
+"""Progress on stderr, drawn only where someone can watch it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

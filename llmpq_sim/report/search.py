@@ -1,4 +1,4 @@
-"""What does the user see of a search, a simulation, a proof, a fit and what ships?"""
+"""Screens of a search, a simulation, a proof, a fit and what ships."""
 
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What does the user see of a plan's service of a trace?"""
+"""Screen of a plan's service of a trace."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What does a program read of a plan's service of a trace? Plain data in SI units, for JSON."""
+"""JSON of a plan's service of a trace, in SI units."""
 
 from dataclasses import asdict
 from math import isfinite

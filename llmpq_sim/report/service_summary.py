@@ -1,4 +1,4 @@
-"""What is the answer of a simulated service in a few words?"""
+"""Summary of a simulated service, in a few words."""
 
 from llmpq_sim.api.replay import Replay
 from llmpq_sim.report.formatting import counted, joined, percent_text, rate_text, seconds_text

@@ -1,4 +1,4 @@
-"""What does each stage of a plan hold and do, and which one limits the rest?"""
+"""Stages of a plan: what each holds and does, and which one is the bottleneck."""
 
 from dataclasses import dataclass
 

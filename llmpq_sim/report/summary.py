@@ -1,4 +1,4 @@
-"""What is the answer of a search, a simulation, a proof or a fit in a few words?"""
+"""Summary of a search, a simulation, a proof or a fit, in a few words."""
 
 from collections import Counter
 from collections.abc import Mapping

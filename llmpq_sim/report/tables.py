@@ -1,4 +1,4 @@
-"""Which figures stand beside each other in a table?"""
+"""Tables of figures beside each other."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which plan is best: bound, seeds, evolution and certificate, in this order.
+"""Planner: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
 2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and

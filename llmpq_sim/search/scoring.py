@@ -1,4 +1,4 @@
-"""How good a plan is: whether it fits, what it loses, and how long it takes."""
+"""Score of a plan: whether it fits, what it loses, and how long it takes."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Which commands put plans to work on this machine, and what do they print?
+"""Commands that put plans to work on this machine: parse, call, print.
 
 Like those of ``cli.py`` they parse, call and print, and import what they need when they run.
 """

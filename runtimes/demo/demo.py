@@ -1,4 +1,4 @@
-"""How well does llmpq do on this very machine? Profile, plan, carry out, compare: in minutes.
+"""Demonstration on this machine: profile, plan, execute and compare, in minutes.
 
 Two cores play two unequal devices: one has every kernel, the other, as an older card would, none
 that computes on packed weights. A model of real shape with random weights is too large for either

@@ -1,4 +1,4 @@
-"""What does the user see of a demonstration?"""
+"""Report of a demonstration."""
 
 from collections.abc import Callable, Sequence
 from time import monotonic

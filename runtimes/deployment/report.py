@@ -1,4 +1,4 @@
-"""What does the user see of a deployment, while it runs and at the end?"""
+"""Report of a deployment, while it runs and at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,10 +79,10 @@ def show_outcome(console: Console, outcome: Outcome, result_file: str, out_file:
         put(console, "", _stage_table(outcome.saved, execution), "")
     elif outcome.totals is not None:
         put(console, plain("Nothing is left to do: every request has its answer."), "")
-    for name, message in outcome.refused[:MOST_REFUSALS]:
+    for name, message in outcome.rejected[:MOST_REFUSALS]:
         put(console, paragraph(f"Refused {name}: {message}", width))
-    if len(outcome.refused) > MOST_REFUSALS:
-        put(console, plain(f"and {counted(len(outcome.refused) - MOST_REFUSALS, 'other')}."))
+    if len(outcome.rejected) > MOST_REFUSALS:
+        put(console, plain(f"and {counted(len(outcome.rejected) - MOST_REFUSALS, 'other')}."))
     for sentence in _files(outcome, result_file, out_file):
         put(console, paragraph(sentence, width))
 
@@ -142,8 +142,8 @@ def _stage_table(saved: SavedPlan, execution: Execution) -> Table:
 def _files(outcome: Outcome, result_file: str, out_file: str) -> Iterator[str]:
     totals = outcome.totals
     if totals is not None and out_file:
-        refused = f", {totals.refused} refused" if totals.refused else ""
-        yield f"{out_file} holds {counted(totals.served, 'answer')}{refused}."
+        rejected = f", {totals.rejected} refused" if totals.rejected else ""
+        yield f"{out_file} holds {counted(totals.served, 'answer')}{rejected}."
     if outcome.measured is not None:
         yield f"Wrote {result_file}: llmpq compare {result_file} sets it beside the prediction."
 
@@ -155,7 +155,7 @@ def outcome_content(outcome: Outcome, result_file: str, wants_comparison: bool) 
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         "seed": outcome.seed,
-        "refused": [{"name": name, "message": message} for name, message in outcome.refused],
+        "refused": [{"name": name, "message": message} for name, message in outcome.rejected],
         "answers": None if outcome.totals is None else outcome.totals.served,
         "result_file": None,
         "measured": None,

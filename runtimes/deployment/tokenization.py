@@ -1,4 +1,4 @@
-"""How do texts and conversations become a model's tokens, and its tokens texts again?"""
+"""Tokenization of texts and conversations, and decoding of tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What does the user see of a profile, while it is made and at the end?"""
+"""Report of a profile, while it is made and at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What does the user see of a plan whose loss was measured?"""
+"""Report of a plan whose loss was measured."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What does the user see of a measurement of quality, while it runs and at the end?"""
+"""Report of a measurement of quality, while it runs and at the end."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put,
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.formatting import counted, loss_text, percent_text, seconds_text
 from llmpq_sim.report.progress import progress_line
-from runtimes.quality.pace import StreamProgress
+from runtimes.quality.measured_model import MeasuredModel
+from runtimes.quality.progress import StreamProgress
 from runtimes.quality.streaming import Run
-from runtimes.quality.subject import Subject
 
 SCHEMA = "llmpq/quality-summary"
 VERSION = 1
@@ -67,12 +67,12 @@ def run_text(run: Run) -> str:
     )
 
 
-def pass_text(subject: Subject) -> str:
+def pass_text(measured_model: MeasuredModel) -> str:
     """Return in a sentence how much an indicator takes."""
-    text = subject.windows.text
+    text = measured_model.windows.text
     return (
         f"{counted(text.windows, 'window')} of {text.window_tokens} tokens: "
-        f"{subject.spec.layers} passes of a layer, one forward pass of the model"
+        f"{measured_model.spec.layers} passes of a layer, one forward pass of the model"
     )
 
 

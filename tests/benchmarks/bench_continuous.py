@@ -1,4 +1,4 @@
-"""How many requests a second are simulated under continuous batching?
+"""Benchmark of continuous batching: requests simulated a second.
 
 Requests arrive as often and are as long as in Azure's conversations of 2023, and pass four stages.
 Fast stages make many small batches, slow ones few large ones; a tenth of the blocks makes

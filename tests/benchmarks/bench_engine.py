@@ -1,4 +1,4 @@
-"""How many stage steps a second do the engines simulate?"""
+"""Benchmark of the static engines: steps of stages simulated a second."""
 
 from collections.abc import Callable
 

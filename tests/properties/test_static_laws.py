@@ -1,4 +1,4 @@
-"""What holds of every simulated plan."""
+"""Laws of every simulated plan."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What holds where every visit of a stage costs something beside its layers."""
+"""Laws of pipelines whose steps cost something beside their layers."""
 
 from dataclasses import replace
 

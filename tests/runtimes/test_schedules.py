@@ -1,4 +1,4 @@
-"""Schedules ask for the simulator's steps, and rows of the cache hold what steps expect."""
+"""Schedules: the simulator's steps, and rows of the cache that hold what steps expect."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
 from llmpq_sim.simulator.continuous.engine import simulate_service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.simulator.continuous.watch import Watch
-from runtimes.base import Served, TokenRequest
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.sequences import Schedule
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule, most_rows
@@ -72,7 +72,7 @@ class Drive:
     in_flight: int = 1
     stops_after: dict[int, int] = field(default_factory=dict)
     sampled: dict[int, int] = field(default_factory=dict)
-    served: list[Served] = field(default_factory=list)
+    served: list[Completion] = field(default_factory=list)
     now_s: float = 0.0
 
     def run(self) -> list[Step]:
@@ -293,5 +293,5 @@ def test_a_row_is_given_on_as_soon_as_its_sequence_is_finished() -> None:
     first = schedule.next_step(0.0)
     assert first == Step(0, (), (Segment(0, 0, 0, 2, samples=True),))
     assert schedule.next_step(0.0) is None
-    assert schedule.take_back(first, [ORDINARY]) == [Served(0, (ORDINARY,), "length")]
+    assert schedule.take_back(first, [ORDINARY]) == [Completion(0, (ORDINARY,), "length")]
     assert schedule.next_step(0.0) == Step(1, (), (Segment(1, 0, 0, 3, samples=True),))

@@ -1,4 +1,4 @@
-"""What is said of a prediction beside its measurement: errors, reasons, tables, JSON, timeline."""
+"""Prediction beside its measurement: errors, reasons, tables, JSON, timeline."""
 
 import json
 from collections import Counter

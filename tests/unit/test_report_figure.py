@@ -1,4 +1,4 @@
-"""Figures are drawn where Matplotlib is, and asked for in words where it is not."""
+"""Figures, drawn where Matplotlib is installed, and a hint where it is not."""
 
 from importlib.util import find_spec
 from pathlib import Path

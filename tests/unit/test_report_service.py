@@ -1,4 +1,4 @@
-"""What is said of a service, as JSON and on the screen."""
+"""Service of a trace, as JSON and on the screen."""
 
 import json
 import re

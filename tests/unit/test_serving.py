@@ -1,4 +1,4 @@
-"""Settings of a service come from options, then from the plan file, then by default."""
+"""Settings of a service: from options, then the plan file, then by default."""
 
 from dataclasses import replace
 

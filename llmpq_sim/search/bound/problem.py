@@ -1,4 +1,4 @@
-"""What the planner must decide for one micro-batching, as arrays: times, bytes and losses.
+"""Planning problem of one micro-batching, as arrays: times, bytes and losses.
 
 All layers cost the same time and memory; only their quality losses differ. So a plan is judged by
 how many layers of each quality class are at each place in each format. A place is a kind of device

@@ -1,4 +1,4 @@
-"""Which plans need not be simulated: a time below which a plan's simulation cannot be."""
+"""Screening of plans: a time below which a plan's simulation cannot be."""
 
 from collections import Counter
 

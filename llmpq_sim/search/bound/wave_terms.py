@@ -1,4 +1,4 @@
-"""What do blocks, links and bare visits add to the terms of the bound in one wave?
+"""Terms of the bound from blocks, links and bare steps of one step graph.
 
 The terms are those of `certificate`.
 """

@@ -1,4 +1,4 @@
-"""How plans are judged: by the closed form first, by simulation where they may win."""
+"""Evaluation of plans: by the closed form first, by simulation where they may win."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How well does a service do on the first part of a trace, or on all of it?"""
+"""Evaluation of a service on the first part of a trace, or on all of it."""
 
 from collections.abc import Sequence
 

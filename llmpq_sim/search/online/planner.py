@@ -1,4 +1,4 @@
-"""Which plan and which limits serve a trace best: batch search, race, evolution, whole trace.
+"""Planner for a trace: batch search, race, evolution, whole trace.
 
 1. The batch search plans a representative batch: what it and the baselines find starts the rest.
 2. Baselines are served by the whole trace with default settings; so is the best for the batch.

@@ -1,4 +1,4 @@
-"""What is asked of a plan that serves a trace?"""
+"""Planning task of a trace."""
 
 from dataclasses import dataclass
 from math import ceil, inf, log2

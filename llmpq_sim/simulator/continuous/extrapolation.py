@@ -1,4 +1,4 @@
-"""Which matrix products of a plan lie beyond the sizes that were profiled?"""
+"""Matrix products of a plan beyond the sizes that were profiled."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping

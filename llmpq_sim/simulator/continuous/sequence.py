@@ -1,4 +1,4 @@
-"""Request from its arrival to its last token, as cohorts keep it."""
+"""Sequence: the progress of a request from its arrival to its last token."""
 
 Names = tuple[int, ...]
 """Names of the blocks that a prompt starts with; equal names mean equal prompts up to there."""

@@ -1,4 +1,4 @@
-"""Transit of batches: when each leaves the last stage, and when its tokens are back.
+"""Transit of a batch through stages and links, and the return of its tokens.
 
 Stages and links serve in order of arrival and batches never overtake each other, so a batch's
 transit is known when it enters: it depends on the batches before it, never on those behind. With

@@ -1,4 +1,4 @@
-"""Simulation of a plan that serves an offline batch by LLM-PQ's static policy."""
+"""Simulation of LLM-PQ's static policy on an offline batch."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

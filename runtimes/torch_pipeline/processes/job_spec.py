@@ -1,4 +1,4 @@
-"""What does every process of a pipeline need to know of a job?"""
+"""Job file that every process of a pipeline reads."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Times that are said to be missing explain what was measured, and nothing else does."""
+"""Implied decode times, which explain what was measured, and nothing else does."""
 
 import pytest
 
+from llmpq_sim.paper.implied_decode_times import DEVICE, FORMAT, makespan_s, missing_times
 from llmpq_sim.paper.logged import LOGGED_CASE, predict_logged_plans
 from llmpq_sim.paper.measurements import LOGGED_PLANS
-from llmpq_sim.paper.missing_times import DEVICE, FORMAT, makespan_s, missing_times
 
 
 def test_with_nothing_more_a_plan_takes_what_its_kernels_say() -> None:

@@ -1,4 +1,4 @@
-"""What does a measurement need of disk and memory, and is it there?"""
+"""Resource checks of a measurement: disk and memory."""
 
 import shutil
 from pathlib import Path

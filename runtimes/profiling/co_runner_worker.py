@@ -1,4 +1,4 @@
-"""What keeps the other cores busy while one is timed: the products of a stage, over and over.
+"""Worker that keeps the other cores busy with the products of a stage.
 
 Stages of one machine share its memory's bandwidth and its last cache level. A kernel that is timed
 while the other cores rest is faster than it will be in a pipeline.

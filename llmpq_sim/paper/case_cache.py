@@ -1,4 +1,4 @@
-"""How is what was found in a case kept, so that an interrupted run is taken up again?"""
+"""Case cache of a run, with resume."""
 
 import hashlib
 from collections.abc import Callable

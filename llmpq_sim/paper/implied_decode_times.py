@@ -1,4 +1,4 @@
-"""What would decode have to take for the logged plans to be as slow as they were measured?
+"""Implied decode times of the logged plans, from their measured throughput.
 
 Two plans ran on the same devices with different layers on the slowest of them. So two unknowns
 follow from their throughputs: what an 8-bit layer took there, and what a visit of a stage took
