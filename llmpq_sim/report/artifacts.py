@@ -13,10 +13,11 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.report.figure import check_figure, write_figure
 from llmpq_sim.report.formatting import percent_text, rate_text
 from llmpq_sim.report.progress import steps_shown
-from llmpq_sim.report.timeline import Timeline, timeline_file, timeline_text
-from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.report.timeline import MOST_SLICES, Timeline, timeline_file, timeline_text
+from llmpq_sim.simulator.continuous.watch import Watch
+from llmpq_sim.simulator.static.checked import CheckedSteps
 from llmpq_sim.simulator.static.simulate import simulate_static
-from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def replay_drawn(
             saved,
             trace=trace,
             options=options,
-            on_visit=timeline.visit if timeline else None,
-            on_batch=timeline.batch if timeline else None,
+            watch=Watch(timeline.visit, timeline.batch, MOST_SLICES + 1) if timeline else None,
             on_trial=lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"
@@ -90,18 +90,18 @@ def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts) -> Timeline:
         InputError: it cannot be written.
     """
     with timeline_file(path, _tracks(plan)) as timeline:
-        first = 0
+        first, simulate = 0, CheckedSteps(MOST_SLICES + 1)
 
-        def run(wave: Wave, start_s: float) -> WaveTimes:
+        def run(graph: StepGraph, start_s: float) -> StepTimes:
             nonlocal first
-            begin, starts = first, wave.starts
+            begin, starts = first, graph.starts
 
-            def on_visit(stage: int, visit: int, began_s: float, ended_s: float) -> None:
-                phase = "prefill" if visit < starts else "decode"
-                timeline.slice(stage, phase, (began_s, ended_s), {"visit": begin + visit})
+            def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
+                phase = "prefill" if step < starts else "decode"
+                timeline.slice(stage, phase, (began_s, ended_s), {"visit": begin + step})
 
-            first += wave.visits
-            return run_wave(wave, start_s, on_visit)
+            first += graph.steps
+            return simulate(graph, start_s, on_step)
 
         simulate_static(plan, costs, run)
     return timeline

@@ -1,7 +1,6 @@
 """JSON of a prediction beside its measurement, in SI units."""
 
 import llmpq_sim
-from llmpq_sim.io.serving import settings_to_content
 from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
 from llmpq_sim.report.execution_summary import (
     comparison_headline,
@@ -10,6 +9,7 @@ from llmpq_sim.report.execution_summary import (
 )
 from llmpq_sim.report.json_reports import Content
 from llmpq_sim.report.service_content import result_content
+from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 COMPARISON_SCHEMA = "llmpq/comparison"
 VERSION = 1

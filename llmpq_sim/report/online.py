@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.io.serving import settings_to_content
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -48,6 +47,7 @@ from llmpq_sim.report.summary import (
 from llmpq_sim.search.online.evaluation import Candidate
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.simulator.continuous.saturation import queue_of
+from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 SOUGHT = {
     "goodput": "goodput/s",

@@ -7,13 +7,13 @@ import llmpq_sim
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.serving import settings_to_content
 from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.report.json_reports import SIMULATION_SCHEMA, VERSION, Content
 from llmpq_sim.report.summary import error_fraction, used_profiles
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.saturation import Queue
 from llmpq_sim.simulator.continuous.service import Service
+from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 
 def replay_content(replay: Replay) -> Content:
