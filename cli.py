@@ -297,14 +297,14 @@ def _simulate_trace(
 ) -> None:
     from llmpq_sim.io.plans import load_plan
     from llmpq_sim.io.profiles import load_profiles
-    from llmpq_sim.report.artifacts import Pictures, replay_drawn
+    from llmpq_sim.report.artifacts import Artifacts, replay_drawn
+    from llmpq_sim.report.json_reports import replay_content
     from llmpq_sim.report.service import show_replay
-    from llmpq_sim.report.service_content import replay_content
 
     timeline, plot, as_json = output
     saved = load_plan(plan, load_profiles(profile))
     watched = sys.stderr.isatty()
-    found, written = replay_drawn(saved, asked, wishes, Pictures(timeline, plot), watched)
+    found, written = replay_drawn(saved, asked, wishes, Artifacts(timeline, plot), watched)
     if as_json:
         _print_json(replay_content(found))
         return
@@ -364,8 +364,8 @@ def list_bundled(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Show what ships: models, devices, clusters or weight formats."""
-    from llmpq_sim.report.listings import bundled_listing
     from llmpq_sim.report.search import show_listing
+    from llmpq_sim.report.tables import bundled_listing
 
     listing = bundled_listing(kind)
     if as_json:

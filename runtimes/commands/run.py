@@ -188,7 +188,7 @@ def _compared(outcome: "Outcome", timeline: Path | None, *, show: bool) -> None:
 
 def _timeline(timeline: Path | None, comparison: "Comparison") -> list[str]:
     """Draw a comparison's timeline where it is wanted; return what to say of it."""
-    from llmpq_sim.report.execution_timeline import write_comparison_timeline
+    from llmpq_sim.report.execution import write_comparison_timeline
     from llmpq_sim.report.timeline import timeline_text
 
     if timeline is None:
@@ -210,7 +210,7 @@ def compare(
     from llmpq_sim.io.profiles import load_profiles
     from llmpq_sim.report.execution import show_comparison
     from llmpq_sim.report.execution_comparison import compare as compared
-    from llmpq_sim.report.execution_content import comparison_content
+    from llmpq_sim.report.json_reports import comparison_content
     from llmpq_sim.report.output import answer_console, print_json
 
     if timeline is not None:
