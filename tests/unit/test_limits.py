@@ -109,7 +109,8 @@ def test_numbers_of_a_trace_are_limited(options: TraceOptions, message: str) -> 
 
 def test_a_trace_too_dense_to_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    rows = ('{"timestamp": %s, "input_length": 8, "output_length": 4}\n' % t for t in (0, 1e-300))
+    row = '{"timestamp": T, "input_length": 8, "output_length": 4}\n'
+    rows = (row.replace("T", time) for time in ("0", "1e-300"))
     path.write_text("".join(rows))
     with np.errstate(all="raise"), pytest.raises(InputError, match="a rate that can be scaled"):
         load_workload(TraceOptions(str(path), rate_per_s=10.0), 4096)
@@ -117,7 +118,8 @@ def test_a_trace_too_dense_to_scale_is_refused(tmp_path: Path) -> None:
 
 def test_a_trace_of_ages_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    rows = ('{"timestamp": %s, "input_length": 8, "output_length": 4}\n' % t for t in (0, 1e17))
+    row = '{"timestamp": T, "input_length": 8, "output_length": 4}\n'
+    rows = (row.replace("T", time) for time in ("0", "1e17"))
     path.write_text("".join(rows))
     with pytest.raises(InputError, match="expected arrivals within 1e"):
         load_workload(TraceOptions(str(path)), 4096)
