@@ -2,16 +2,17 @@
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from llmpq_sim.io.serving import default_settings
 
 from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import batch_workload, load_output_lengths
 from llmpq_sim.io.workloads import TraceOptions, load_workload
+from llmpq_sim.simulator.continuous.settings import default_settings
 from tests.traces import requests
 
 DOCS = Path(__file__).parents[2] / "docs" / "limits.md"
@@ -83,8 +84,9 @@ def test_output_lengths_are_limited_line_by_line(tmp_path: Path, text: str, mess
 )
 def test_limits_of_the_scheduler_are_limited(option: str, value: int, message: str) -> None:
     workload = requests([0.0])
+    given: dict[str, Any] = {option: value}
     with pytest.raises(InputError) as caught:
-        default_settings(load_model("llama-160m"), workload, **{option: value})
+        default_settings(load_model("llama-160m"), workload, **given)
     assert str(caught.value).startswith(message)
 
 
