@@ -1,4 +1,4 @@
-"""Prediction of exactly the requests that a runtime served.
+"""Prediction of exactly the requests that a runtime served, by the SimPy models.
 
 The static policy takes requests in order, as many at a time as the plan's batch has, each such
 batch after the one before it. Lengths are taken as they were: an output ends where it ended.
@@ -17,7 +17,7 @@ from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import BatchWorkload
-from llmpq_sim.core.schedule import wave_shapes
+from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.executions import Policy, SavedExecution, load_execution
 from llmpq_sim.io.plans import SavedPlan
@@ -25,9 +25,10 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.recurrence import run_wave
-from llmpq_sim.simulator.static.simulate import RunWave, batch_times, static_result
-from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from llmpq_sim.simulator.continuous.watch import Watch
+from llmpq_sim.simulator.static.checked import every_step
+from llmpq_sim.simulator.static.simulate import RunSteps, batch_times, static_result
+from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
 Requests = Sequence[ServedTimes]
 
@@ -149,20 +150,20 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
     return [stage.total_bytes for stage in plan_memory(plan, scenario)]
 
 
-def _recording(visits: list[StageVisit], plan: Plan, workload: BatchWorkload) -> RunWave:
-    """Return an engine that appends the visits of a batch's waves, which it runs in order."""
-    shapes = iter(wave_shapes(workload, plan.micro_batching))
-    prompt = workload.prompt_tokens
+def _recording(visits: list[StageVisit], plan: Plan, workload: BatchWorkload) -> RunSteps:
+    """Return a runner that appends the visits of a batch's waves, which it runs in order."""
+    shapes = iter(batch_schedules(workload, plan.micro_batching))
+    prompt, simulate = workload.prompt_tokens, every_step()
 
-    def run(wave: Wave, start_s: float) -> WaveTimes:
+    def run(graph: StepGraph, start_s: float) -> StepTimes:
         shape, first = next(shapes), len(visits) // len(plan.stages)
         loads = [(0, rows * prompt) for rows in shape.prefill_rows]
         loads += [(shape.decode_rows[group][turn], 0) for group, turn in shape.decode_order]
 
-        def on_visit(stage: int, visit: int, began_s: float, ended_s: float) -> None:
-            visits.append(StageVisit(stage, first + visit, *loads[visit], began_s, ended_s))
+        def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
+            visits.append(StageVisit(stage, first + step, *loads[step], began_s, ended_s))
 
-        return run_wave(wave, start_s, on_visit)
+        return simulate(graph, start_s, on_step)
 
     return run
 
@@ -202,8 +203,10 @@ def _predict_continuous(
         costs,
         _workload(ordered, begin_s),
         settings,
-        on_visit=lambda *visit: visits.append(visit),
-        on_batch=lambda _, decodes, prompt_tokens, *__: loads.append((decodes, prompt_tokens)),
+        watch=Watch(
+            on_step=lambda *visit: visits.append(visit),
+            on_batch=lambda _, decodes, prompts, *__: loads.append((decodes, prompts)),
+        ),
     )
     return Prediction(
         result=replace(service.result, makespan_s=service.result.makespan_s + begin_s),

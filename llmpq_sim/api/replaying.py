@@ -11,15 +11,18 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.core.units import MS
 from llmpq_sim.io.plans import SavedPlan
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.io.workloads import TraceOptions, load_workload
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
 from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    ServiceObjectives,
+    default_settings,
+)
+from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.workloads.shaping import noted
 
 
@@ -72,8 +75,7 @@ def replay(
     options: ServingOptions | None = None,
     seed: int = 0,
     profiles: Profiles = (),
-    on_visit: OnVisit | None = None,
-    on_batch: OnBatch | None = None,
+    watch: Watch | None = None,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> Replay:
     """Return what happens when a plan serves requests over time with continuous batching.
@@ -84,8 +86,7 @@ def replay(
         options: how they are batched, and what a good request meets, in milliseconds.
         seed: of all draws, where ``trace`` is a name.
         profiles: see ``load``.
-        on_visit: told of every stage visit.
-        on_batch: told of every batch.
+        watch: who is told of batches and steps.
         on_trial: told of each rate tried where the highest is sought.
 
     Raises:
@@ -104,7 +105,7 @@ def replay(
     batches = (1, settings.sequence_limit, settings.token_budget)
     beyond = products_beyond(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
     workload = noted(workload, *beyond)
-    service = serve(saved.plan, costs, workload, settings, objectives, on_visit, on_batch)
+    service = serve(saved.plan, costs, workload, settings, objectives, watch)
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)

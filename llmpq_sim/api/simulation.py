@@ -11,7 +11,7 @@ from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.io.plans import with_workload
 from llmpq_sim.io.tasks import load_output_lengths
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.scoring import PlanScore, score_plan
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ def simulate(
     elif output_tokens is not None and not isinstance(output_tokens, int):
         output_tokens = tuple(output_tokens)
     task, given = with_workload(saved, batch, prompt_tokens, output_tokens)
-    return Simulation(given, task, score_plan(given, task))
+    return Simulation(given, task, score_in_simpy(given, task))

@@ -12,7 +12,6 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.profiles import cluster_profiles
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -25,6 +24,7 @@ from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.settings import default_settings
 from llmpq_sim.workloads.shaping import noted
 
 

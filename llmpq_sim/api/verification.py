@@ -7,7 +7,7 @@ from llmpq_sim.core.errors import CertificateError
 from llmpq_sim.search.bound.bound import check_certificate
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.scoring import PlanScore, score_plan
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     """
     saved = load(plan, profiles=profiles)
     scenario = saved.task.costs.scenario
-    score = score_plan(saved.plan, saved.task)
+    score = score_in_simpy(saved.plan, saved.task)
     if not score.is_feasible:
         raise CertificateError(f"plan: {score.why_not()}")
     grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))

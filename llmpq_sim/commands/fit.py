@@ -47,8 +47,8 @@ def list_bundled(
 ) -> None:
     """Show what ships: models, devices, clusters or weight formats."""
     from llmpq_sim.report.console import answer_console, print_json
-    from llmpq_sim.report.listings import bundled_listing
     from llmpq_sim.report.search import show_listing
+    from llmpq_sim.report.tables import bundled_listing
 
     listing = bundled_listing(kind)
     if as_json:

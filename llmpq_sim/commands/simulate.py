@@ -45,7 +45,7 @@ class RateSearch:
 
 @dataclass(frozen=True)
 class LatencyPlot:
-    """Pictures of requests over time."""
+    """Artifacts of requests over time."""
 
     plot: Annotated[Path | None, typer.Option(help="Draw latencies to this .png or .svg file.")] = (
         None
@@ -87,16 +87,16 @@ def simulate(
         return
     check_not_given(context, (OtherBatchOptions,), "a trace brings its own requests")
     from llmpq_sim.api import load
-    from llmpq_sim.report.artifacts import Pictures, replay_drawn
+    from llmpq_sim.report.artifacts import Artifacts, replay_drawn
     from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.report.json_reports import replay_content
     from llmpq_sim.report.service import show_replay
-    from llmpq_sim.report.service_content import replay_content
 
     found, written = replay_drawn(
         load(plan, profiles=output.profile or ()),
         trace_options(source, shape, seed),
         serving_options(slo, scheduler, rates.share),
-        Pictures(output.timeline, picture.plot),
+        Artifacts(output.timeline, picture.plot),
         watched=sys.stderr.isatty(),
     )
     if output.as_json:

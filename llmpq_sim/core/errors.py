@@ -5,6 +5,8 @@ LlmpqError
 ├── InfeasibleError     nothing meets the constraints: memory or quality is short
 ├── CertificateError    a plan's certificate does not prove what it states
 └── ExecutionError      a stage died, hung or ran out of memory while carrying out a plan
+
+InternalError is none of them: llmpq itself is at fault, whatever the input.
 """
 
 
@@ -26,3 +28,7 @@ class CertificateError(LlmpqError):
 
 class ExecutionError(LlmpqError):
     """A stage died, hung or ran out of memory; what was finished until then is kept."""
+
+
+class InternalError(Exception):
+    """Two ways to compute one figure disagree: a fault of llmpq, not of its input."""

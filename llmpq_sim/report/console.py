@@ -69,7 +69,7 @@ class Trimmed:
             yield Segment.line()
 
 
-def put(console: Console, *parts: RenderableType) -> None:
+def print_to(console: Console, *parts: RenderableType) -> None:
     """Write renderables one below the other, wrapped at the width; nothing is an empty line."""
     for part in parts or ("",):
         console.print(Trimmed(part), width=width_of(console))

@@ -219,7 +219,7 @@ def _show(outcome: "Outcome", output: DeployOutput) -> None:
 
 def _timeline(timeline: Path | None, comparison: "Comparison") -> list[str]:
     """Draw a comparison's timeline where it is wanted; return what to say of it."""
-    from llmpq_sim.report.execution_timeline import write_comparison_timeline
+    from llmpq_sim.report.execution import write_comparison_timeline
     from llmpq_sim.report.timeline import timeline_text
 
     if timeline is None:
@@ -242,7 +242,7 @@ def compare(
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.execution import show_comparison
     from llmpq_sim.report.execution_comparison import compare as compared
-    from llmpq_sim.report.execution_content import comparison_content
+    from llmpq_sim.report.json_reports import comparison_content
 
     if timeline is not None:
         check_writable(timeline)

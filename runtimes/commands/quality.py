@@ -15,9 +15,9 @@ from runtimes.commands.installed import check_torch
 
 if TYPE_CHECKING:
     from llmpq_sim.quality.measured import MeasuredQuality
+    from runtimes.quality.measured_model import MeasuredModel
     from runtimes.quality.settings import QualitySettings
     from runtimes.quality.streaming import Run
-    from runtimes.quality.subject import Subject
 
 Method = Literal["kl", "variance", "variance-stochastic", "hessian"]
 
@@ -170,31 +170,33 @@ def _measure_layers(
 ) -> None:
     from llmpq_sim.io.quality import write_quality
     from llmpq_sim.report.console import answer_console, print_json
+    from runtimes.quality.measured_model import open_measured_model
     from runtimes.quality.report import quality_content, show_quality
     from runtimes.quality.streams import remove_streams
-    from runtimes.quality.subject import open_subject
 
-    subject = open_subject(settings)
-    measured = _measured(subject, settings, method)
+    measured_model = open_measured_model(settings)
+    measured = _measured(measured_model, settings, method)
     write_quality(out, measured)
     remove_streams(settings.work_dir)
-    layers = subject.spec.layers
+    layers = measured_model.spec.layers
     if as_json:
         print_json(quality_content(measured, layers, str(out)))
         return
     show_quality(answer_console(), measured, layers, str(out), str(settings.model_dir))
 
 
-def _measured(subject: "Subject", settings: "QualitySettings", method: Method) -> "MeasuredQuality":
+def _measured(
+    measured_model: "MeasuredModel", settings: "QualitySettings", method: Method
+) -> "MeasuredQuality":
     from runtimes.quality.indicating import measure_indicator
     from runtimes.quality.measuring import measure_kl
     from runtimes.quality.report import pass_text, quality_progress
 
     with quality_progress(sys.stderr.isatty()) as on_progress:
         if method == "kl":
-            return measure_kl(subject, settings, _tell, on_progress)
-        print(pass_text(subject), file=sys.stderr)  # noqa: T201
-        return measure_indicator(subject, settings, method, on_progress)
+            return measure_kl(measured_model, settings, _tell, on_progress)
+        print(pass_text(measured_model), file=sys.stderr)  # noqa: T201
+        return measure_indicator(measured_model, settings, method, on_progress)
 
 
 def _measure_plan(
@@ -205,21 +207,21 @@ def _measure_plan(
     from llmpq_sim.api import load
     from llmpq_sim.report.console import answer_console, print_json
     from runtimes.quality.check_report import check_content, missed_text, show_check
+    from runtimes.quality.measured_model import open_measured_model
     from runtimes.quality.plan_check import check_plan_quality
     from runtimes.quality.report import quality_progress
     from runtimes.quality.streams import remove_streams
-    from runtimes.quality.subject import open_subject
 
     saved = load(plan, profiles=profiles)
     settings = replace(settings, quantizers=saved.quantizers)
-    subject = open_subject(settings)
+    measured_model = open_measured_model(settings)
     with quality_progress(sys.stderr.isatty()) as on_progress:
-        found = check_plan_quality(saved, subject, settings, _tell, on_progress)
+        found = check_plan_quality(saved, measured_model, settings, _tell, on_progress)
     remove_streams(settings.work_dir)
     if as_json:
-        print_json(check_content(found, subject.windows.text))
+        print_json(check_content(found, measured_model.windows.text))
     else:
-        show_check(answer_console(), found, subject.windows.text)
+        show_check(answer_console(), found, measured_model.windows.text)
     if found.misses_target:
         print(f"error: {missed_text(found)}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(1)

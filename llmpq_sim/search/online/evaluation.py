@@ -128,8 +128,6 @@ def _results(
     services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload
 ) -> list[SimulationResult]:
     return [
-        simulate_continuous(
-            each.plan, task.costs, workload, each.settings, objectives=task.objectives
-        )
+        simulate_continuous(each.plan, task.costs, workload, each.settings, task.objectives)
         for each in services
     ]

@@ -1,8 +1,16 @@
-"""Settings of continuous batching: its limits, and its users' objectives."""
+"""Settings of continuous batching, by default and as plain data, and objectives of its users."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.trace import TraceWorkload
+
+TOKEN_BUDGET = 2048
+SEQUENCE_LIMIT = 256
+"""vLLM's long-standing defaults for online serving."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +77,61 @@ class ServiceObjectives:
     ttft_s: float | None = None
     tpot_s: float | None = None
     latency_s: float | None = None
+
+
+def default_settings(
+    model: ModelSpec,
+    workload: TraceWorkload,
+    token_budget: int | None = None,
+    sequence_limit: int | None = None,
+    chunked_prefill: bool = True,
+    prefix_caching: bool | None = None,
+) -> ContinuousSettings:
+    """Return settings for a workload, the given ones and defaults for the others.
+
+    Prefixes are cached where the workload says which are shared. Whole prompts need a budget of
+    the longest context; the sequence limit is at most the budget.
+
+    Raises:
+        InputError: the limits contradict each other.
+    """
+    budget = token_budget or (TOKEN_BUDGET if chunked_prefill else model.max_positions)
+    caching = workload.prefix_blocks is not None if prefix_caching is None else prefix_caching
+    return ContinuousSettings(
+        token_budget=budget,
+        sequence_limit=sequence_limit or min(SEQUENCE_LIMIT, budget),
+        longest_context_tokens=model.max_positions,
+        chunked_prefill=chunked_prefill,
+        prefix_caching=caching,
+    )
+
+
+def settings_to_content(settings: ContinuousSettings) -> dict[str, Any]:
+    """Return settings as plain data."""
+    return {
+        "token_budget": settings.token_budget,
+        "sequence_limit": settings.sequence_limit,
+        "longest_context_tokens": settings.longest_context_tokens,
+        "chunked_prefill": settings.chunked_prefill,
+        "block_tokens": settings.block_tokens,
+        "prefix_caching": settings.prefix_caching,
+        "schedules_ahead": settings.schedules_ahead,
+    }
+
+
+def settings_from_fields(fields: Fields) -> ContinuousSettings:
+    """Return the settings that `settings_to_content` wrote.
+
+    Raises:
+        InputError: a value is missing, unknown or cannot be.
+    """
+    with fields:
+        return ContinuousSettings(
+            token_budget=fields.integer("token_budget"),
+            sequence_limit=fields.integer("sequence_limit"),
+            longest_context_tokens=fields.integer("longest_context_tokens"),
+            chunked_prefill=fields.flag("chunked_prefill"),
+            block_tokens=fields.integer("block_tokens"),
+            prefix_caching=fields.flag("prefix_caching"),
+            schedules_ahead=fields.flag("schedules_ahead"),
+        )

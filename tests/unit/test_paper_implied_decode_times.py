@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmpq_sim.paper.implied_decode_times import DEVICE, FORMAT, makespan_s, missing_times
 from llmpq_sim.paper.logged import LOGGED_CASE, predict_logged_plans
 from llmpq_sim.paper.measurements import LOGGED_PLANS
-from llmpq_sim.paper.missing_times import DEVICE, FORMAT, makespan_s, missing_times
 
 
 def test_with_nothing_more_a_plan_takes_what_its_kernels_say() -> None:

@@ -12,7 +12,7 @@ from llmpq_sim.io.models import load_model
 from llmpq_sim.io.quality import shape_sha256
 from runtimes.quality.candidates import Candidate
 from runtimes.quality.layer_stages import LayerSource
-from runtimes.quality.room import (
+from runtimes.quality.resource_checks import (
     check_disk,
     check_memory,
     free_memory_bytes,
@@ -32,7 +32,7 @@ TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     """A model and a text, checked and opened.
 
     Attributes:
@@ -50,7 +50,7 @@ class Subject:
     weights_sha256: str
 
 
-def open_subject(settings: QualitySettings) -> Subject:
+def open_measured_model(settings: QualitySettings) -> MeasuredModel:
     """Return what is measured.
 
     Raises:
@@ -88,7 +88,7 @@ def open_subject(settings: QualitySettings) -> Subject:
     free_bytes = free_memory_bytes(source.device)
     check_memory(needed_memory_bytes(spec, source), free_bytes, spec.name)
     plain = dtype_name if dtype_name in FORMATS else spec.dtype
-    return Subject(spec, windows, source, plain, weights_sha256)
+    return MeasuredModel(spec, windows, source, plain, weights_sha256)
 
 
 def checked_device(name: str) -> torch.device:
@@ -104,8 +104,10 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def prepared_run(subject: Subject, candidates: list[Candidate], settings: QualitySettings) -> Run:
-    """Return how candidates are compared with a subject's 16-bit model.
+def prepared_run(
+    measured_model: MeasuredModel, candidates: list[Candidate], settings: QualitySettings
+) -> Run:
+    """Return how candidates are compared with the 16-bit model.
 
     The work folder is made.
 
@@ -114,14 +116,14 @@ def prepared_run(subject: Subject, candidates: list[Candidate], settings: Qualit
     """
     folder = settings.work_dir
     run = Run(
-        subject.source,
-        torch.tensor(subject.windows.tokens),
+        measured_model.source,
+        torch.tensor(measured_model.windows.tokens),
         candidates,
-        subject.plain,
+        measured_model.plain,
         folder,
-        _run_sha256(subject, candidates),
-        subject.spec.hidden_size,
-        subject.spec.head_weights / subject.spec.layer_weights,
+        _run_sha256(measured_model, candidates),
+        measured_model.spec.hidden_size,
+        measured_model.spec.head_weights / measured_model.spec.layer_weights,
         settings.clock,
     )
     check_leftovers(folder, resume=settings.resume)
@@ -134,15 +136,15 @@ def prepared_run(subject: Subject, candidates: list[Candidate], settings: Qualit
     return run
 
 
-def _run_sha256(subject: Subject, candidates: list[Candidate]) -> str:
+def _run_sha256(measured_model: MeasuredModel, candidates: list[Candidate]) -> str:
     """Return the hash of all that hidden states depend on."""
-    source = subject.source
+    source = measured_model.source
     return sha256_of(
         {
-            "model": shape_sha256(subject.spec),
-            "weights": subject.weights_sha256,
-            "text": asdict(subject.windows.text),
-            "windows": [list(window) for window in subject.windows.tokens],
+            "model": shape_sha256(measured_model.spec),
+            "weights": measured_model.weights_sha256,
+            "text": asdict(measured_model.windows.text),
+            "windows": [list(window) for window in measured_model.windows.tokens],
             "candidates": [list(candidate.formats) for candidate in candidates],
             "quantizers": dict(source.quantizers),
             "quantizer_version": QUANTIZER_VERSION,

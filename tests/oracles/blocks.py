@@ -1,4 +1,4 @@
-"""KV blocks told plainly: nothing is counted along, all is looked up."""
+"""KV blocks in use: nothing is counted along, all is looked up."""
 
 from dataclasses import dataclass, field
 

@@ -61,7 +61,7 @@ class StreamProgress:
     left_s: float | None
 
 
-class Pace:
+class MeasurementProgress:
     """Counts what is done, and tells how long the rest takes at the same pace.
 
     Loading a layer and passing it are told apart, for few streams pass the first layers.

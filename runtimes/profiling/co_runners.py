@@ -8,7 +8,7 @@ from runtimes.profiling.task import Task
 from runtimes.profiling.workers import answers, workers
 from runtimes.torch_pipeline.weights.loading import DTYPE_NAMES
 
-MODULE = "runtimes.profiling.neighbour_worker"
+MODULE = "runtimes.profiling.co_runner_worker"
 
 
 def neighbours_of(target: Target, wanted: int | None) -> int:
@@ -23,7 +23,7 @@ def neighbours_of(target: Target, wanted: int | None) -> int:
 
 
 @contextmanager
-def busy_neighbours(task: Task) -> Iterator[int]:
+def busy_co_runners(task: Task) -> Iterator[int]:
     """Keep the cores of the other stages busy meanwhile, and say how many stages those are.
 
     Raises:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.paper.case_cache import case_sha256, kept_results, sources_sha256
 from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kept_files import case_sha256, kept_results, sources_sha256
 
 SCHEMA = "llmpq/test"
 CASE = Case(1, "main", 0.8, "gptq-2023")
@@ -69,5 +69,5 @@ def test_a_case_of_other_code_has_another_hash(
 ) -> None:
     known = case_sha256(CASE)
     assert case_sha256(CASE) == known
-    monkeypatch.setattr("llmpq_sim.paper.kept_files.PACKAGE", tmp_path)
+    monkeypatch.setattr("llmpq_sim.paper.case_cache.PACKAGE", tmp_path)
     assert case_sha256(CASE) != known

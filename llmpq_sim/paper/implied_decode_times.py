@@ -14,7 +14,7 @@ from llmpq_sim.latency.work import FloatArray
 from llmpq_sim.paper.logged import LOGGED_CASE, wave_of_kernels
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.recurrence import compute_steps
 
 DEVICE, FORMAT = "v100-32g", "int8"
 """The slowest stage of both plans, and the format of nearly all its layers."""
@@ -79,4 +79,4 @@ def makespan_s(logged: LoggedPlan, task: PlanningTask, layer_s: float, visit_s: 
         extra_s = layers * layer_s + visit_s
         decodes_s = (time_s + extra_s for time_s in times_s[prefills:])
         service_s.append((*times_s[:prefills], *decodes_s))
-    return run_wave(replace(wave, service_s=tuple(service_s))).end_s
+    return compute_steps(replace(wave, service_s=tuple(service_s))).end_s
