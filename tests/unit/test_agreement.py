@@ -1,4 +1,4 @@
-"""What is shown was simulated in SimPy, and a recurrence that disagrees is an internal error."""
+"""Agreement of SimPy with the recurrences: one bit of difference is an internal error."""
 
 from dataclasses import replace
 from math import nan, nextafter
