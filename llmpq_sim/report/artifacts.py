@@ -70,7 +70,7 @@ def replay_drawn(
             saved,
             trace,
             options,
-            Watch(timeline.visit, timeline.batch, MOST_SLICES + 1) if timeline else None,
+            Watch(timeline.step, timeline.batch, MOST_SLICES + 1) if timeline else None,
             lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"
