@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from llmpq_sim.api.predict import predict_requests
+from llmpq_sim.api.prediction import predict_requests
 from llmpq_sim.core.execution import Execution, ServedTimes
 from runtimes.base import (
     Completion,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.tasks import QualityTarget

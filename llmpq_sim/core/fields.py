@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 
 MISSING = object()
-LARGEST_NUMBER = 1e18
+LARGEST_NUMBER = limits.LARGEST_NUMBER
 
 
 def kind_of(value: object) -> str:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
 from llmpq_sim.core.scenario import Scenario

@@ -11,7 +11,7 @@ from rich.table import Table
 import llmpq_sim
 from llmpq_sim.io.quality import quality_to_content
 from llmpq_sim.quality.measured import MeasuredLoss, MeasuredQuality
-from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.formatting import counted, loss_text, percent_text, seconds_text
 from llmpq_sim.report.progress import progress_line
@@ -93,17 +93,17 @@ def show_quality(
     at_16_bits = "" if nats is None else f", perplexity {nats:.2f} at 16 bits"
     headline = paragraph(f"{measured.model_name}: {measured.measure}{at_16_bits}", width)
     headline.stylize("bold")
-    put(console, headline, "", _format_table(measured, layers), "")
-    put(console, *_strips(measured), "")
-    put(console, labelled(_facts(measured), width), "")
-    put(console, plain(f"Wrote {quality_file}. Next:"))
+    print_to(console, headline, "", _format_table(measured, layers), "")
+    print_to(console, *_strips(measured), "")
+    print_to(console, labelled(_facts(measured), width), "")
+    print_to(console, plain(f"Wrote {quality_file}. Next:"))
     limit = "--max-kl 0.03" if measured.method == "kl" else "--quality-at-least int8"
     search = (
         f"  llmpq search --model {model_dir} --cluster CLUSTER --quality {quality_file} {limit}"
     )
-    put(console, plain(search))
+    print_to(console, plain(search))
     check = f"  llmpq quality {model_dir} --plan plan.json"
-    put(console, plain(f"{check}   measures the plan that comes of it"))
+    print_to(console, plain(f"{check}   measures the plan that comes of it"))
 
 
 def _format_table(measured: MeasuredQuality, layers: int) -> Table:

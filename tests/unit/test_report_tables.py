@@ -4,8 +4,8 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.clusters import bundled_clusters
-from llmpq_sim.report.listings import bundled_listing
 from llmpq_sim.report.search import show_listing
+from llmpq_sim.report.tables import bundled_listing
 from tests.reports import paper, written
 
 KINDS = ("models", "devices", "clusters", "formats")

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import CertificateError
-from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.search.bound.bound import check_certificate
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
@@ -32,13 +32,19 @@ class Verification:
         return max(0.0, 1.0 - self.bound_s / self.score.makespan_s)
 
 
-def verify_plan(saved: SavedPlan) -> Verification:
-    """Return what a plan file proves.
+def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
+    """Return what a plan's certificate proves, recomputed by arithmetic alone.
+
+    Args:
+        plan: what ``plan`` returned, or the name of a plan file.
+        profiles: see ``load``.
 
     Raises:
+        InputError: the file is damaged.
         CertificateError: the plan is not feasible, or the certificate states more than its
             multipliers prove, or contradicts the plan.
     """
+    saved = load(plan, profiles=profiles)
     scenario = saved.task.costs.scenario
     score = score_in_simpy(saved.plan, saved.task)
     if not score.is_feasible:

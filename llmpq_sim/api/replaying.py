@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.core.units import MS
@@ -67,30 +69,37 @@ class Replay:
 
 
 def replay(
-    saved: SavedPlan,
-    trace: TraceOptions,
-    options: ServingOptions,
+    plan: AnyPlan,
+    *,
+    trace: str | Path | TraceOptions,
+    options: ServingOptions | None = None,
+    seed: int = 0,
+    profiles: Profiles = (),
     watch: Watch | None = None,
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> Replay:
-    """Return what happens when a saved plan serves a trace.
+    """Return what happens when a plan serves requests over time with continuous batching.
 
     Args:
-        saved: the plan with its task.
-        trace: which requests arrive when.
-        options: how they are batched, and what is asked of the service.
+        plan: what ``plan`` returned, or the name of a plan file.
+        trace: which requests arrive when: a file, a bundled name, or what ``TraceOptions`` says.
+        options: how they are batched, and what a good request meets, in milliseconds.
+        seed: of all draws, where ``trace`` is a name.
+        profiles: see ``load``.
         watch: who is told of batches and steps.
         on_trial: told of each rate tried where the highest is sought.
 
     Raises:
         InfeasibleError: a stage has no room for any KV cache.
-        InputError: options contradict each other, or the trace cannot be read.
+        InputError: options contradict each other, or the plan or the trace cannot be read.
     """
     begin_s = perf_counter()
+    saved, options = load(plan, profiles=profiles), options or ServingOptions()
+    asked = asked_trace(trace, seed)
     task_costs = saved.task.costs
     scenario = task_costs.scenario
     objectives = service_objectives(options)
-    workload = load_workload(trace, scenario.model.max_positions)
+    workload = load_workload(asked, scenario.model.max_positions)
     settings = chosen_settings(saved, workload, options)
     costs = ServingCosts(scenario.model, scenario.cluster, task_costs.profiles)
     batches = (1, settings.sequence_limit, settings.token_budget)
@@ -101,7 +110,12 @@ def replay(
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)
     seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, trace.seed, seconds)
+    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds)
+
+
+def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:
+    """Return how a workload is asked for, by its name alone or with options."""
+    return trace if isinstance(trace, TraceOptions) else TraceOptions(trace=str(trace), seed=seed)
 
 
 def chosen_settings(

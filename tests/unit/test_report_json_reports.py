@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.report.json_reports import (
     fit_content,
     predicted_content,

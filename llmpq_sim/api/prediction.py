@@ -6,18 +6,20 @@ batch after the one before it. Lengths are taken as they were: an output ends wh
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.execution import ServedTimes, StageVisit
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.executions import Policy
+from llmpq_sim.io.executions import Policy, SavedExecution, load_execution
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
@@ -51,21 +53,27 @@ class Prediction:
 
 
 def predict(
-    saved: SavedPlan, execution: Execution, policy: Policy, settings: ContinuousSettings | None
+    plan: AnyPlan, *, execution: str | Path | SavedExecution, profiles: Profiles = ()
 ) -> Prediction:
-    """Return what the simulator says of the requests of an execution.
+    """Return what the simulator says of the requests that a deployment served.
 
     Args:
-        saved: the plan that was carried out, with the profiles to predict with.
-        execution: what was measured; only lengths and arrivals of its requests are read.
-        policy: how requests were batched.
-        settings: of continuous batching; None for the static policy.
+        plan: the plan that was carried out: what ``plan`` returned, or the name of a plan file.
+        execution: what was measured, or the file that ``llmpq deploy`` wrote it to; of its
+            requests only lengths and arrivals are read.
+        profiles: see ``load``.
 
     Raises:
-        InputError: no request was finished, or continuous batching has no settings.
+        InputError: a file is damaged, no request was finished, or continuous batching has no
+            settings.
         InfeasibleError: a stage has no room for any KV cache, by what is predicted.
     """
-    return predict_requests(saved, execution.requests, policy, settings)
+    saved = load(plan, profiles=profiles)
+    if not isinstance(execution, SavedExecution):
+        execution = load_execution(Path(execution))
+    return predict_requests(
+        saved, execution.execution.requests, execution.policy, execution.settings
+    )
 
 
 def predict_requests(

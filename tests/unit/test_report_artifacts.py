@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.report.figure import check_figure, write_figure
+from llmpq_sim.report.artifacts import check_figure, write_figure
 from tests.services import LIMITS, made_service
 
 HAS_MATPLOTLIB = find_spec("matplotlib") is not None
