@@ -11,11 +11,14 @@ from llmpq_sim.commands.fit import fit, list_bundled
 from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
-from llmpq_sim.core.errors import LlmpqError
+from llmpq_sim.core.errors import InternalError, LlmpqError
 from runtimes.commands.demo import demo
 from runtimes.commands.deploy import compare, deploy
 from runtimes.commands.profile import cluster, profile
 from runtimes.commands.quality import quality
+
+INTERNAL_ERROR = 70
+"""Exit code of a fault of llmpq itself, as sysexits.h has it."""
 
 app = typer.Typer(
     name="llmpq",
@@ -28,7 +31,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one line on stderr and exit code 1."""
+    """Run the command line; an expected failure is one line on stderr and exit code 1.
+
+    So is a fault of llmpq that it finds itself, with exit code 70.
+    """
     try:
         app()
     except KeyboardInterrupt:
@@ -37,6 +43,9 @@ def main() -> None:
     except LlmpqError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+    except InternalError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(INTERNAL_ERROR)
 
 
 for _command in (search, simulate, verify, fit):

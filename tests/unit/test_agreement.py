@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import cli
 from llmpq_sim.core.errors import InternalError, LlmpqError
 from llmpq_sim.search.scoring import score_in_simpy, score_plan
 from llmpq_sim.simulator.agreement import check_figure, check_instants
@@ -50,8 +51,19 @@ def test_equal_figures_pass_and_different_ones_name_both_values() -> None:
     )
 
 
-def test_an_internal_error_is_none_of_bad_input() -> None:
+def test_an_internal_error_is_none_of_bad_input_and_ends_with_its_own_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not issubclass(InternalError, LlmpqError)
+
+    def disagree() -> None:
+        check_figure("batches", 3, 4)
+
+    monkeypatch.setattr(cli, "app", disagree)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 70
+    assert "error: batches: the SimPy model says 3, the recurrence 4;" in capsys.readouterr().err
 
 
 def test_the_first_instant_that_differs_is_named_and_those_not_reached_are_not() -> None:
@@ -95,7 +107,7 @@ def made_case(requests: int = 12) -> Case:
     return even_pipeline(limit, stages=2, batch_s=0.5), workload, limit
 
 
-def spoilt(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Any], object]) -> None:
+def spoilt(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Any], Any]) -> None:
     """Let the recurrence be wrong in one thing it says."""
 
     def wrong(*case: Any) -> ServiceTimes:
