@@ -1,4 +1,4 @@
-"""What would the simulator say of exactly the requests that a runtime served?
+"""Prediction of exactly the requests that a runtime served.
 
 The static policy takes requests in order, as many at a time as the plan's batch has, each such
 batch after the one before it. Lengths are taken as they were: an output ends where it ended.
@@ -11,7 +11,9 @@ import numpy as np
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.limits import MOST_SERVED_TOKENS, check_count
 from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import BatchWorkload
@@ -77,11 +79,25 @@ def predict_requests(
     """
     if not requests:
         raise InputError("requests: expected at least one that was finished, got none")
+    _check_tokens(requests, saved.task.costs.scenario.model)
     if policy == "static":
         return _predict_static(saved, requests)
     if settings is None:
         raise InputError("settings: expected those of continuous batching, got none")
     return _predict_continuous(saved, requests, settings)
+
+
+def _check_tokens(requests: Requests, model: ModelSpec) -> None:
+    """Raise InputError for requests that the model cannot have served: each token takes a step."""
+    for number, request in enumerate(requests):
+        context_tokens = request.prompt_tokens + request.output_tokens
+        if context_tokens > model.max_positions:
+            raise InputError(
+                f"requests[{number}]: expected a prompt and output of at most "
+                f"{model.max_positions} tokens, as {model.name} takes, got {context_tokens}"
+            )
+    total_tokens = sum(request.output_tokens for request in requests)
+    check_count("requests", total_tokens, MOST_SERVED_TOKENS, "tokens generated")
 
 
 # ---- static

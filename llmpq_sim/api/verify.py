@@ -1,6 +1,7 @@
-"""Does a plan file prove what it states? Recomputed by arithmetic, without a solver."""
+"""Verification of what a plan file states: recomputed by arithmetic, without a solver."""
 
 from dataclasses import dataclass
+from math import isclose
 
 from llmpq_sim.core.errors import CertificateError
 from llmpq_sim.io.plans import SavedPlan
@@ -8,6 +9,10 @@ from llmpq_sim.search.bound.bound import check_certificate
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_plan
+
+
+TOLERANCE = 1e-6
+"""Relative difference of a stated figure: processors round differently."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ def verify_plan(saved: SavedPlan) -> Verification:
     """Return what a plan file proves.
 
     Raises:
-        CertificateError: the plan is not feasible, or the certificate states more than its
-            multipliers prove, or contradicts the plan.
+        CertificateError: the plan is not feasible, the certificate states more than its
+            multipliers prove, or contradicts the plan, or the file states another figure than the
+            one recomputed.
     """
     scenario = saved.task.costs.scenario
     score = score_plan(saved.plan, saved.task)
@@ -50,5 +56,17 @@ def verify_plan(saved: SavedPlan) -> Verification:
         raise CertificateError(
             f"certificate: proves {bound_s:.6g} s, but the plan takes {score.makespan_s:.6g} s"
         )
+    found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
+    _check_stated(saved, found)
     refined = sum(entry.cells is not None for entry in entries.values())
     return Verification(score, bound_s, len(entries), refined)
+
+
+def _check_stated(saved: SavedPlan, found: dict[str, float]) -> None:
+    """Raise CertificateError for a figure of the file that is not the one recomputed."""
+    for name, stated in saved.stated.items():
+        if not isclose(stated, found[name], rel_tol=TOLERANCE, abs_tol=1e-12):
+            raise CertificateError(
+                f"predicted.{name}: the file states {stated:.6g}, recomputed from its own inputs "
+                f"are {found[name]:.6g}; make a new plan with llmpq search"
+            )

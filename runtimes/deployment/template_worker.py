@@ -1,8 +1,8 @@
 """Process that renders chat templates, with limits on its time and memory.
 
-A line on stdin is ``{"template": …, "tokens": {…}, "messages": […], "cpu_s": …}``; the answer on stdout is
-``{"text": …}``, ``{"refused": …}`` where the template itself refuses, or ``{"failed": …}``. A
-template that takes too long ends the process.
+A line on stdin is ``{"template": …, "tokens": {…}, "messages": […], "cpu_s": …}``; the answer on
+stdout is ``{"text": …}``, ``{"refused": …}`` where the template itself refuses, or
+``{"failed": …}``. A template that takes too long ends the process.
 """
 
 import json
