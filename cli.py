@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmpq_sim.commands import options
+from llmpq_sim.commands.guard import guarded
 from llmpq_sim.commands.reproduce import reproduce
 from runtimes.commands import run as commands
 
@@ -34,19 +35,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one line on stderr and exit code 1."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-    except Exception as error:
-        from llmpq_sim.core.errors import LlmpqError
-
-        if not isinstance(error, LlmpqError):
-            raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+    """Run the command line; whatever ends it is one line on stderr and an exit code."""
+    sys.exit(guarded(app))
 
 
 @app.command()

@@ -10,7 +10,6 @@ from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_plan
 
-
 TOLERANCE = 1e-6
 """Relative difference of a stated figure: processors round differently."""
 
