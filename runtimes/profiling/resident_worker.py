@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 import runtimes.torch_pipeline.engine.stage  # noqa: F401 - what a stage has loaded counts
-from runtimes.torch_pipeline.processes.host_memory import resident_bytes
+from runtimes.torch_pipeline.processes.host_memory import own_bytes
 
 
 def main(text: str) -> None:
@@ -29,7 +29,7 @@ def main(text: str) -> None:
             weight = torch.zeros(64, 64, dtype=dtype, device=device)
             torch.nn.functional.linear(weight, weight)
         del weight
-        taken = resident_bytes("RssAnon")
+        taken = own_bytes()
         if device.type == "cuda":
             held = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
             taken = task["free_bytes"] - held

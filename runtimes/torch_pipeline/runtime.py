@@ -82,10 +82,10 @@ class TorchRuntime:
             watch.until_done(on_completion, on_progress)
         finally:
             launcher.stop()
-        if 0 not in stages:
+        if 0 not in launcher.processes:
             return None
         measured = folder / MEASURED_FILE
         if not measured.exists():
-            raise ExecutionError(f"the first stage left no measurements: {launcher.log_tail()}")
+            raise ExecutionError("the first stage left no measurements")
         run, records = read_records(measured)
         return run.execution(spec.requests, records, spec.dtype)

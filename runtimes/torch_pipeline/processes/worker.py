@@ -1,4 +1,4 @@
-"""What does the process of a stage do, from its start to its end?
+"""Process of a stage, from its start to its end.
 
 It loads its layers, meets the other stages, serves, and reports what it measured.
 """
@@ -32,6 +32,7 @@ from runtimes.torch_pipeline.processes.failures import failure_of, write_failure
 from runtimes.torch_pipeline.processes.heartbeat import PHASES, Heartbeat
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, limit_memory, pin
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, read_job
+from runtimes.torch_pipeline.processes.meeting import meeting_store
 from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE, MEASURED_FILE
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings
@@ -39,14 +40,22 @@ from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings
 logger = logging.getLogger(__name__)
 
 
-def main(folder: Path) -> None:
-    """Run one stage of the job in a folder; never returns, the process ends here."""
+def main(folder: Path, address: str = "", listener: str = "") -> None:
+    """Run one stage of the job in a folder; never returns, the process ends here.
+
+    Args:
+        folder: of the run.
+        address: where the stages of all machines meet; empty where they are on this one.
+        listener: file descriptor of the socket that listens there, for the first stage.
+    """
     number = int(os.environ["RANK"])
     heartbeat = Heartbeat(folder, number)
     heartbeat.start()
     try:
         job = read_job(folder)
-        _serve(job, number, folder, heartbeat)
+        meeting = int(listener) if listener else None
+        store = meeting_store(folder, len(job.stages), address, meeting)
+        _serve(job, number, folder, heartbeat, store)
     except BaseException as error:  # whatever it is, the launcher must learn why
         write_failure(folder, number, failure_of(error, PHASES[min(heartbeat.record.phase, 2)]))
         logger.exception("stage %s failed", number)
@@ -68,10 +77,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _serve(job: JobSpec, number: int, folder: Path, heartbeat: Heartbeat) -> None:
+def _serve(
+    job: JobSpec, number: int, folder: Path, heartbeat: Heartbeat, store: dist.Store
+) -> None:
     begin_s = perf_counter()
     device = _prepared_device(job, number)
-    transport = join_stages([stage.device for stage in job.stages], device)
+    transport = join_stages([stage.device for stage in job.stages], device, store, number)
     heartbeat.record.phase = PHASES.index("loading")
     stage = _load(job, number)
     warm_up(stage, job)
@@ -166,4 +177,4 @@ def _report(folder: Path, member: Member, run: RunRecord, ahead_s: list[float]) 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
