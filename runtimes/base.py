@@ -1,4 +1,4 @@
-"""What is a runtime given, what does it give back, and which runtimes are there?"""
+"""Runtime protocol, and discovery of runtimes by entry points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Carries out plans in simulated time: the reference that every runtime is compared with.
+"""Simulated runtime: executes plans in simulated time, the reference for other runtimes.
 
 There is no model: tokens are drawn from prompts and seeds, and instants are the simulator's.
 """
@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from llmpq_sim.api.predict import predict_requests
+from llmpq_sim.api.prediction import predict_requests
 from llmpq_sim.core.execution import Execution, ServedTimes
 from runtimes.base import (
     Completion,

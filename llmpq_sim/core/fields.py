@@ -1,14 +1,15 @@
-"""How to read a mapping strictly: each field by name and kind, and no field left unread."""
+"""Strict reader of mappings: each field by name and kind, and no field left unread."""
 
 import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 
 MISSING = object()
-LARGEST_NUMBER = 1e18
+LARGEST_NUMBER = limits.LARGEST_NUMBER
 
 
 def kind_of(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Which cluster do profiled machines make up, and how is it written as YAML?"""
+"""Cluster files made of profiled machines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

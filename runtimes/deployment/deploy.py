@@ -1,4 +1,4 @@
-"""How is a saved plan put to work on requests, and what is kept of it?"""
+"""Deployment of a saved plan on requests, with its results and execution."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,9 +11,8 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.executions import SavedExecution, execution_to_content, saved_execution
 from llmpq_sim.io.files import check_writable, sha256_of, write_json
 from llmpq_sim.io.plans import SavedPlan
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
 from runtimes.base import (
     Completion,
     Job,

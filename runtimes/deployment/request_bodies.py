@@ -1,4 +1,4 @@
-"""Which token request does the body of a chat or a completion ask for?"""
+"""Token requests from bodies of chats and completions."""
 
 import json
 from collections.abc import Mapping

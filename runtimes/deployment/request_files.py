@@ -1,4 +1,4 @@
-"""How are requests read from a file in OpenAI's batch form, each line for itself?
+"""Request files in OpenAI's batch form, each line for itself.
 
 A line is ``{"custom_id": …, "method": "POST", "url": …, "body": {…}}`` with the url
 ``/v1/chat/completions`` or ``/v1/completions``. A line that cannot be served is refused alone, with

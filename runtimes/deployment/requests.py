@@ -1,4 +1,4 @@
-"""What is asked of a model, and which of it can a plan serve?"""
+"""Requests, and which of them a plan can serve."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

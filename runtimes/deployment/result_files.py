@@ -1,4 +1,4 @@
-"""How are results written as requests finish, so that an interrupted run can be taken up again?
+"""Result files, written as requests finish, with resume.
 
 Lines stand in the order in which requests finished; refused requests come first. A file holds whole
 lines only: what a failed write left of a line is cut off again, and where the process was killed

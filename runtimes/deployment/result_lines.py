@@ -1,4 +1,4 @@
-"""What does a line of results say, in OpenAI's batch-output form?
+"""Result lines in OpenAI's batch-output form.
 
 A request that was served has a ``response`` and a null ``error``; one that was refused the other
 way round. What follows from the request alone is written: ids are hashes, and ``created`` is 0, so

@@ -1,4 +1,4 @@
-"""How do two processes serve as the ends of a pipeline, so that the first knows what both did?"""
+"""Two processes as the ends of a pipeline, the first of which knows what both did."""
 
 from time import perf_counter
 

@@ -1,4 +1,4 @@
-"""Carries out plans with PyTorch: one process for each stage, on GPUs or processor cores."""
+"""PyTorch runtime: one process for each stage, on GPUs or processor cores."""
 
 import shutil
 import tempfile

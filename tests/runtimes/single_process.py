@@ -1,4 +1,4 @@
-"""A pipeline without processes: stages one after another, as the laws of tokens need it."""
+"""Pipeline without processes: stages one after another, as the laws of tokens need it."""
 
 from collections import deque
 from pathlib import Path

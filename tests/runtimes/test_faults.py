@@ -1,4 +1,4 @@
-"""When a stage fails, it is named, everything else stops, and what was finished is kept."""
+"""Faults of stages: the stage is named, all else stops, and what was finished is kept."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The first stage of a pipeline lets go of everything once it has led a run."""
+"""First stage of a pipeline: lets go of everything once it has led a run."""
 
 import gc
 import threading

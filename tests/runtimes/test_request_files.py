@@ -1,4 +1,4 @@
-"""What the lines of a batch ask is read, each line for itself."""
+"""Request files: what the lines of a batch ask, each read for itself."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A bad request is refused alone, a bad file as a whole, with a message that helps."""
+"""Refusals of requests: a bad one alone, a bad file as a whole, with a message that helps."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Do failing writes keep whole lines, and do two runs keep off each other's file?"""
+"""Faults of result files: failing writes keep whole lines, two runs keep apart."""
 
 import resource
 import signal

@@ -1,4 +1,4 @@
-"""Are results written whole, kept whatever happens, and taken up where they were left?"""
+"""Result files: written whole, kept whatever happens, taken up where they were left."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Launchers of several machines together serve what one serves."""
+"""Launchers of several machines, which together serve what one serves."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""In which steps does continuous batching serve requests?
+"""Schedule of continuous batching: the steps that serve requests.
 
 As the simulator does: what can decode goes first, all of it; then prompts in order of admission,
 then those that wait in order of arrival, under the token budget. A sequence reserves a whole row of

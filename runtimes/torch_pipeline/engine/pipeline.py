@@ -1,4 +1,4 @@
-"""How do stages serve steps together, from the first to the last?
+"""Pipeline of stages that serve steps together, from the first to the last.
 
 The first stage schedules. It announces each step to every other stage, so that shapes are known
 before data come, sends hidden states down the pipeline, and takes sampled tokens back from the last

@@ -1,4 +1,4 @@
-"""How far is each request of a job, and when is it finished?"""
+"""Sequences of a job: the progress of each request, and when it is finished."""
 
 from dataclasses import dataclass, field
 from typing import Protocol

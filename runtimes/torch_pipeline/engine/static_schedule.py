@@ -1,4 +1,4 @@
-"""In which steps does the static policy serve requests? Exactly those of the plan.
+"""Schedule of the static policy: exactly the steps of the plan.
 
 Requests are taken a batch at a time. A batch is cut into waves of decode groups; a wave's rows are
 prefilled in micro-batches, then each group decodes in rounds, as ``llmpq_sim.core.schedule`` has

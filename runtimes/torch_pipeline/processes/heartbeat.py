@@ -1,4 +1,4 @@
-"""Heartbeat of a stage: a record that shows that it is alive, and how far it is.
+"""Heartbeat of a stage: that it is alive, and how far it is.
 
 Each stage keeps a small record in a file of the run's folder. A thread renews it; whoever launched
 the stages reads it. A stage that was stopped does not renew it, and one that hangs in a step shows

@@ -1,4 +1,4 @@
-"""Memory of this process: how much it takes, and how it is kept within a limit."""
+"""Host memory of a process, and its limit."""
 
 import os
 import resource

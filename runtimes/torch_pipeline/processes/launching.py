@@ -1,4 +1,4 @@
-"""Processes of the stages on this machine: how they are started, looked at and ended."""
+"""Launcher of the stages' processes, which stops all of them."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Watch over the stages: whether all are alive and get on, and what is said where one does not."""
+"""Monitor of stages: progress, finished requests, and messages on failure."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Process of a stage, from its start to its end.
+"""Worker process of a stage, from its start to its end.
 
 It loads its layers, meets the other stages, serves, and reports what it measured.
 """
