@@ -12,6 +12,7 @@ from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
 from llmpq_sim.core.errors import LlmpqError
+from llmpq_sim.io.termination import interrupt_on_sigterm
 from runtimes.commands.demo import demo
 from runtimes.commands.deploy import compare, deploy
 from runtimes.commands.profile import cluster, profile
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr and exit code 1."""
+    interrupt_on_sigterm()
     try:
         app()
     except KeyboardInterrupt:

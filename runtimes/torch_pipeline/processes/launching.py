@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from runtimes.torch_pipeline.processes.child import child_command, child_environment
 from runtimes.torch_pipeline.processes.meeting import listen, loopback_only, parse_address
 from runtimes.torch_pipeline.processes.vitals import Vitals
+from runtimes.torch_pipeline.processes.worker_files import private
 
 WORKER = "runtimes.torch_pipeline.processes.worker"
 
@@ -127,7 +128,7 @@ def _start(
     inherited: tuple[int, ...],
 ) -> StageProcess:
     path = folder / f"stage-{stage}.log"
-    with path.open("wb") as log:
+    with open(path, "wb", opener=private) as log:
         process = subprocess.Popen(
             child_command(WORKER, str(folder), *meeting),
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ import psutil
 import torch.distributed as dist
 
 from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.processes.worker_files import PRIVATE_MODE
 
 MEETING_FILE = "rendezvous"
 BACKLOG = 1024
@@ -94,7 +95,9 @@ def meeting_store(folder: Path, stages: int, address: str, listener: int | None)
         listener: file descriptor of the listening socket, which the first stage inherits.
     """
     if not address:
-        return dist.FileStore(str(folder / MEETING_FILE), stages)
+        path = folder / MEETING_FILE
+        path.touch(PRIVATE_MODE)
+        return dist.FileStore(str(path), stages)
     at = parse_address(address)
     is_first = listener is not None
     return dist.TCPStore(

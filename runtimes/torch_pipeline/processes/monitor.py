@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from llmpq_sim.core.errors import ExecutionError, InputError, LlmpqError
+from llmpq_sim.io.termination import Termination
 from runtimes.base import Completion, Progress, RuntimeOptions
 from runtimes.torch_pipeline.processes.failures import StageFailure, read_failure
 from runtimes.torch_pipeline.processes.heartbeat import PHASES, HeartbeatRecord, read_heartbeat
@@ -196,7 +197,8 @@ def _end_text(process: StageProcess, exit_code: int) -> str:
     """Return how a process ended that did not say why."""
     if exit_code == -signal.SIGKILL:
         return f"process {process.number} was killed"
-    if exit_code < 0:
-        return f"process {process.number} was ended by {signal.Signals(-exit_code).name}"
+    number = signal.SIGTERM if exit_code == Termination.exit_code else -exit_code
+    if number > 0:
+        return f"process {process.number} was ended by {signal.Signals(number).name}"
     words = process.last_words() or "it did not say why"
     return f"process {process.number} ended with exit code {exit_code}: {words}"

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from llmpq_sim.io.termination import Termination, interrupted_by_sigterm
 from runtimes.base import Completion
 from runtimes.torch_pipeline.engine.architecture import Cut
 from runtimes.torch_pipeline.engine.clocks import clocks_ahead_s
@@ -33,7 +34,12 @@ from runtimes.torch_pipeline.processes.heartbeat import PHASES, Heartbeat
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, limit_memory, pin
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, read_job
 from runtimes.torch_pipeline.processes.meeting import meeting_store
-from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE, MEASURED_FILE
+from runtimes.torch_pipeline.processes.worker_files import (
+    FINISHED_FILE,
+    MEASURED_FILE,
+    PRIVATE_MODE,
+    private,
+)
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings
 
@@ -56,6 +62,8 @@ def main(folder: Path, address: str = "", listener: str = "") -> None:
         meeting = int(listener) if listener else None
         store = meeting_store(folder, len(job.stages), address, meeting)
         _serve(job, number, folder, heartbeat, store)
+    except Termination:  # the launcher ends the run, and knows why
+        _leave(Termination.exit_code)
     except BaseException as error:  # whatever it is, the launcher must learn why
         write_failure(folder, number, failure_of(error, PHASES[min(heartbeat.record.phase, 2)]))
         logger.exception("stage %s failed", number)
@@ -84,7 +92,8 @@ def _serve(
     device = _prepared_device(job, number)
     transport = join_stages([stage.device for stage in job.stages], device, store, number)
     heartbeat.record.phase = PHASES.index("loading")
-    stage = _load(job, number)
+    with interrupted_by_sigterm():  # half a file of the weight cache is removed
+        stage = _load(job, number)
     warm_up(stage, job)
     memory = PeakMemory(device)
     memory.start()
@@ -156,7 +165,7 @@ def _most_in_flight(job: JobSpec) -> int | None:
 @contextmanager
 def _finished_file(folder: Path) -> Iterator[Callable[[Completion], None]]:
     """Give a function that tells the launcher of finished requests, a line each."""
-    with (folder / FINISHED_FILE).open("a", encoding="utf-8") as stream:
+    with open(folder / FINISHED_FILE, "a", encoding="utf-8", opener=private) as stream:
 
         def tell(served: Completion) -> None:
             line = {"request": served.request, "ended_by": served.ended_by, "tokens": served.tokens}
@@ -174,6 +183,7 @@ def _report(folder: Path, member: Member, run: RunRecord, ahead_s: list[float]) 
         numbers = member.transport.receive(count, torch.float64, stage, REPORT)
         records.append(StageRecord.of(numbers.tolist(), ahead_s[stage]))
     write_records(folder / MEASURED_FILE, run, records)
+    (folder / MEASURED_FILE).chmod(PRIVATE_MODE)
 
 
 if __name__ == "__main__":
