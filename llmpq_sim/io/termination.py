@@ -8,7 +8,9 @@ import signal
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import ClassVar, NoReturn
+
+BY_CTRL_C = 128 + signal.SIGINT
 
 
 class Termination(KeyboardInterrupt):
@@ -16,9 +18,11 @@ class Termination(KeyboardInterrupt):
 
     Attributes:
         exit_code: of a process that ends so, as shells have it: 128 and the signal's number.
+        has_come: whether this process was told to end.
     """
 
-    exit_code = 128 + signal.SIGTERM
+    exit_code: ClassVar[int] = 128 + signal.SIGTERM
+    has_come: ClassVar[bool] = False
 
 
 def interrupt_on_sigterm() -> None:
@@ -37,5 +41,11 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def interruption_exit_code() -> int:
+    """Return the exit code of a command that was interrupted and has kept what it had."""
+    return Termination.exit_code if Termination.has_come else BY_CTRL_C
+
+
 def _raise(_number: int, _frame: types.FrameType | None) -> NoReturn:
+    Termination.has_come = True
     raise Termination

@@ -293,4 +293,4 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_device_is_no_file_for_results(resume: bool) -> None:
     with pytest.raises(InputError) as caught:
         open_results(Path("/dev/full"), ALL, MODEL, resume=resume)
-    assert str(caught.value) == "/dev/full: expected a file, got a device or pipe"
+    assert str(caught.value) == "cannot write /dev/full: it is not a regular file"

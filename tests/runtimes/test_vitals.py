@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
@@ -36,12 +36,23 @@ def looked_for(vitals: Vitals, seconds: float) -> None:
         sleep(0.02)
 
 
+def looked_until(vitals: Vitals, is_seen: Callable[[], bool]) -> bool:
+    """Return whether something is seen, for which a busy machine may take its time."""
+    end_s = monotonic() + PATIENCE_S
+    while monotonic() < end_s:
+        vitals.look()
+        if is_seen():
+            return True
+        sleep(0.01)
+    return False
+
+
 def test_a_process_at_work_is_never_idle_for_long() -> None:
     with running("while True: pass") as process:
         vitals = Vitals(process.pid)
         looked_for(vitals, 1.0)
         assert not vitals.is_stopped
-        assert vitals.idle_s() < 0.5  # it computes, or waits for a core
+        assert looked_until(vitals, lambda: vitals.idle_s() < 0.1)  # or it waits for a core
 
 
 def test_a_stopped_process_is_idle_until_it_goes_on() -> None:
@@ -56,19 +67,13 @@ def test_a_stopped_process_is_idle_until_it_goes_on() -> None:
         looked_for(vitals, 0.5)
         assert vitals.idle_s() >= first_s + 0.5
         process.send_signal(signal.SIGCONT)
-        end_s = monotonic() + PATIENCE_S
-        while (vitals.is_stopped or vitals.idle_s() > 0.1) and monotonic() < end_s:
-            vitals.look()
-        assert not vitals.is_stopped
+        assert looked_until(vitals, lambda: not vitals.is_stopped and vitals.idle_s() < 0.1)
 
 
 def test_a_process_that_waits_is_idle_and_not_stopped() -> None:
     with running("import time\ntime.sleep(600)") as process:
         vitals = Vitals(process.pid)
-        looked_for(vitals, 0.3)  # what it takes to get to sleep
-        first_s = vitals.idle_s()
-        looked_for(vitals, 0.3)
-        assert vitals.idle_s() > first_s
+        assert looked_until(vitals, lambda: vitals.idle_s() > 0.5)
         assert not vitals.is_stopped
 
 
