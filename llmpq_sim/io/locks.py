@@ -116,7 +116,7 @@ def _holder(lock: Path) -> str:
     return f"process {process} ({shown}, since {clock})"
 
 
-def hold(descriptor: int | IO[Any]) -> bool:
+def hold(descriptor: int | IO[bytes]) -> bool:
     """Hold an open file until it is closed; return False where the file system has no locks.
 
     Raises:
@@ -153,9 +153,12 @@ def owned_folder(prefix: str) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
     try:
-        with (folder / OWNER_FILE).open("xb") as owner:
+        owner = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
             hold(owner)
             yield folder
+        finally:
+            os.close(owner)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -205,10 +205,10 @@ def test_an_interrupted_run_keeps_its_answers_and_leaves_nothing(
 
 
 def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> None:
-    (folder / "many.jsonl").write_text(asked(400, 20), encoding="utf-8")
+    (folder / "crowd.jsonl").write_text(asked(3000, 20), encoding="utf-8")
     port = free_port()
     address = f"127.0.0.1:{port}"
-    arguments = ("--requests", "many.jsonl", "--out", "lone.jsonl", "--master", address)
+    arguments = ("--requests", "crowd.jsonl", "--out", "lone.jsonl", "--master", address)
     with deploying(folder, *arguments, after=1) as (running, stages):
         listening = [
             one.laddr
@@ -217,7 +217,7 @@ def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> 
             if one.status == psutil.CONN_LISTEN
         ]
         assert ("127.0.0.1", port) in listening
-        assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+        assert {one.ip for one in listening} <= {"127.0.0.1", "::1"}
         (run,) = (folder / "temporary").glob("llmpq-run-*")
         assert run.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in run.iterdir()} == {0o600}
@@ -225,13 +225,13 @@ def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> 
             ("--out", ("--out", "lone.jsonl", "--resume", "--result", "other.json")),
             ("--result", ("--out", "other.jsonl")),
         ):
-            second = llmpq(*DEPLOY, "--requests", "many.jsonl", *other, cwd=folder)
+            second = llmpq(*DEPLOY, "--requests", "crowd.jsonl", *other, cwd=folder)
             assert second.returncode == 1
             assert f" is being written by process {running.pid} (llmpq deploy " in second.stderr
             assert second.stderr.endswith(f"; wait for it or choose another {option}\n")
             assert second.stderr.count("\n") == 1
         third = llmpq(
-            *(*DEPLOY, "--requests", "many.jsonl", "--out", "third.jsonl"),
+            *(*DEPLOY, "--requests", "crowd.jsonl", "--out", "third.jsonl"),
             *("--result", "third.json", "--master", f"127.0.0.1:{port}"),
             cwd=folder,
         )

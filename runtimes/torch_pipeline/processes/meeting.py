@@ -93,16 +93,24 @@ def meeting_store(folder: Path, stages: int, address: str, listener: int | None)
         stages: in all.
         address: of the first machine; empty where all stages are on this one.
         listener: file descriptor of the listening socket, which the first stage inherits.
+
+    Raises:
+        InputError: the first machine was not there in time.
     """
     if not address:
         path = folder / MEETING_FILE
         path.touch(PRIVATE_MODE)
         return dist.FileStore(str(path), stages)
-    at = parse_address(address)
-    is_first = listener is not None
-    return dist.TCPStore(
-        at.host, at.port, stages, is_first, PATIENCE, False, master_listen_fd=listener
-    )
+    at, is_first = parse_address(address), listener is not None
+    try:
+        return dist.TCPStore(
+            at.host, at.port, stages, is_first, PATIENCE, False, master_listen_fd=listener
+        )
+    except dist.DistNetworkError:
+        raise InputError(
+            f"--master: nobody listened at {address} for {PATIENCE.total_seconds():.0f} s; start "
+            "llmpq deploy with --node-rank 0 on the first machine, and look at what is in between"
+        ) from None
 
 
 def loopback_only() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -42,7 +42,6 @@ class Watch:
     requests: int
     options: RuntimeOptions
     _read_bytes: int = 0
-    _began_s: float = field(default_factory=monotonic)
     _serving_since_s: float | None = None
 
     def until_done(
