@@ -17,6 +17,7 @@ from llmpq_sim.commands.help import GroupedCommand, GroupedCommands
 from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
+from llmpq_sim.io.termination import interrupt_on_sigterm
 from llmpq_sim.report.encoding import allow_plain_characters
 from runtimes.commands.demo import demo
 from runtimes.commands.deploy import compare, deploy
@@ -60,6 +61,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit, as docs/exit-codes.md says."""
+    interrupt_on_sigterm()
     allow_plain_characters(sys.stdout, sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
