@@ -10,6 +10,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.units import KIB, MIB
 
 LARGEST_NUMBER = 1e18
+LEAST_POSITIVE = 1e-30
 
 # ---- files
 
@@ -72,6 +73,11 @@ TABLE: tuple[tuple[str, str, str], ...] = (
         "values of a JSON file",
         f"{MOST_JSON_VALUES:,}",
         "or one for every four characters, where that is more",
+    ),
+    (
+        "numbers in our own files",
+        f"{LARGEST_NUMBER:g}",
+        f"either sign; where one must be positive, at least {LEAST_POSITIVE:g}",
     ),
     ("digits of a whole number", f"{LONGEST_NUMBER_DIGITS:,}", "Python's own limit"),
     ("characters of a name", f"{LONGEST_NAME_CHARACTERS}", "`--name`; printable ones only"),
