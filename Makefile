@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := .demo
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-environments check bench clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
@@ -16,6 +16,9 @@ demo: .venv/installed-torch
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark
+
+test-environments: .venv/installed-test
+	tests/environments.sh
 
 check: .venv/installed-check
 	$(BIN)/ruff check .

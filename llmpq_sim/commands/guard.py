@@ -21,6 +21,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 import llmpq_sim
+from llmpq_sim.commands.interruption import interruption_text
 from llmpq_sim.core.errors import LlmpqError, encodable
 
 FAILED, FAULT, INTERRUPTED = 1, 70, 130
@@ -61,7 +62,7 @@ def failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, LlmpqError):
         return str(error), FAILED
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
+        return interruption_text(error), INTERRUPTED
     text = _one_line(str(error))
     if isinstance(error, MemoryError) or any(part in text.lower() for part in OUT_OF_MEMORY):
         return "not enough memory: ask for less, or give the machine more", FAILED

@@ -1,10 +1,12 @@
-"""What can go wrong, and what is said then.
+"""Error types, and the messages that users see.
 
 LlmpqError
 ├── InputError          a file, an option or a field says something that cannot be
 ├── InfeasibleError     nothing meets the constraints: memory or quality is short
 ├── CertificateError    a plan's certificate does not prove what it states
 └── ExecutionError      a stage died, hung or ran out of memory while carrying out a plan
+
+InternalError is none of them: llmpq itself is at fault, whatever the input.
 """
 
 from collections.abc import Iterator
@@ -36,6 +38,10 @@ class CertificateError(LlmpqError):
 
 class ExecutionError(LlmpqError):
     """A stage died, hung or ran out of memory; what was finished until then is kept."""
+
+
+class InternalError(Exception):
+    """Two ways to compute one figure disagree: a fault of llmpq, not of its input."""
 
 
 def encodable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How to read a mapping strictly: each field by name and kind, and no field left unread."""
+"""Strict reader of mappings: each field by name and kind, and no field left unread."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""In which formats weights may be stored, and how many bytes each takes."""
+"""Weight formats: stored bytes of each, scales included."""
 
 import math
 from dataclasses import dataclass

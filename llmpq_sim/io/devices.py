@@ -1,4 +1,4 @@
-"""How kinds of devices and links are read from YAML, and kept in our own files.
+"""Device and link types: YAML of users, and plain data in our own files.
 
 Units change here, once: files that people write have GiB, GB/s, TFLOPS and microseconds, the rest
 of llmpq has SI units.

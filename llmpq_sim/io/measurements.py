@@ -1,4 +1,4 @@
-"""How measured kernel times are read from CSV and parquet files."""
+"""Measured kernel times in CSV and parquet files."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""How a model's shapes are read from a Hugging Face config.json, and kept in our own files.
+"""Model shapes: Hugging Face's config.json, and plain data in our own files.
 
 Foreign names stop here: every family's config becomes one ModelSpec.
 """

@@ -1,4 +1,4 @@
-"""How JSON and YAML texts become plain data, strictly.
+"""Strict parsers of JSON and YAML texts into plain data.
 
 Whatever a text holds, parsing it gives plain data or one InputError that says where: no duplicate
 keys, no aliases or tags, no infinities, no nesting that exhausts the stack.

@@ -1,4 +1,4 @@
-"""How a plan is written to a file with its inputs and certificate, and read back."""
+"""Plan files: a plan with its inputs and certificate."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +19,6 @@ from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.models import model_from_snapshot, model_to_content
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_fields, quality_to_content
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -33,7 +32,11 @@ from llmpq_sim.search.bound.bound import Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.planner import OnlineOutcome
 from llmpq_sim.search.planner import SearchOutcome
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    settings_from_fields,
+    settings_to_content,
+)
 
 SCHEMA = "llmpq/plan"
 VERSION = 1

@@ -1,4 +1,4 @@
-"""How are measured quality losses written to a file and read back?"""
+"""Files of measured quality losses."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a search or a simulation is asked, put together from names, files and numbers."""
+"""Planning tasks put together from names, files and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -98,28 +98,6 @@ def batch_workload(
             f"are {workload.context_tokens} tokens, {model.name} takes {model.max_positions}"
         )
     return workload
-
-
-def asked_batch(
-    model: ModelSpec,
-    requests: int | None,
-    prompt_tokens: int | None,
-    output_tokens: int | None,
-    output_lengths: Path | None,
-) -> BatchWorkload:
-    """Return a batch as options ask for it, by default the paper's 32 requests of 512 tokens.
-
-    Raises:
-        InputError: see ``batch_workload`` and ``load_output_lengths``.
-    """
-    return batch_workload(
-        model,
-        32 if requests is None else requests,
-        512 if prompt_tokens is None else prompt_tokens,
-        load_output_lengths(output_lengths)
-        if output_lengths
-        else (128 if output_tokens is None else output_tokens),
-    )
 
 
 def load_output_lengths(path: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Which requests arrive when: from a trace file, a bundled preset, or laws given as options."""
+"""Workloads from a trace file, a bundled preset, or laws given as options."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""How long each kernel takes on one device with one set of kernels."""
+"""Latency profile: kernel times on one device with one set of kernels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How fast is a device of which only the data sheet is known?"""
+"""Latency profile of a device of which only the data sheet is known."""
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import FORMATS

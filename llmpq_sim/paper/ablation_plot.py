@@ -1,4 +1,4 @@
-"""How is what is left without each decision drawn, cluster by cluster?"""
+"""Plot of ablations: what is left without each decision, cluster by cluster."""
 
 from pathlib import Path
 from typing import Any

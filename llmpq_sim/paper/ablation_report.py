@@ -1,4 +1,4 @@
-"""What does a reader see of the ablations? Markdown, CSV, and plain data for programs."""
+"""Report on ablations: Markdown, CSV, and plain data for programs."""
 
 from itertools import groupby
 from math import log10

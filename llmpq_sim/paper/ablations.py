@@ -1,4 +1,4 @@
-"""What does each decision of the planner bring: how fast is the best plan without it?
+"""Ablations: the best plan without one of the planner's decisions.
 
 Each ablation is planned to the same quality and memory as our search (`methods`) and judged by the
 same simulator, prefill and all.

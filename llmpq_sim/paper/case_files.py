@@ -1,12 +1,12 @@
-"""How is what was judged in a case written as plain data?"""
+"""Judged cases as plain data."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.paper.ablations import Ablated, ablate
+from llmpq_sim.paper.case_cache import Content, case_sha256, kept_results
 from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kept_files import Content, case_sha256, kept_results
 from llmpq_sim.paper.methods import Judged, judge_methods
 from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 

@@ -1,4 +1,4 @@
-"""Which case of the paper is planned: a cluster, a workload, a share generated, a kernel set?"""
+"""Cases of the paper: cluster, workload, share generated and kernel set."""
 
 from dataclasses import dataclass, replace
 

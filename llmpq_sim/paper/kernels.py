@@ -1,4 +1,4 @@
-"""How fast were the kernels LLM-PQ ran on in 2023, for any hidden size and batch?
+"""Fit of the kernels that LLM-PQ ran on in 2023, for any hidden size and batch.
 
 The authors timed layers of one model, OPT-30b. That says how times grow with the batch, but not
 which part of them grows with the weights: the physics below does.

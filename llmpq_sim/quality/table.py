@@ -1,4 +1,4 @@
-"""How much quality a plan loses: an additive table of losses per layer and format."""
+"""Quality table: losses per layer and format, which add up to a plan's loss."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""How does a simulation become a timeline that Perfetto and chrome://tracing show?
+"""Timeline of a simulation for Perfetto and chrome://tracing.
 
 Events are written as they happen, in the Trace Event Format: stages are tracks of a process, the
 visits of micro-batches slices on them, KV blocks in use and requests that wait counters. Several

@@ -1,4 +1,4 @@
-"""How the linear relaxation guides a search for partitions, where its solution is rounded.
+"""Search for partitions guided by the linear relaxation, where its solution is rounded.
 
 Layers per device from the relaxation, rounded by largest remainder; then moves of 1, 2 or 4 layers
 between any two stages, each partition judged by the linear program over its formats; last, the

@@ -1,4 +1,4 @@
-"""Which plan is best: bound, seeds, evolution and certificate, in this order.
+"""Planner: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
 2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and
@@ -23,7 +23,7 @@ from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, evolve, first_state, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.scoring import PlanScore, score_plan
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
 
@@ -145,7 +145,7 @@ class _Search:
         evaluator = Evaluator(screen, self.settings.workers)
         state = resumed or self._seeded(baselines, certificate, screen, operators, evaluator)
         state = self._evolve(state, operators, evaluator)
-        best = score_plan(state.best.plan, self.task)
+        best = score_in_simpy(state.best.plan, self.task)
         certificate = self._tightened(certificate, screen, best)
         return SearchOutcome(
             task=self.task,

@@ -1,4 +1,4 @@
-"""Which requests a made-up workload holds, drawn from tables and processes."""
+"""Synthetic workloads drawn from tables and processes."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""How long prompts and outputs are, as laws to draw from."""
+"""Distributions of prompt and output lengths."""
 
 import math
 import re

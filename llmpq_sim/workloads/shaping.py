@@ -1,4 +1,4 @@
-"""How a workload is cut to a part of itself, and brought to another rate or a longest context."""
+"""Shaping of workloads: a part, another rate, a longest context."""
 
 import math
 from dataclasses import replace

@@ -126,7 +126,8 @@ class _Renderer:
             ValueError: the line is larger than any prompt.
         """
         assert process.stdout is not None  # noqa: S101
-        number, pieces, size_bytes = process.stdout.fileno(), [], 0
+        number, size_bytes = process.stdout.fileno(), 0
+        pieces: list[bytes] = []
         latest_s = monotonic() + TEMPLATE_WALL_S
         while not (pieces and pieces[-1].endswith(b"\n")):
             left_s = latest_s - monotonic()

@@ -1,4 +1,4 @@
-"""Tokens of texts and conversations, and texts of tokens."""
+"""Tokenization of texts and conversations, and decoding of tokens."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How long does a message between two stages of this machine take?
+"""Timing of messages between two stages of this machine.
 
 Two processes, pinned as stages would be, are a pipeline whose stages only keep their cores busy; a
 message takes from the end of a visit at one to its beginning at the other.

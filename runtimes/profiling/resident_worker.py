@@ -1,4 +1,4 @@
-"""How much memory does a stage's process take before it holds a tensor?"""
+"""Worker that tells the memory of a stage's process before it holds a tensor."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which visits of a real pipeline are timed, so that what its parts leave out is known?"""
+"""In-pipeline calibration: the steps of a real pipeline that a profile times."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""From how many tokens on is it faster to decode weights before the product than within it?"""
+"""Kernel crossover: tokens from which decoding weights before the product is faster."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How are helper processes of a profile started, listened to and always ended?"""
+"""Helper processes of a profile: started, listened to and always ended."""
 
 import json
 import os

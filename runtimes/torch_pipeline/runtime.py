@@ -1,4 +1,4 @@
-"""Carries out plans with PyTorch: one process for each stage, on GPUs or processor cores."""
+"""PyTorch runtime: one process for each stage, on GPUs or processor cores."""
 
 import shutil
 import tempfile
@@ -10,11 +10,11 @@ from llmpq_sim.core.execution import Execution
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.units import gib
 from runtimes.base import (
+    Completion,
     Job,
     Progress,
-    Served,
+    ignore_completion,
     ignore_progress,
-    ignore_served,
 )
 from runtimes.torch_pipeline.engine.records import read_records
 from runtimes.torch_pipeline.processes.job_building import build_job, check_job, local_stages
@@ -41,7 +41,7 @@ class TorchRuntime:
     def run(
         self,
         job: Job,
-        on_served: Callable[[Served], None] = ignore_served,
+        on_completion: Callable[[Completion], None] = ignore_completion,
         on_progress: Callable[[Progress], None] = ignore_progress,
     ) -> Execution | None:
         """Serve every request and return what was measured; leave no process behind.
@@ -56,7 +56,7 @@ class TorchRuntime:
         self.check(job)
         folder = Path(tempfile.mkdtemp(prefix="llmpq-run-"))
         try:
-            return self._run_in(folder, job, on_served, on_progress)
+            return self._run_in(folder, job, on_completion, on_progress)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,7 +64,7 @@ class TorchRuntime:
         self,
         folder: Path,
         job: Job,
-        on_served: Callable[[Served], None],
+        on_completion: Callable[[Completion], None],
         on_progress: Callable[[Progress], None],
     ) -> Execution | None:
         spec = build_job(job)
@@ -79,7 +79,7 @@ class TorchRuntime:
         names = [stage.name for stage in spec.stages]
         try:
             watch = Watch(launcher, names, claims, len(job.requests), options)
-            watch.until_done(on_served, on_progress)
+            watch.until_done(on_completion, on_progress)
         finally:
             launcher.stop()
         if 0 not in stages:

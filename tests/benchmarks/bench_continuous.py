@@ -1,4 +1,4 @@
-"""How many requests a second are simulated under continuous batching?
+"""Benchmark of continuous batching: requests simulated a second.
 
 Requests arrive as often and are as long as in Azure's conversations of 2023, and pass four stages.
 Fast stages make many small batches, slow ones few large ones; a tenth of the blocks makes
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.serving import even_pipeline, trace
 
@@ -63,7 +63,7 @@ def test_requests_per_second(
         transfer_s=1e-5,
         blocks=blocks,
     )
-    times = benchmark(run_service, pipeline, workload, LIMITS)
+    times = benchmark(compute_service, pipeline, workload, LIMITS)
     benchmark.extra_info["batches"] = times.batches
     benchmark.extra_info["preemptions"] = times.preemptions
     if benchmark.stats is not None:

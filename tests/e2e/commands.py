@@ -1,4 +1,4 @@
-"""How tests run the installed command."""
+"""Runner of the installed command for tests."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The installed command carries out plans: answers, resumption, interruption, comparison."""
+"""Deployments by the installed command: answers, resumption, interruption, comparison."""
 
 import json
 import os

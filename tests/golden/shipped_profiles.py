@@ -1,4 +1,4 @@
-"""How the profiles in cluster_profiles/profiles are made.
+"""Recipe of the profiles in cluster_profiles/profiles.
 
 To make them again: ``python -m tests.golden.shipped_profiles`` from the repository's root, with
 the shared measurements beside it for those of TensorRT-LLM.

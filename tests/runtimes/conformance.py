@@ -1,4 +1,4 @@
-"""What any runtime must do: subclass ``RuntimeContract`` and provide ``runtime`` and ``job``."""
+"""Contract of runtimes: subclass ``RuntimeContract`` and provide ``runtime`` and ``job``."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from llmpq_sim.core.errors import LlmpqError
 from llmpq_sim.core.execution import Execution
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from runtimes.base import Job, Runtime, RuntimeOptions, Sampling, Served, TokenRequest
+from runtimes.base import Completion, Job, Runtime, RuntimeOptions, Sampling, TokenRequest
 from tests.runtimes.models import LAYERS, VOCABULARY, save_model
 from tests.runtimes.plans import saved_plan
 
@@ -71,14 +71,14 @@ class RuntimeContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def run(cls, runtime: Runtime, job: Job) -> tuple[Execution, list[Served]]:
+    def run(cls, runtime: Runtime, job: Job) -> tuple[Execution, list[Completion]]:
         """Return what one run gave, which several tests look at."""
         return carried_out(runtime, job)
 
-    def test_every_request_is_finished_once(self, run: tuple[Execution, list[Served]]) -> None:
+    def test_every_request_is_finished_once(self, run: tuple[Execution, list[Completion]]) -> None:
         assert sorted(one.request for one in run[1]) == list(range(len(REQUESTS)))
 
-    def test_tokens_are_counted_right(self, run: tuple[Execution, list[Served]]) -> None:
+    def test_tokens_are_counted_right(self, run: tuple[Execution, list[Completion]]) -> None:
         execution, served = run
         for one in served:
             assert len(one.tokens) == REQUESTS[one.request].output_tokens
@@ -90,7 +90,9 @@ class RuntimeContract:
             request.output_tokens for request in REQUESTS
         ]
 
-    def test_the_result_is_that_of_a_simulation(self, run: tuple[Execution, list[Served]]) -> None:
+    def test_the_result_is_that_of_a_simulation(
+        self, run: tuple[Execution, list[Completion]]
+    ) -> None:
         execution = run[0]
         result = execution.result
         assert isinstance(result, SimulationResult)
@@ -99,14 +101,16 @@ class RuntimeContract:
         assert all(0 < share <= 1 for share in result.stage_busy_fraction)
         assert 0 < result.ttft_s.p50 <= result.latency_s.p99 <= result.makespan_s
 
-    def test_instants_are_in_order(self, run: tuple[Execution, list[Served]]) -> None:
+    def test_instants_are_in_order(self, run: tuple[Execution, list[Completion]]) -> None:
         execution = run[0]
         for one in execution.requests:
             assert one.arrival_s <= one.first_s <= one.last_s <= execution.result.makespan_s
         for visit in execution.visits:
             assert visit.began_s <= visit.ended_s
 
-    def test_no_stage_serves_two_visits_at_once(self, run: tuple[Execution, list[Served]]) -> None:
+    def test_no_stage_serves_two_visits_at_once(
+        self, run: tuple[Execution, list[Completion]]
+    ) -> None:
         for stage in range(2):
             visits = [visit for visit in run[0].visits if visit.stage == stage]
             assert [visit.visit for visit in visits] == list(range(len(visits)))
@@ -123,7 +127,7 @@ class RuntimeContract:
         assert execution.requests[4].first_s >= 0.05
 
     def test_a_stop_token_ends_an_output(
-        self, runtime: Runtime, job: Job, run: tuple[Execution, list[Served]]
+        self, runtime: Runtime, job: Job, run: tuple[Execution, list[Completion]]
     ) -> None:
         tokens = next(one.tokens for one in run[1] if one.request == 0)
         stop = tokens[2]
@@ -158,15 +162,15 @@ class RuntimeContract:
             runtime.check(replace(job, saved=small, requests=REQUESTS[:2]))
 
     def test_no_process_is_left(
-        self, runtime: Runtime, job: Job, run: tuple[Execution, list[Served]]
+        self, runtime: Runtime, job: Job, run: tuple[Execution, list[Completion]]
     ) -> None:
         assert run[1]
         assert children() == set()
 
 
-def carried_out(runtime: Runtime, job: Job) -> tuple[Execution, list[Served]]:
+def carried_out(runtime: Runtime, job: Job) -> tuple[Execution, list[Completion]]:
     """Return what a runtime measures and who was served, in order."""
-    served: list[Served] = []
+    served: list[Completion] = []
     execution = runtime.run(job, served.append)
     assert execution is not None
     return execution, served

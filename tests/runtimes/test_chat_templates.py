@@ -1,4 +1,4 @@
-"""Whatever a chat template does, only the request that it was rendered for is refused."""
+"""Chat templates: whatever one does, only the request it was rendered for is refused."""
 
 import json
 import os
@@ -87,8 +87,8 @@ def test_one_request_is_refused_and_the_others_are_served(tmp_path: Path) -> Non
     model = load_text_model("tiny", 1000, tmp_path / "tiny")
     found = read_requests(asked(tmp_path, ["a", "", "b"]), model, PlanLimits(64, 128))
     assert [request.tokens.name for request in found.accepted] == ["r-0", "r-2"]
-    assert [request.name for request in found.refused] == ["r-1"]
-    assert "ZeroDivisionError" in found.refused[0].message
+    assert [request.name for request in found.rejected] == ["r-1"]
+    assert "ZeroDivisionError" in found.rejected[0].message
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_settings_of_the_wrong_type_refuse_at_most_requests(
         assert "expected a usable tokenizer" in str(error)  # noqa: PT017
         return
     found = read_requests(asked(tmp_path, ["a"]), model, PlanLimits(64, 128))
-    assert len(found.accepted) + len(found.refused) == 1
+    assert len(found.accepted) + len(found.rejected) == 1
 
 
 class PanicException(BaseException):

@@ -1,4 +1,4 @@
-"""The runtimes that ship pass the contract."""
+"""Contract of runtimes, passed by those that ship."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The laws of the torch runtime on a GPU; skipped where PyTorch has none."""
+"""Laws of the torch runtime on a GPU; skipped where PyTorch has none."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When a stage fails, it is named, everything else stops, and what was finished is kept."""
+"""Faults of stages: the stage is named, all else stops, and what was finished is kept."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from llmpq_sim.core.errors import ExecutionError, InputError, LlmpqError
 from llmpq_sim.core.plan import MicroBatching
-from runtimes.base import Job, Progress, RuntimeOptions, Served, TokenRequest
+from runtimes.base import Completion, Job, Progress, RuntimeOptions, TokenRequest
 from runtimes.torch_pipeline.processes.launching import is_alive
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.conformance import children
@@ -66,25 +66,25 @@ def stage_process(stage: int) -> int:
         sleep(0.1)
 
 
-def run_with(job: Job, harm: Callable[[], None]) -> tuple[LlmpqError, list[Served], float]:
+def run_with(job: Job, harm: Callable[[], None]) -> tuple[LlmpqError, list[Completion], float]:
     """Run a job, do harm after two requests; return the error, what was kept, and how long after.
 
     Harm is done in another thread, as it comes from outside.
     """
-    served: list[Served] = []
+    served: list[Completion] = []
     harmed_s: list[float] = []
 
     def do_harm() -> None:
         harm()
         harmed_s.append(monotonic())
 
-    def on_served(one: Served) -> None:
+    def on_completion(one: Completion) -> None:
         served.append(one)
         if len(served) == 2:
             threading.Thread(target=do_harm).start()
 
     with pytest.raises(LlmpqError) as failed:
-        TorchRuntime().run(job, on_served)
+        TorchRuntime().run(job, on_completion)
     return failed.value, served, monotonic() - harmed_s[0]
 
 
@@ -116,7 +116,7 @@ def test_a_hung_stage_is_named_and_everything_stops(folder: Path) -> None:
 
 
 def test_what_a_caller_raises_stops_every_stage(folder: Path) -> None:
-    def full(_: Served) -> None:
+    def full(_: Completion) -> None:
         raise InputError("cannot write out.jsonl: No space left on device")
 
     with pytest.raises(InputError, match="No space left on device"):

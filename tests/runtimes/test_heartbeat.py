@@ -1,4 +1,4 @@
-"""A stage's record says how far it is, and no stage outlives whoever launched it."""
+"""Heartbeats of stages: progress is told, and no stage outlives its launcher."""
 
 import os
 import subprocess
@@ -8,11 +8,11 @@ from time import monotonic, sleep
 
 from runtimes.torch_pipeline.processes.heartbeat import (
     INTERVAL_S,
-    Heart,
-    Pulse,
+    Heartbeat,
+    HeartbeatRecord,
+    heartbeat_path,
     parent_path,
-    pulse_path,
-    read_pulse,
+    read_heartbeat,
 )
 from runtimes.torch_pipeline.processes.launching import is_alive
 
@@ -22,56 +22,56 @@ BEATING = """
 import sys
 from pathlib import Path
 from time import sleep
-from runtimes.torch_pipeline.processes.heartbeat import Heart
-Heart(Path(sys.argv[1]), 0).start()
+from runtimes.torch_pipeline.processes.heartbeat import Heartbeat
+Heartbeat(Path(sys.argv[1]), 0).start()
 sleep(60)
 """
 
 
-def started(folder: Path) -> Heart:
+def started(folder: Path) -> Heartbeat:
     """Return the heart of this process, whose parent is as it should be."""
     parent_path(folder).write_text(str(os.getppid()), encoding="ascii")
-    heart = Heart(folder, 3)
-    heart.start()
-    return heart
+    heartbeat = Heartbeat(folder, 3)
+    heartbeat.start()
+    return heartbeat
 
 
-def after_a_beat(folder: Path, last: Pulse | None) -> Pulse:
+def after_a_beat(folder: Path, last: HeartbeatRecord | None) -> HeartbeatRecord:
     """Return the first record that differs from the last one."""
-    while (pulse := read_pulse(folder, 3)) == last or pulse is None:
+    while (record := read_heartbeat(folder, 3)) == last or record is None:
         sleep(0.01)
-    return pulse
+    return record
 
 
 def test_nothing_is_known_of_a_stage_that_has_not_started(tmp_path: Path) -> None:
-    assert read_pulse(tmp_path, 3) is None
-    pulse_path(tmp_path, 3).write_bytes(b"half")
-    assert read_pulse(tmp_path, 3) is None
+    assert read_heartbeat(tmp_path, 3) is None
+    heartbeat_path(tmp_path, 3).write_bytes(b"half")
+    assert read_heartbeat(tmp_path, 3) is None
 
 
 def test_a_record_says_what_the_stage_said_last(tmp_path: Path) -> None:
-    heart = started(tmp_path)
-    first = read_pulse(tmp_path, 3)
+    heartbeat = started(tmp_path)
+    first = read_heartbeat(tmp_path, 3)
     assert first is not None
     assert first.process == os.getpid()
     assert first.beat_s <= monotonic()
-    heart.pulse.visits, heart.pulse.busy_s = 2**40, 1.25
+    heartbeat.record.visits, heartbeat.record.busy_s = 2**40, 1.25
     second = after_a_beat(tmp_path, first)
     assert (second.visits, second.busy_s) == (2**40, 1.25)
     assert second.beat_s - first.beat_s >= INTERVAL_S
-    heart.pulse.phase = 3
-    heart.stop()
-    last = read_pulse(tmp_path, 3)
+    heartbeat.record.phase = 3
+    heartbeat.stop()
+    last = read_heartbeat(tmp_path, 3)
     assert last is not None
     assert last.phase == 3
 
 
 def test_a_stopped_heart_beats_no_more(tmp_path: Path) -> None:
-    heart = started(tmp_path)
-    heart.stop()
-    last = read_pulse(tmp_path, 3)
+    heartbeat = started(tmp_path)
+    heartbeat.stop()
+    last = read_heartbeat(tmp_path, 3)
     sleep(2 * INTERVAL_S)
-    assert read_pulse(tmp_path, 3) == last
+    assert read_heartbeat(tmp_path, 3) == last
 
 
 def beating_under(folder: Path, parent_code: str) -> int:
@@ -105,7 +105,7 @@ from pathlib import Path
 folder = Path(sys.argv[2])
 (folder / "parent").write_text(str(os.getpid()))
 child = subprocess.Popen([sys.executable, *sys.argv[1:]])
-while not (folder / "stage-0.pulse").exists():
+while not (folder / "stage-0.heartbeat").exists():
     time.sleep(0.01)
 print(child.pid, flush=True)
 os._exit(0)

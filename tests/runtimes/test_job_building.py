@@ -1,4 +1,4 @@
-"""A plan becomes a job: on which devices and cores, in which type, with how much cache."""
+"""Jobs made of plans: devices and cores, data type, size of the cache."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Loading takes the stored weights, one layer at 16 bits, and no more than a stated constant."""
+"""Memory of loading: stored weights, one layer at 16 bits, and a stated constant."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Launchers of several machines together serve what one serves."""
+"""Launchers of several machines, which together serve what one serves."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llmpq_sim.core.execution import Execution
-from runtimes.base import Job, RuntimeOptions, Served, TokenRequest
+from runtimes.base import Completion, Job, RuntimeOptions, TokenRequest
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.conformance import children
@@ -39,7 +39,7 @@ def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:
         Job(saved, REQUESTS, folder, options=replace(options, node_rank=rank)) for rank in (0, 1)
     ]
     measured: dict[int, Execution | None] = {}
-    served: dict[int, list[Served]] = {0: [], 1: []}
+    served: dict[int, list[Completion]] = {0: [], 1: []}
 
     def launch(rank: int) -> None:
         measured[rank] = TorchRuntime().run(jobs[rank], served[rank].append)

@@ -1,4 +1,4 @@
-"""How kinds of devices and links are read."""
+"""Readings of device and link types."""
 
 from typing import Any
 

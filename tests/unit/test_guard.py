@@ -1,4 +1,4 @@
-"""That whatever ends a command ends it with one line and an exit code."""
+"""The end of a command, whatever ends it: one line and an exit code."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (InputError("plan.json: no"), "plan.json: no", 1),
         (InfeasibleError("no room"), "no room", 1),
-        (KeyboardInterrupt(), "interrupted", 130),
+        (KeyboardInterrupt(), "interrupted; nothing was written", 130),
         (MemoryError(), "not enough memory: ask for less, or give the machine more", 1),
         (
             ImportError("x.so: failed to map segment: Cannot allocate memory"),

@@ -1,7 +1,8 @@
-"""That limits are written down in one place, and are checked before memory is taken."""
+"""Limits: written down in one place, and checked before memory is taken."""
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.io.tasks import batch_workload, load_output_lengths
 from llmpq_sim.io.workloads import TraceOptions, load_workload
+from llmpq_sim.simulator.continuous.settings import default_settings
 from tests.traces import requests
 
 DOCS = Path(__file__).parents[2] / "docs" / "limits.md"
@@ -83,8 +84,9 @@ def test_output_lengths_are_limited_line_by_line(tmp_path: Path, text: str, mess
 )
 def test_limits_of_the_scheduler_are_limited(option: str, value: int, message: str) -> None:
     workload = requests([0.0])
+    given: dict[str, Any] = {option: value}
     with pytest.raises(InputError) as caught:
-        default_settings(load_model("llama-160m"), workload, **{option: value})
+        default_settings(load_model("llama-160m"), workload, **given)
     assert str(caught.value).startswith(message)
 
 
@@ -123,3 +125,25 @@ def test_a_trace_of_ages_is_refused(tmp_path: Path) -> None:
     path.write_text("".join(rows))
     with pytest.raises(InputError, match="expected arrivals within 1e"):
         load_workload(TraceOptions(str(path)), 4096)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budget_s": float("nan")}, "--budget-s: expected a finite number, got nan"),
+        ({"rate_per_s": float("inf")}, "--rate: expected a finite number, got inf"),
+        ({"hang_timeout_s": 1e300}, "--hang-timeout-s: expected a finite number, got 1e+300"),
+        ({"workers": 10**9}, "--workers: expected at most 1024, got 1000000000"),
+        ({"seed": 10**400}, "--seed: expected at most 1000000000000000000, got a number beyond"),
+        ({"count": 257}, "--count: expected at most 256, got 257"),
+        ({"name": ""}, "--name: expected 1 to 200 printable characters, got ''"),
+    ],
+)
+def test_options_of_all_commands_are_checked_in_one_place(
+    values: dict[str, object], message: str
+) -> None:
+    good: dict[str, object] = {"resume": True, "out": Path("x"), "budget_s": 0.0, "batch": None}
+    limits.check_options(good)
+    with pytest.raises(InputError) as caught:
+        limits.check_options(good | values)
+    assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""The kernels of 2023 meet the layers they were timed on, and scale as physics says."""
+"""Kernels of 2023: they meet the layers they were timed on, and scale as physics says."""
 
 from collections.abc import Mapping
 from functools import cache

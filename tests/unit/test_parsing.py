@@ -1,4 +1,4 @@
-"""What hostile JSON and YAML texts are answered with."""
+"""Answers to hostile JSON and YAML texts."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the files of each format load into."""
+"""Loads of the files of each trace format."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""How workloads are cut, scaled and shortened."""
+"""Workloads cut, scaled and shortened."""
 
 import numpy as np
 import pytest

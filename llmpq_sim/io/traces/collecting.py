@@ -1,4 +1,4 @@
-"""How rows become a workload: times in seconds and in order, failed requests left out."""
+"""Collection of rows into a workload: seconds, in order, failed requests left out."""
 
 from array import array
 from collections import Counter

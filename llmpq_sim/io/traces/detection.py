@@ -1,4 +1,4 @@
-"""Which format a trace has, told from its first 64 KiB."""
+"""Detection of a trace's format from its first 64 KiB."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How a trace of any known format becomes a workload."""
+"""Loader of traces in every known format."""
 
 from dataclasses import replace
 from pathlib import Path

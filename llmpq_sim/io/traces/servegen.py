@@ -1,4 +1,4 @@
-"""Which requests ServeGen's clients send, drawn from their rates and length histograms.
+"""Requests drawn from ServeGen's client rates and length histograms.
 
 ServeGen publishes no requests but, per client, the rate and the law of gaps in windows of 600 s and
 histograms of lengths. Source: Xiang et al., ServeGen, arXiv:2505.09999, and its data folder.

@@ -1,4 +1,4 @@
-"""How a trace of any size is read as text, a piece at a time, packed or not."""
+"""Text streams of traces of any size, compressed or not."""
 
 import codecs
 import gzip

@@ -1,4 +1,4 @@
-"""How files that hold texts instead of lengths are read, and how tokens of a text are counted."""
+"""Trace formats that hold texts, with estimated or counted tokens."""
 
 import importlib
 import math

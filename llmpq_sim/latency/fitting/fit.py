@@ -1,4 +1,4 @@
-"""Which profile do measurements of a device give, and how far off is it on what it has not seen?"""
+"""Fit of a latency profile to measured rows, with held-out errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

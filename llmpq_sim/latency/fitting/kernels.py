@@ -1,4 +1,4 @@
-"""How is the model of one kind of kernel fitted to measurements?
+"""Fit of the model of one kind of kernel.
 
 A physical base is fitted first; gradient-boosted trees then learn the logarithm of what it misses.
 """

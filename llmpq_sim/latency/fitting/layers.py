@@ -1,4 +1,4 @@
-"""Which kernel constants explain the times of whole layers, where no kernel was timed alone?
+"""Kernel constants fitted to whole-layer times, where no kernel was timed alone.
 
 A layer is four matrix products and attention. Constants that a handful of rows leaves open stay
 near the data sheet.

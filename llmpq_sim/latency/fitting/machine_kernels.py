@@ -1,4 +1,4 @@
-"""How is the model of one kind of kernel fitted to own measurements, medians on the served shapes?
+"""Kernel models of a local machine profile: medians on the served shapes.
 
 Base and trees are those of public measurements. But what the trees learn is first drawn as curves
 between the sizes that were timed, so that their steps become many and small; and trees follow the

@@ -1,4 +1,4 @@
-"""What should a reader know of a profile of own measurements, in sentences?"""
+"""Notes on a local machine profile, in sentences."""
 
 from collections.abc import Iterator, Sequence
 

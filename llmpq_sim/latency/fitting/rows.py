@@ -1,4 +1,4 @@
-"""Which measured rows can a latency model be fitted on, and why not the others?"""
+"""Selection of measured rows to fit on, with reasons for the others."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How fast would the same kernels be on a device of which only the data sheet is known?"""
+"""Transfer of fitted kernels to a device of which only the data sheet is known."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What LLM-PQ's heuristic plans: bits and layers move off the slowest stage, one by one."""
+"""LLM-PQ's bit-transfer heuristic: bits and layers move off the slowest stage, one by one."""
 
 from collections import Counter
 from dataclasses import replace

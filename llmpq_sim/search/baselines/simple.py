@@ -1,4 +1,4 @@
-"""Which plans others would make: each baseline as a list of candidates for the same simulator."""
+"""Simple baselines, each a list of candidates for the same simulator."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

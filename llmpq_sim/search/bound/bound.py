@@ -1,4 +1,4 @@
-"""How fast no plan can be, over all micro-batchings: the certificate of a plan file."""
+"""Bound over all micro-batchings: the certificate of a plan file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

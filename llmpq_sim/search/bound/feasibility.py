@@ -1,4 +1,4 @@
-"""Why no plan can exist, in the user's terms: which memory is short, and what would fit."""
+"""Infeasibility in the user's terms: which memory is short, and what would fit."""
 
 from math import isfinite
 

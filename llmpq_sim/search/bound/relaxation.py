@@ -1,4 +1,4 @@
-"""What a planning problem's linear relaxation and its integer program say, solved by HiGHS."""
+"""Linear relaxation and integer program of a planning problem, solved by HiGHS."""
 
 from dataclasses import dataclass
 from typing import Literal

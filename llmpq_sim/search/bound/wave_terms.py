@@ -1,4 +1,4 @@
-"""What do blocks, links and bare visits add to the terms of the bound in one wave?
+"""Terms of the bound from blocks, links and bare steps of one step graph.
 
 The terms are those of `certificate`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Link
-from llmpq_sim.core.schedule import WaveShape
+from llmpq_sim.core.schedule import BatchSchedule
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
 
@@ -60,7 +60,7 @@ def wave_terms(
     costs: LayerCosts,
     kinds: Sequence[str],
     formats: Sequence[str],
-    shape: WaveShape,
+    shape: BatchSchedule,
     count: int,
     devices: int,
 ) -> WaveTerms:
@@ -101,7 +101,7 @@ def wave_terms(
     )
 
 
-def _visit_terms(costs: LayerCosts, shape: WaveShape, kind: str) -> FloatArray:
+def _visit_terms(costs: LayerCosts, shape: BatchSchedule, kind: str) -> FloatArray:
     step_s = costs.step_s(kind)
     decode_s = [np.full(len(rows), step_s) for rows in shape.decode_rows]
     return _terms(shape, [step_s] * len(shape.prefill_rows), decode_s)
@@ -117,7 +117,7 @@ def _least_visit_s(visit_s: FloatArray, devices: int) -> FloatArray:
     return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
 
 
-def _layer_terms(costs: LayerCosts, shape: WaveShape, kind: str, name: str) -> FloatArray:
+def _layer_terms(costs: LayerCosts, shape: BatchSchedule, kind: str, name: str) -> FloatArray:
     prefill_s = [costs.prefill_layer_s(kind, name, rows) for rows in shape.prefill_rows]
     sizes = {rows for group in shape.decode_rows for rows in group}
     by_rows = {rows: costs.decode_layer_s(kind, name, rows) for rows in sizes}
@@ -125,7 +125,7 @@ def _layer_terms(costs: LayerCosts, shape: WaveShape, kind: str, name: str) -> F
     return _terms(shape, prefill_s, decode_s)
 
 
-def _end_terms(costs: LayerCosts, shape: WaveShape, kind: str, block: int) -> FloatArray:
+def _end_terms(costs: LayerCosts, shape: BatchSchedule, kind: str, block: int) -> FloatArray:
     prompt = costs.scenario.workload.prompt_tokens
     if block == EMBEDDING:
         prefill_s = [costs.embedding_s(kind, rows * prompt) for rows in shape.prefill_rows]
@@ -148,7 +148,7 @@ def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) ->
     return visits_s
 
 
-def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
+def _terms(shape: BatchSchedule, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
     """Return the five terms of WaveTerms for one block on one kind in one format."""
     least_s = min(prefill_s)
     first, group = _first_rounds(shape), _path(shape)
@@ -168,7 +168,7 @@ def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray])
     )
 
 
-def _first_rounds(shape: WaveShape) -> list[int]:
+def _first_rounds(shape: BatchSchedule) -> list[int]:
     """Return the turn from which each group's decode visits follow the end of prefill.
 
     It is turn 0 for groups whose last prompt the last prefill micro-batch holds. All prefills pass
@@ -178,7 +178,7 @@ def _first_rounds(shape: WaveShape) -> list[int]:
     return [int(group not in released) for group in range(len(shape.decode_rows))]
 
 
-def _path(shape: WaveShape) -> int:
+def _path(shape: BatchSchedule) -> int:
     """Return the group with the most rows to decode after the end of prefill."""
     first = _first_rounds(shape)
     work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
@@ -186,7 +186,7 @@ def _path(shape: WaveShape) -> int:
 
 
 def link_terms_s(
-    costs: LayerCosts, shape: WaveShape, links: Sequence[Link | None]
+    costs: LayerCosts, shape: BatchSchedule, links: Sequence[Link | None]
 ) -> tuple[float, float]:
     """Return what a pipeline's links add to the end of prefill and to the rounds of the path.
 

@@ -1,10 +1,10 @@
-"""How plans are judged: by the closed form first, by simulation where they may win."""
+"""Evaluation of plans: by the closed form first, by simulation where they may win."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.simulator.static.simulate import simulate_static
@@ -97,8 +97,8 @@ class Evaluator:
 
     def _visits(self, plan: Plan) -> int:
         workload = self.screen.task.costs.scenario.workload
-        shapes = counted_wave_shapes(workload, plan.micro_batching)
-        return len(plan.stages) * sum(shape.visits * count for shape, count in shapes)
+        shapes = counted_batch_schedules(workload, plan.micro_batching)
+        return len(plan.stages) * sum(shape.steps * count for shape, count in shapes)
 
 
 def _makespans_s(plans: Sequence[Plan], task: PlanningTask) -> list[float]:

@@ -1,4 +1,4 @@
-"""How a population of plans evolves: DEAP's selection over simulated makespan and quality loss."""
+"""Evolution of plans: DEAP's selection over simulated makespan and quality loss."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How the genetic search changes plans: mutations, crossover and repair.
+"""Genetic operators on plans: mutations, crossover and repair.
 
 Every operator takes plans that `check_plan` accepts and returns one. Plans are immutable; while
 one is changed it is a draft, a list of stages with their device numbers and formats.

@@ -1,4 +1,4 @@
-"""How well does a service do on the first part of a trace, or on all of it?"""
+"""Evaluation of a service on the first part of a trace, or on all of it."""
 
 from collections.abc import Sequence
 
@@ -128,8 +128,6 @@ def _results(
     services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload
 ) -> list[SimulationResult]:
     return [
-        simulate_continuous(
-            each.plan, task.costs, workload, each.settings, objectives=task.objectives
-        )
+        simulate_continuous(each.plan, task.costs, workload, each.settings, task.objectives)
         for each in services
     ]

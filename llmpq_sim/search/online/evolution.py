@@ -1,4 +1,4 @@
-"""How does a population of services evolve, judged by ever more of the trace?"""
+"""Evolution of services, judged by ever more of the trace."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which limits of continuous batching does a search consider?"""
+"""Limits of continuous batching that a search considers."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How does the genetic search change a service: its stages, or the limits of its scheduler?
+"""Genetic operators on a service: its stages, and the limits of its scheduler.
 
 Stages are changed and repaired by the operators of the offline search, whose memory is asked for
 one request at a time: what is left beside it is the KV cache of continuous batching.

@@ -1,4 +1,4 @@
-"""How do tensors get from one stage to another?"""
+"""Transport of tensors between stages."""
 
 from collections import deque
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What is said when a stage fails, by the stage itself and by whoever launched it?"""
+"""Failures of a stage, as told by the stage itself and by its launcher."""
 
 import re
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""How much memory does this process take, and how is it kept within a limit?"""
+"""Host memory of a process, and its limit."""
 
 import os
 import resource

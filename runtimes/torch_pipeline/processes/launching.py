@@ -1,4 +1,4 @@
-"""How are the processes of the stages started, and how are all of them stopped?"""
+"""Launcher of the stages' processes, which stops all of them."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.processes.heartbeat import parent_path, read_pulse
+from runtimes.torch_pipeline.processes.heartbeat import parent_path, read_heartbeat
 
 LOCALHOST = "127.0.0.1"
 PARENT_DEATH_SIGNAL = 1
@@ -58,8 +58,10 @@ class Launcher:
 
     def stage_processes(self) -> list[int]:
         """Return the process ids of the stages that have said so much."""
-        pulses = (read_pulse(self.folder, stage) for stage in self.stages)
-        return [pulse.process for pulse in pulses if pulse is not None and is_alive(pulse.process)]
+        records = (read_heartbeat(self.folder, stage) for stage in self.stages)
+        return [
+            record.process for record in records if record is not None and is_alive(record.process)
+        ]
 
     def log_tail(self, lines: int = 5) -> str:
         """Return the last lines that torchrun and the stages wrote, for a message."""

@@ -1,4 +1,4 @@
-"""Is every stage alive and getting on, and if not, what is to be said?"""
+"""Monitor of stages: progress, finished requests, and messages on failure."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from llmpq_sim.core.errors import ExecutionError, InputError, LlmpqError
-from runtimes.base import Progress, RuntimeOptions, Served
+from runtimes.base import Completion, Progress, RuntimeOptions
 from runtimes.torch_pipeline.processes.failures import StageFailure, read_failure
-from runtimes.torch_pipeline.processes.heartbeat import PHASES, Pulse, read_pulse
+from runtimes.torch_pipeline.processes.heartbeat import PHASES, HeartbeatRecord, read_heartbeat
 from runtimes.torch_pipeline.processes.launching import Launcher, is_alive
 from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE
 
@@ -43,7 +43,7 @@ class Watch:
     _serving_since_s: float | None = None
 
     def until_done(
-        self, on_served: Callable[[Served], None], on_progress: Callable[[Progress], None]
+        self, on_completion: Callable[[Completion], None], on_progress: Callable[[Progress], None]
     ) -> None:
         """Return when all stages have ended well, telling of what is finished meanwhile.
 
@@ -54,49 +54,49 @@ class Watch:
         while True:
             ended = self.launcher.has_ended()
             for served in self._finished():
-                on_served(served)
-            pulses = self._pulses()
-            on_progress(self._progress(pulses))
+                on_completion(served)
+            records = self._records()
+            on_progress(self._progress(records))
             if ended:
                 break
-            self._check(pulses)
+            self._check(records)
             sleep(POLL_S)
         if self.launcher.process.returncode != 0:
             raise self._failure(None)
 
-    def _pulses(self) -> dict[int, Pulse]:
+    def _records(self) -> dict[int, HeartbeatRecord]:
         folder = self.launcher.folder
-        pulses = {stage: read_pulse(folder, stage) for stage in self.launcher.stages}
-        return {stage: pulse for stage, pulse in pulses.items() if pulse is not None}
+        records = {stage: read_heartbeat(folder, stage) for stage in self.launcher.stages}
+        return {stage: record for stage, record in records.items() if record is not None}
 
-    def _check(self, pulses: dict[int, Pulse]) -> None:
+    def _check(self, records: dict[int, HeartbeatRecord]) -> None:
         """Raise if a stage is gone, or has been silent or in one step for too long."""
         now_s = monotonic()
         for stage in self.launcher.stages:
-            pulse = pulses.get(stage)
-            if pulse is not None:
-                self._check_stage(stage, pulse, now_s)
+            record = records.get(stage)
+            if record is not None:
+                self._check_stage(stage, record, now_s)
             elif now_s - self._began_s > START_TIMEOUT_S:
                 raise self._named(stage, f"did not start within {START_TIMEOUT_S:.0f} s")
 
-    def _check_stage(self, stage: int, pulse: Pulse, now_s: float) -> None:
+    def _check_stage(self, stage: int, record: HeartbeatRecord, now_s: float) -> None:
         options = self.options
         if self._has_finished(stage):
             return
-        if not is_alive(pulse.process) and not self._has_finished(stage):
+        if not is_alive(record.process) and not self._has_finished(stage):
             self._settle()
             raise self._failure(stage)
-        if now_s - pulse.beat_s > options.hang_timeout_s:
-            text = f"process {pulse.process} has not responded for {now_s - pulse.beat_s:.0f} s"
+        if now_s - record.beat_s > options.hang_timeout_s:
+            text = f"process {record.process} has not responded for {now_s - record.beat_s:.0f} s"
             raise self._named(stage, text)
-        if pulse.step_since_s and now_s - pulse.step_since_s > options.step_timeout_s:
-            spent_s = now_s - pulse.step_since_s
+        if record.step_since_s and now_s - record.step_since_s > options.step_timeout_s:
+            spent_s = now_s - record.step_since_s
             raise self._named(stage, f"has been in one step for {spent_s:.0f} s")
 
     def _has_finished(self, stage: int) -> bool:
         """Return whether the last a stage said is that it is done; it may just have said so."""
-        pulse = read_pulse(self.launcher.folder, stage)
-        return pulse is not None and pulse.phase == PHASES.index("done")
+        record = read_heartbeat(self.launcher.folder, stage)
+        return record is not None and record.phase == PHASES.index("done")
 
     def _settle(self) -> None:
         """Wait a moment for the other stages to say what happened to them."""
@@ -112,12 +112,12 @@ class Watch:
             for stage, failure in said.items():
                 if failure is not None and failure.kind == kind:
                     return self._told(stage, failure)
-        pulses = self._pulses()
+        records = self._records()
         for stage, failure in said.items():
-            pulse = pulses.get(stage)
-            is_gone = pulse is not None and not is_alive(pulse.process)
-            if pulse and is_gone and failure is None and pulse.phase != PHASES.index("done"):
-                return self._named(stage, f"process {pulse.process} was killed")
+            record = records.get(stage)
+            is_gone = record is not None and not is_alive(record.process)
+            if record and is_gone and failure is None and record.phase != PHASES.index("done"):
+                return self._named(stage, f"process {record.process} was killed")
         if gone is not None:
             return self._named(gone, "ended without saying why")
         return ExecutionError(
@@ -136,7 +136,7 @@ class Watch:
     def _named(self, stage: int, text: str) -> ExecutionError:
         return ExecutionError(f"stage {stage} on {self.devices[stage]}: {text}")
 
-    def _finished(self) -> Iterator[Served]:
+    def _finished(self) -> Iterator[Completion]:
         """Yield requests that were finished since the last call."""
         path: Path = self.launcher.folder / FINISHED_FILE
         if not path.exists():
@@ -150,10 +150,10 @@ class Watch:
         self._read_bytes += len(whole) + 1
         for line in whole.splitlines():
             told = json.loads(line)
-            yield Served(told["request"], tuple(told["tokens"]), told["ended_by"])
+            yield Completion(told["request"], tuple(told["tokens"]), told["ended_by"])
 
-    def _progress(self, pulses: dict[int, Pulse]) -> Progress:
-        first = pulses.get(self.launcher.stages[0], Pulse())
+    def _progress(self, records: dict[int, HeartbeatRecord]) -> Progress:
+        first = records.get(self.launcher.stages[0], HeartbeatRecord())
         is_serving = first.phase >= PHASES.index("serving")
         if is_serving and self._serving_since_s is None:
             self._serving_since_s = monotonic()
@@ -165,7 +165,7 @@ class Watch:
             output_tokens=first.output_tokens,
             elapsed_s=elapsed_s,
             busy_fraction=tuple(
-                min(1.0, pulse.busy_s / elapsed_s) if elapsed_s else 0.0
-                for pulse in pulses.values()
+                min(1.0, record.busy_s / elapsed_s) if elapsed_s else 0.0
+                for record in records.values()
             ),
         )

@@ -1,4 +1,4 @@
-"""In which files do the stages leave what they have to tell?"""
+"""Names of the files in which stages leave what they have to tell."""
 
 FINISHED_FILE = "finished.jsonl"
 """A line for each finished request, by the first stage."""

@@ -1,4 +1,4 @@
-"""Tensors of a model folder, each read without keeping its file mapped.
+"""Checkpoint of a model folder: its tensors, read without keeping their files mapped.
 
 Hugging Face's layout: ``model.safetensors`` or shards with an index, or ``pytorch_model.bin`` and
 its shards, which are only read as weights, never as code.

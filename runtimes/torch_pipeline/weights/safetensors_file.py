@@ -1,4 +1,4 @@
-"""A safetensors file's header, and its tensors, read without mapping the file.
+"""Reader of safetensors files that does not map them.
 
 A mapped file counts as memory of the process, and the library's own way to read without mapping
 holds Python's lock for as long as the disk takes, in which a stage would seem to hang.

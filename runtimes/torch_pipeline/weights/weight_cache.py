@@ -1,4 +1,4 @@
-"""How are quantized layers kept on disk, so that the next start need not quantize them again?
+"""Weight cache on disk: quantized layers for the next start.
 
 One safetensors file a layer, named by what it was made from. A file is written under a temporary
 name and renamed, so that two processes may make the same one; it carries a hash of its content, and
