@@ -1,4 +1,4 @@
-"""What is a runtime given, what does it give back, and which runtimes are there?"""
+"""Runtime protocol, and discovery of runtimes by entry points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class TokenRequest:
 
 
 @dataclass(frozen=True)
-class Served:
+class Completion:
     """A finished request.
 
     Attributes:
@@ -147,7 +147,7 @@ class Job:
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
-def ignore_served(_: Served) -> None:
+def ignore_completion(_: Completion) -> None:
     """Keep nothing of a finished request."""
 
 
@@ -170,7 +170,7 @@ class Runtime(Protocol):
     def run(
         self,
         job: Job,
-        on_served: Callable[[Served], None] = ignore_served,
+        on_completion: Callable[[Completion], None] = ignore_completion,
         on_progress: Callable[[Progress], None] = ignore_progress,
     ) -> Execution | None:
         """Serve every request and return what happened; leave no process behind.
@@ -179,11 +179,11 @@ class Runtime(Protocol):
 
         Args:
             job: one that ``check`` accepts.
-            on_served: told of each request as it finishes.
-            on_progress: told now and then how far the run is.
+            on_completion: receives each request as it finishes.
+            on_progress: receives now and then how far the run is.
 
         Raises:
-            ExecutionError: a stage failed; requests told of until then are finished.
+            ExecutionError: a stage failed; requests received until then are finished.
         """
 
 

@@ -1,4 +1,4 @@
-"""How property tests are run: without limits on time, and in CI with the same examples each run."""
+"""Settings of property tests: no limits on time, and in CI the same examples each run."""
 
 import os
 

@@ -4,13 +4,16 @@ from random import Random
 
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.search.online.operators import SEQUENCE_LIMITS, TOKEN_BUDGETS
 from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    ServiceObjectives,
+    default_settings,
+)
 from tests.builders import tiny_cluster, tiny_costs, tiny_device, tiny_model, tiny_task
 from tests.serving import trace
 

@@ -1,4 +1,4 @@
-"""Which devices there are, where they sit and how they are joined."""
+"""Cluster: devices, the nodes they sit in, and the links between them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What was measured when a plan was carried out for real."""
+"""Execution: what was measured when a runtime executed a plan."""
 
 from dataclasses import dataclass
 

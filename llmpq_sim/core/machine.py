@@ -1,4 +1,4 @@
-"""What is a machine that was profiled, as far as plans depend on it?"""
+"""Profiled machine, as far as plans depend on it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

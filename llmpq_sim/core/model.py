@@ -1,4 +1,4 @@
-"""What a decoder-only language model consists of, as far as time and memory depend on it."""
+"""Decoder-only language model, as far as time and memory depend on it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is decided: which layers run where, in which format, and in what micro-batches."""
+"""Plan: stages of layers on devices, a format for each layer, and micro-batches."""
 
 from dataclasses import dataclass
 from functools import cached_property

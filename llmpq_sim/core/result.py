@@ -1,4 +1,4 @@
-"""What happened, or would happen, when a plan was carried out."""
+"""Result of a simulated or executed plan."""
 
 from dataclasses import dataclass
 

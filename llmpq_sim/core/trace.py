@@ -1,4 +1,4 @@
-"""Which requests arrive when, and how long their prompts and outputs are."""
+"""Trace: arrival times, prompt lengths and output lengths of requests."""
 
 from dataclasses import dataclass
 from typing import Any

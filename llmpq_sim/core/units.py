@@ -1,4 +1,4 @@
-"""How large the units are in which people write and read quantities."""
+"""Units in which people write and read quantities."""
 
 KIB = 1024
 MIB = 1024**2

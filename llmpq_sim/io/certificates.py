@@ -1,4 +1,4 @@
-"""How a certificate is written as plain data and read back."""
+"""Certificates as plain data."""
 
 from typing import Any
 

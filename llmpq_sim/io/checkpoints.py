@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a search, saved after each generation and taken up again."""
+"""Checkpoints of a search, saved after each generation, with resume."""
 
 from pathlib import Path
 from typing import Any

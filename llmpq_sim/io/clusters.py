@@ -1,4 +1,4 @@
-"""How a cluster is read from YAML, and kept in our own files."""
+"""Cluster files: YAML of users, and plain data in our own files."""
 
 from collections import Counter
 from collections.abc import Mapping

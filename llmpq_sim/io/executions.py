@@ -1,4 +1,4 @@
-"""How is a measured execution written to a file with what it is of, and read back?"""
+"""Execution files: what was measured, with what it is of."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +15,11 @@ from llmpq_sim.io.clusters import cluster_to_content
 from llmpq_sim.io.files import parse_json, read_text, sha256_of
 from llmpq_sim.io.models import model_to_content
 from llmpq_sim.io.plans import SavedPlan, plan_to_content
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    settings_from_fields,
+    settings_to_content,
+)
 
 SCHEMA = "llmpq/execution"
 VERSION = 1

@@ -1,4 +1,4 @@
-"""How the facts of a profiled machine are kept beside its rows."""
+"""Facts of a profiled machine, kept beside its rows."""
 
 from pathlib import Path
 

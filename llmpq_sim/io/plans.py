@@ -1,7 +1,7 @@
-"""How a plan is written to a file with its inputs and certificate, and read back."""
+"""Plan files: a plan with its inputs and certificate."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.models import model_from_snapshot, model_to_content
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_fields, quality_to_content
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -34,7 +33,11 @@ from llmpq_sim.search.bound.bound import Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.planner import OnlineOutcome
 from llmpq_sim.search.planner import LogbookRow, SearchOutcome
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    settings_from_fields,
+    settings_to_content,
+)
 
 SCHEMA = "llmpq/plan"
 VERSION = 1
@@ -51,6 +54,7 @@ class SavedPlan:
         certificate: the proof of its bound.
         seed: of the search that found it.
         serving: how to batch continuously, where the plan was made for a trace.
+        stated: figures that the file states, by name; ``verify`` recomputes them.
     """
 
     plan: Plan
@@ -59,6 +63,7 @@ class SavedPlan:
     certificate: Certificate
     seed: int
     serving: ContinuousSettings | None = None
+    stated: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def quantizers(self) -> dict[str, str]:
@@ -219,13 +224,24 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         seed = fields.integer("seed", least=0)
         task, target = task_from_fields(fields.fields("inputs"), own)
         plan = plan_from_fields(fields.fields("plan"))
-        fields.fields("predicted").ignore_rest()
+        stated = _stated(fields.fields("predicted"))
         certificate = certificate_from_fields(fields.each("certificate"))
         if fields.has("logbook"):  # for readers
             logbook_from_fields(fields)
         serving = _serving(fields.fields("serving")) if fields.has("serving") else None
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed, serving)
+    return SavedPlan(plan, task, target, certificate, seed, serving, stated)
+
+
+def _stated(fields: Fields) -> dict[str, float]:
+    """Return the figures of a plan's prediction that can be recomputed from the file alone."""
+    stated = {
+        name: fields.number(name, positive=False)
+        for name in ("makespan_s", "quality_loss", "bound_s")
+        if fields.has(name)
+    }
+    fields.ignore_rest()
+    return stated
 
 
 def _serving(fields: Fields) -> ContinuousSettings:
@@ -254,9 +270,9 @@ def with_workload(
         output_tokens = workload.output_tokens
     changed = batch_workload(
         scenario.model,
-        requests or workload.requests,
-        prompt_tokens or workload.prompt_tokens,
-        output_tokens or workload.longest_output_tokens,
+        workload.requests if requests is None else requests,
+        workload.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        workload.longest_output_tokens if output_tokens is None else output_tokens,
     )
     costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
     check_plan(saved.plan, costs.scenario)

@@ -1,4 +1,4 @@
-"""How presets of made-up workloads are read from YAML."""
+"""Presets of synthetic workloads, in YAML."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which latency profile each kind of device is given."""
+"""Latency profile of each kind of device: bundled, fitted or from the data sheet."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long a layer, the embedding and the LM head take for a micro-batch of a scenario."""
+"""Latency of a layer, the embedding and the LM head for a micro-batch of a scenario."""
 
 from collections.abc import Mapping
 from functools import cached_property

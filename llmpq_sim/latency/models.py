@@ -1,4 +1,4 @@
-"""How long one kernel takes: a roofline or linear base, and what trees learned about its error."""
+"""Kernel latency models: a roofline or linear base, corrected by trees."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How the models of a profile are written down and read back, exactly."""
+"""Exact serialization of the models of a profile."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much a kernel computes and moves, and by which features its time is predicted."""
+"""Work of a kernel: operations, bytes moved, and features for prediction."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Bars of what is left without each decision, cluster by cluster."""
+"""Plot of ablations: what is left without each decision, cluster by cluster."""
 
 from pathlib import Path
 from typing import Any

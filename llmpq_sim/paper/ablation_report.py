@@ -1,4 +1,4 @@
-"""What a reader sees of the ablations: Markdown, CSV, and plain data for programs."""
+"""Report on ablations: Markdown, CSV, and plain data for programs."""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""Ablations: how fast the best plan is without each decision of the planner.
+"""Ablations: the best plan without one of the planner's decisions.
 
 Each ablation is planned to the same quality and memory as our search (`methods`) and judged by the
 same simulator, prefill and all.

@@ -1,4 +1,4 @@
-"""What is assumed of the machines and the runtime of 2023, alike for all clusters, and why?
+"""Assumptions on the machines and the runtime of 2023, alike for all clusters.
 
 None of these figures was fitted to a throughput that the authors measured.
 """

@@ -1,13 +1,13 @@
-"""What was judged in a case, as plain data and kept in files."""
+"""Judged cases as plain data."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.paper.ablations import Ablated, ablate
+from llmpq_sim.paper.case_cache import Content, case_sha256, kept_results
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.evolution import Mix, evolutions, evolutions_on_trace
-from llmpq_sim.paper.kept_files import Content, case_sha256, kept_results
 from llmpq_sim.paper.methods import Judged, judge_methods
 from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from llmpq_sim.api.replay import ServingOptions
+from llmpq_sim.api.replaying import ServingOptions
 from llmpq_sim.api.tasks import TaskOptions, batch_task, trace_task
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan, Stage

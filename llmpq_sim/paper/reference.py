@@ -1,4 +1,4 @@
-"""What would the reference implementation's integer program plan, with its defects?
+"""Integer program of the reference implementation, with its defects.
 
 The objective of the reference at commit ad783cc, restated (no code of it is used), in ms:
 

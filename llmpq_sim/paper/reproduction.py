@@ -1,4 +1,4 @@
-"""The paper's evaluation, run case by case, and its report in a folder."""
+"""Run of the paper's evaluation, case by case, with its report in a folder."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -8,6 +8,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import write_json, write_text
 from llmpq_sim.paper.ablation_plot import write_ablation_plot
 from llmpq_sim.paper.ablation_report import ablations_content, ablations_csv, ablations_markdown
+from llmpq_sim.paper.case_cache import Content
 from llmpq_sim.paper.case_files import (
     ABLATIONS,
     CASES,
@@ -19,7 +20,6 @@ from llmpq_sim.paper.case_files import (
 )
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.evolution import MIX_OF_TRACE, Mix
-from llmpq_sim.paper.kept_files import Content
 from llmpq_sim.paper.logged import LoggedPrediction, predict_logged_plans
 from llmpq_sim.paper.plots import write_plots
 from llmpq_sim.paper.report import csv_text, markdown, reproduction_content

@@ -1,4 +1,4 @@
-"""How much quality does each layer of a model lose in each format, as measured on a text?"""
+"""Measured quality loss of each layer of a model in each format, on a text."""
 
 import math
 from collections.abc import Mapping

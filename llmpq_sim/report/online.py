@@ -1,4 +1,4 @@
-"""What a search for a trace tells a program and shows to the user."""
+"""Screen and JSON of a search for a trace."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.io.serving import settings_to_content
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
     new_table,
     paragraph,
     plain,
-    put,
+    print_to,
     width_of,
 )
 from llmpq_sim.report.formatting import (
@@ -28,15 +27,22 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
-from llmpq_sim.report.json_reports import SEARCH_SCHEMA, VERSION, Content
+from llmpq_sim.report.json_reports import (
+    SEARCH_SCHEMA,
+    VERSION,
+    Content,
+    finite,
+    service_content,
+    trace_content,
+)
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
 from llmpq_sim.report.search import show_logbook
-from llmpq_sim.report.service import service_latency_table, service_stage_table
-from llmpq_sim.report.service_content import finite, service_content, trace_content
-from llmpq_sim.report.service_summary import (
+from llmpq_sim.report.service import (
     objective_parts,
     service_headline,
+    service_latency_table,
     service_scenario_parts,
+    service_stage_table,
     settings_parts,
     trouble_sentences,
 )
@@ -51,6 +57,7 @@ from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.search.online.task import Objective
 from llmpq_sim.simulator.continuous.saturation import queue_of
+from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 SOUGHT = {
     "goodput": "goodput/s",
@@ -117,23 +124,23 @@ def show_online(
         verbose: whether to show the generations of the genetic search.
     """
     service, width = outcome.service, width_of(console)
-    put(console, folded_lines(_headline(outcome), width, "bold"))
+    print_to(console, folded_lines(_headline(outcome), width, "bold"))
     risks = risk_sentences(outcome.batch.best, outcome.task.batch, shlex.quote(plan_file))
     sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service), *risks]
     if sentences:
-        put(console, *(paragraph(text, width) for text in sentences))
+        print_to(console, *(paragraph(text, width) for text in sentences))
     trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
-    put(console, folded_lines(trust, width), "")
-    put(console, labelled(_facts(outcome, profile_lines), width))
-    put(console, "", service_stage_table(service, width))
+    print_to(console, folded_lines(trust, width), "")
+    print_to(console, labelled(_facts(outcome, profile_lines), width))
+    print_to(console, "", service_stage_table(service, width))
     unused = unused_devices(outcome.batch.best, outcome.task.batch)
     if unused:
-        put(console, "", paragraph(f"Not used: {joined(unused)}.", width))
-    put(console, "", service_latency_table(service.result))
-    put(console, "", _comparison_table(outcome))
+        print_to(console, "", paragraph(f"Not used: {joined(unused)}.", width))
+    print_to(console, "", service_latency_table(service.result))
+    print_to(console, "", _comparison_table(outcome))
     if verbose:
         show_logbook(console, outcome.logbook, partial(_sought_text, outcome.task.objective))
-    _put_next(console, plan_file)
+    _print_next(console, plan_file)
 
 
 def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | None:
@@ -288,11 +295,11 @@ def _formats(plan: Plan) -> str:
     return ", ".join(format_parts(plan.layer_formats))
 
 
-def _put_next(console: Console, plan_file: str) -> None:
+def _print_next(console: Console, plan_file: str) -> None:
     name = shlex.quote(plan_file)
     grid = Table.grid(padding=(0, 3))
     grid.add_row(
         plain(f"  llmpq simulate {name} --trace ..."), plain("serve other requests with it", "dim")
     )
     grid.add_row(plain(f"  llmpq verify {name}"), plain("check the bound for the batch", "dim"))
-    put(console, "", plain(f"Wrote {plan_file}. Next:"), grid)
+    print_to(console, "", plain(f"Wrote {plan_file}. Next:"), grid)

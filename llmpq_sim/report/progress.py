@@ -1,5 +1,8 @@
-"""Progress of the work, drawn on stderr and only where someone can watch it."""
+"""Progress on stderr, where someone can watch, and where C libraries print meanwhile."""
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -86,3 +89,20 @@ def steps_shown(enabled: bool, console: Console | None = None) -> Iterator[Calla
         return
     with screen.status("starting") as status:
         yield lambda step: status.update(plain(step))
+
+
+@contextmanager
+def native_output_on_stderr() -> Iterator[None]:
+    """Send what C libraries print to standard output to standard error meanwhile.
+
+    HiGHS prints a line of its own in rare cases, which would damage the JSON of a command.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C buffered would otherwise follow later
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,9 +1,9 @@
-"""What is the answer of a search, a simulation, a proof or a fit in a few words?"""
+"""Summary of a search, a simulation, a proof or a fit, in a few words."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
 from llmpq_sim.core.scenario import Scenario

@@ -1,4 +1,4 @@
-"""How numbers of layers per device become a plan: the order of devices, and formats per layer."""
+"""Construction of a plan from layers per device: the order of devices, and formats per layer."""
 
 from collections import Counter
 from collections.abc import Sequence

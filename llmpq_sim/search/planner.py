@@ -1,4 +1,4 @@
-"""The search for the best plan of a batch: bound, seeds, evolution and certificate, in this order.
+"""Planner: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
 2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and
@@ -31,7 +31,7 @@ from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.scoring import PlanScore, score_plan
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
 
@@ -148,7 +148,7 @@ class _Search:
         if resumed is None:
             self._seek(seeds, baselines, screen, grid)
         state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
-        best = score_plan(state.best.plan, self.task)
+        best = score_in_simpy(state.best.plan, self.task)
         certificate = self._tightened(seeds.certificate, screen, best)
         return SearchOutcome(
             task=self.task,

@@ -1,4 +1,4 @@
-"""How good a plan is: whether it fits, what it loses, and how long it takes."""
+"""Score of a plan: whether it fits, what it loses, and how long it takes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,9 @@ from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib
 from llmpq_sim.search.bound.problem import BUDGET_TOLERANCE, PlanningTask
-from llmpq_sim.simulator.static.simulate import simulate_static
+from llmpq_sim.simulator.static.checked import CheckedSteps
+from llmpq_sim.simulator.static.recurrence import compute_steps
+from llmpq_sim.simulator.static.simulate import RunSteps, simulate_static
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,29 @@ class PlanScore:
         return None
 
 
-def score_plan(plan: Plan, task: PlanningTask) -> PlanScore:
-    """Return the score of a plan, simulated if it is feasible."""
+def score_plan(plan: Plan, task: PlanningTask, run: RunSteps = compute_steps) -> PlanScore:
+    """Return the score of a plan, with its simulation if it is feasible.
+
+    Args:
+        plan: what is scored.
+        task: what it is asked.
+        run: says when each step of a wave is done; the recurrence unless told.
+    """
     memory = tuple(plan_memory(plan, task.costs.scenario))
     loss = task.quality.plan_loss(plan.layer_formats)
     score = PlanScore(plan, memory, loss, task.budget, None)
     if not score.is_feasible:
         return score
-    return PlanScore(plan, memory, loss, task.budget, simulate_static(plan, task.costs))
+    return PlanScore(plan, memory, loss, task.budget, simulate_static(plan, task.costs, run))
+
+
+def score_in_simpy(plan: Plan, task: PlanningTask) -> PlanScore:
+    """Return the score of a plan that is shown: simulated in SimPy, checked by the recurrence.
+
+    Raises:
+        InternalError: they disagree.
+    """
+    return score_plan(plan, task, CheckedSteps())
 
 
 def fits(plan: Plan, task: PlanningTask) -> bool:

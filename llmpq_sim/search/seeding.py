@@ -1,4 +1,4 @@
-"""The plans that the genetic search starts from: branch and bound over the micro-batchings.
+"""Seeds of the genetic search: branch and bound over the micro-batchings.
 
 Micro-batchings are visited in the order of their bounds. One whose bound, tightened if need be,
 is no better than the best plan so far is passed over; for the others the integer program and, for

@@ -1,4 +1,4 @@
-"""What would change with one device less: the first question after a plan."""
+"""What-if: the same search with one device less."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

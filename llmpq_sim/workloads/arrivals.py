@@ -1,4 +1,4 @@
-"""When requests arrive, as processes to draw from."""
+"""Arrival processes of requests."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Which requests continue a conversation, and which blocks of their prompts they share."""
+"""Conversations: requests that continue others, and the prompt blocks that they share."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How well does llmpq do on this very machine? Profile, plan, carry out, compare: in minutes.
+"""Demonstration on this machine: profile, plan, execute and compare, in minutes.
 
 Two cores play two unequal devices: one has every kernel, the other, as an older card would, none
 that computes on packed weights. A model of real shape with random weights is too large for either
@@ -10,25 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmpq_sim.core.cluster import Cluster
-from llmpq_sim.io.clusters import cluster_from_content
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.io.files import parse_yaml, write_json
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.latency.fitting.machine import ONLY_DENSE
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
 from llmpq_sim.core.memory import ends_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.models import load_model
 from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.units import KIB, MIB
+from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.files import make_folder, parse_yaml, write_json
+from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import SavedPlan, outcome_to_content
-from llmpq_sim.io.profiles import fit_measurements
 from llmpq_sim.io.profiled_clusters import cluster_from_profiles
+from llmpq_sim.io.profiles import fit_measurements
+from llmpq_sim.io.tasks import QualityTarget, batch_workload, planning_task
+from llmpq_sim.latency.fitting.machine import ONLY_DENSE
+from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.report.execution_comparison import Comparison, compare
-from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.io.tasks import QualityTarget, batch_workload, planning_task
-from llmpq_sim.core.units import KIB, MIB
 from runtimes.deployment.deploy import Deployment, deploy, write_result
 from runtimes.profiling.grid import Grid, half_powers, powers
 from runtimes.profiling.profiler import profile
@@ -119,7 +119,7 @@ def demonstrate(
     Raises:
         LlmpqError: the machine has too few cores, or something fails.
     """
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.folder)
     on_step("timing kernels")
     rows = settings.folder / "rows.csv"
     rows.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What can be wrong with a job, whatever runtime it is for?"""
+"""Checks of a job, whatever runtime it is for."""
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory

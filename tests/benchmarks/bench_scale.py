@@ -1,4 +1,4 @@
-"""How long does a search take as layers and devices grow, and how near is its plan to the bound?
+"""Benchmark of a search as layers and devices grow: its time, and its gap to the bound.
 
 ``python -m tests.benchmarks.bench_scale`` prints the table, with the time of LLM-PQ's integer
 program, where each device is a place of its own.

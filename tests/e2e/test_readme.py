@@ -1,4 +1,4 @@
-"""The README says what the code does: its commands print what it shows, its example runs."""
+"""README against the code: its commands print what it shows, its example runs."""
 
 import re
 import shlex

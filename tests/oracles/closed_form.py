@@ -1,4 +1,4 @@
-"""How long do equal micro-batches take, by formula?
+"""Closed form of the time that equal micro-batches take.
 
 The exact cases that a simulation must reproduce, cheap enough to screen plans with. A link that
 carries one message at a time is a server like a stage, so both functions take the times of all

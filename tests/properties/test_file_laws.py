@@ -1,4 +1,4 @@
-"""What holds for every file: round trips are exact, and garbage is one clear error."""
+"""Laws of every file: round trips are exact, and garbage is one clear error."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What holds for every search for a service, and for every change of one."""
+"""Laws of every search for a service, and of every change of one."""
 
 import numpy as np
 from hypothesis import given, settings

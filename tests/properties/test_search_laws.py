@@ -1,4 +1,4 @@
-"""What holds of the bound, the search and the closed form on tasks whose every plan is known."""
+"""Laws of bound, search and closed form on tasks whose every plan is known."""
 
 import pytest
 from hypothesis import assume, given, settings

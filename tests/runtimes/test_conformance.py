@@ -1,9 +1,9 @@
-"""The runtimes that ship pass the contract."""
+"""Contract of runtimes, passed by those that ship."""
 
 import pytest
 
 from runtimes.base import Runtime, load_runtime
-from tests.runtimes.conformance import RuntimeContract
+from runtimes.testing import RuntimeContract
 
 
 class TestSimulatedRuntime(RuntimeContract):

@@ -1,4 +1,4 @@
-"""Every process reads the job that was written."""
+"""Job files: every process reads the job that was written."""
 
 import json
 from dataclasses import replace

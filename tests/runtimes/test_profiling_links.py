@@ -1,4 +1,4 @@
-"""Messages between stages are timed where they were waited for, however long they are."""
+"""Messages between stages, timed where they were waited for, however long they are."""
 
 import pytest
 from hypothesis import given

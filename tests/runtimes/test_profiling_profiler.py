@@ -1,4 +1,4 @@
-"""Does a profile come out whole, resume what is missing, and refuse what cannot be?"""
+"""Profiles: come out whole, resume what is missing, refuse what cannot be."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Are texts read as transformers reads them, and does a model folder say what it says?"""
+"""Tokenization of texts as transformers does it, and facts of model folders."""
 
 import sys
 from pathlib import Path

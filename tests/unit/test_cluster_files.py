@@ -1,4 +1,4 @@
-"""How a cluster file is read."""
+"""Readings of cluster files."""
 
 import json
 from collections.abc import Mapping

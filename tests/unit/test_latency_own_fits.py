@@ -1,4 +1,4 @@
-"""A profile of own rows gives back the laws of the machine that they were made with."""
+"""Local machine profiles, which give back the laws of the machine of their rows."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""How models are read from a config.json."""
+"""Readings of models from a config.json."""
 
 import json
 from pathlib import Path

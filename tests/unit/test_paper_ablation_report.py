@@ -1,4 +1,4 @@
-"""The report on ablations shows shares, runs of thetas and fronts."""
+"""Report on ablations: shares, runs of thetas and fronts."""
 
 import csv
 from io import StringIO

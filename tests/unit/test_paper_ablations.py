@@ -1,4 +1,4 @@
-"""Leaving a decision out never makes a plan better, and costs what it should."""
+"""Ablations: leaving a decision out never makes a plan better, and costs what it should."""
 
 from pathlib import Path
 

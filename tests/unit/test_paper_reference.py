@@ -1,4 +1,4 @@
-"""The reference's objective has its known defects, and its program finds the least of it."""
+"""The reference's objective with its known defects, and the program that minimizes it."""
 
 from itertools import product
 

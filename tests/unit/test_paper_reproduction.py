@@ -1,4 +1,4 @@
-"""Every case and every sweep of theta is planned in order, told of, and kept in its place."""
+"""Run of the paper: cases and sweeps of theta in order, told of, and kept in place."""
 
 from pathlib import Path
 from typing import Any

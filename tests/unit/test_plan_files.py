@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.api.verify import verify_plan
+from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.checkpoints import (
@@ -112,7 +112,7 @@ def test_a_plan_carries_the_losses_that_were_measured(tmp_path: Path) -> None:
     saved = load_plan(path, {})
     assert (saved.target, saved.task.quality) == (target, found.task.quality)
     assert saved.quantizers == {"int8": "rtn", "int4": "hqq", "int3": "rtn"}
-    assert verify_plan(saved).bound_s == pytest.approx(found.certificate.bound_s, rel=1e-9)
+    assert verify(saved).bound_s == pytest.approx(found.certificate.bound_s, rel=1e-9)
     content["inputs"]["quality"]["measured"]["rows"][0][2] = 0.0
     write_json(path, content)
     with pytest.raises(InputError, match=r"inputs\.quality: was changed after the plan was made"):
@@ -196,7 +196,7 @@ def test_a_certificate_is_verified_without_a_solver(
     damaged: Callable[..., Path], outcome: SearchOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "scipy.optimize", None)
-    verification = verify_plan(load_plan(damaged(lambda _: None), {}))
+    verification = verify(load_plan(damaged(lambda _: None), {}))
     assert verification.bound_s == outcome.certificate.bound_s
     assert verification.entries == len(outcome.certificate.entries)
 
@@ -207,7 +207,7 @@ def test_a_certificate_that_states_too_much_is_refused(damaged: Callable[..., Pa
             entry["bound_s"] *= 2
 
     with pytest.raises(CertificateError, match=r"states .* s, its multipliers prove .* s"):
-        verify_plan(load_plan(damaged(raise_bound), {}))
+        verify(load_plan(damaged(raise_bound), {}))
 
 
 def test_a_certificate_that_leaves_out_a_micro_batching_is_refused(
@@ -215,13 +215,13 @@ def test_a_certificate_that_leaves_out_a_micro_batching_is_refused(
 ) -> None:
     path = damaged(lambda content: content["certificate"].pop(0))
     with pytest.raises(CertificateError, match="1 are missing, the first is prefill 1, decode 1"):
-        verify_plan(load_plan(path, {}))
+        verify(load_plan(path, {}))
 
 
 def test_a_certificate_with_too_few_multipliers_is_refused(damaged: Callable[..., Path]) -> None:
     path = damaged(lambda content: content["certificate"][0]["byte_price_s"].pop())
     with pytest.raises(CertificateError, match="expected 3 multipliers of a kind, got 2"):
-        verify_plan(load_plan(path, {}))
+        verify(load_plan(path, {}))
 
 
 def test_inputs_changed_by_hand_are_noticed(damaged: Callable[..., Path]) -> None:
@@ -286,3 +286,28 @@ def test_a_plan_serves_another_batch(damaged: Callable[..., Path]) -> None:
     result = score_plan(plan, task).result
     assert result is not None
     assert (result.finished, result.output_tokens) == (8, 16)
+
+
+@pytest.mark.parametrize("name", ["makespan_s", "quality_loss", "bound_s"])
+@pytest.mark.parametrize("factor", [0.5, 1.00001, 2.0])
+def test_a_stated_figure_that_is_not_the_recomputed_one_is_refused(
+    damaged: Callable[..., Path], name: str, factor: float
+) -> None:
+    def change(content: Content) -> None:
+        content["predicted"][name] *= factor
+
+    with pytest.raises(CertificateError) as caught:
+        verify(load_plan(damaged(change), {}))
+    assert str(caught.value).startswith(f"predicted.{name}: the file states ")
+    assert "recomputed from its own inputs are " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["batch", "prompt_tokens", "output_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_part_of_another_batch_is_ignored_because_it_is_0(
+    damaged: Callable[..., Path], name: str, value: int
+) -> None:
+    saved = load_plan(damaged(lambda _: None), {})
+    asked = {"batch": None, "prompt_tokens": None, "output_tokens": None} | {name: value}
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: expected 1 to .*, got"):
+        with_workload(saved, asked["batch"], asked["prompt_tokens"], asked["output_tokens"])

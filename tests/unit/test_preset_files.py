@@ -1,4 +1,4 @@
-"""How presets are read from YAML, and what is said about one that is wrong."""
+"""Readings of presets from YAML, and messages about bad ones."""
 
 from copy import deepcopy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Own rows are fitted with the machine's facts beside them; bundled profiles stay as they are."""
+"""Profile files: own rows with the machine's facts beside them, bundled ones as they are."""
 
 import csv
 import json

@@ -3,7 +3,7 @@ import sys
 
 CODE = """
 import ctypes, sys
-from llmpq_sim.report.native_output import native_output_on_stderr
+from llmpq_sim.report.progress import native_output_on_stderr
 print("before")
 with native_output_on_stderr():
     ctypes.CDLL(None).puts(b"from C")

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.api.verify import Verification
-from llmpq_sim.report.console import paragraph, plain, put
-from llmpq_sim.report.listings import Listing
+from llmpq_sim.api.verification import Verification
+from llmpq_sim.report.console import paragraph, plain, print_to
 from llmpq_sim.report.search import (
     show_fit,
     show_front,
@@ -15,6 +14,7 @@ from llmpq_sim.report.search import (
     show_simulation,
     show_verification,
 )
+from llmpq_sim.report.tables import Listing
 from llmpq_sim.search.scoring import score_plan
 from tests.reports import GOOD, paper, plan_of, small_fit, small_outcome, small_task, written
 
@@ -152,7 +152,7 @@ def test_a_paragraph_never_parts_a_number_from_its_per_cent_sign() -> None:
 
 def test_text_is_never_markup() -> None:
     console = paper()
-    put(console, plain("[bold]:smile:[/bold]"))
+    print_to(console, plain("[bold]:smile:[/bold]"))
     assert written(console) == "[bold]:smile:[/bold]\n"
 
 

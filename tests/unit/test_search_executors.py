@@ -1,4 +1,4 @@
-"""What simulates candidates changes nothing of what is found, and what cannot is one line."""
+"""Executors of simulations: what is found does not change, and failures are one line."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Putting a task together: quality targets, batches, formats, profiles, and what is refused."""
+"""Planning tasks: quality targets, batches, formats, profiles, and what is refused."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How are boosted trees fitted, and taken out of the library that fits them?"""
+"""Fit of boosted trees, and their export from scikit-learn."""
 
 from dataclasses import dataclass
 from typing import Any

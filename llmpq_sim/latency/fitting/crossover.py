@@ -1,4 +1,4 @@
-"""From how many tokens on is a format faster decoded first and multiplied densely?"""
+"""Kernel crossover: tokens from which a format is faster decoded first."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How far off is a fitted model on matrix shapes and head layouts that it has not seen?
+"""Errors of fitted models on held-out matrix shapes and head layouts.
 
 Errors are absolute and relative to the measurement: 0.03 is 3 %.
 """

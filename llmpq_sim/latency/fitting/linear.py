@@ -1,4 +1,4 @@
-"""How well does LLM-PQ's linear latency model do? The baseline that fits are compared with.
+"""LLM-PQ's linear latency model, the baseline of fits.
 
 Source: LLM-PQ, arXiv:2403.01136, sec. 4; features as in its reference implementation.
 """

@@ -1,4 +1,4 @@
-"""Which profile do own measurements give, and how far off is it between the sizes that were timed?
+"""Fit of a local machine profile, with errors between the sizes that were timed.
 
 Errors are of products and attention at token counts that were left out, one in three at a time, and
 of whole layers by models that saw neither their tokens nor the layer itself.

@@ -1,4 +1,4 @@
-"""What do layers, both ends of a model, stage visits and links cost beside their kernels?
+"""Overheads of layers, model ends, steps and links beside their kernels.
 
 Each is a constant and a time per byte, neither negative, with the least squared error relative to
 the whole that was measured.

@@ -1,4 +1,4 @@
-"""How do visits of a real pipeline differ from what a profile says of their parts?
+"""In-pipeline calibration: steps of a real pipeline against the sum of their parts.
 
 A layer there takes some factor times what it takes alone, by its format and the tokens computed at
 once. What visits take besides belongs to every visit where both ends of a model have it in common,

@@ -1,8 +1,9 @@
-"""LLM-PQ's heuristic: bits and layers move off the slowest stage, one by one."""
+"""LLM-PQ's bit-transfer heuristic: bits and layers move off the slowest stage, one by one."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
@@ -14,29 +15,19 @@ from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import StageCosts
 
-
-@dataclass(frozen=True)
-class Exchange:
-    """For one layer at many bits, the slowest stage gives some at few (LLM-PQ, sec. 5).
-
-    One for one at equal bits means that a layer moves and none comes back.
-    """
-
-    high_bits: int
-    low_bits: int
-    given: int
-
-
-EXCHANGES = (
-    Exchange(16, 8, 2),
-    Exchange(8, 8, 1),
-    Exchange(16, 4, 4),
-    Exchange(16, 4, 2),
-    Exchange(8, 4, 2),
-    Exchange(4, 4, 1),
-)
+EXCHANGES = ((16, 8, 2), (8, 8, 1), (16, 4, 4), (16, 4, 2), (8, 4, 2), (4, 4, 1))
+"""For one layer at the first bits, the slowest stage gives so many at the second (LLM-PQ, sec. 5).
+One for one at equal bits means that a layer moves and none comes back."""
 
 MOST_ROUNDS = 400
+
+
+class Exchange(NamedTuple):
+    """For one layer in a format of many bits, the slowest stage gives some in one of few."""
+
+    high: str
+    low: str
+    given: int
 
 
 def bit_transfer_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan | None:
@@ -66,7 +57,7 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
     by_time = _by_time(plan, screen.task)
     straggler = by_time[-1]
     for pioneer in by_time[:-1]:
-        for exchange in EXCHANGES:
+        for exchange in exchanges(screen.task.formats):
             moved = _exchanged(plan, screen.task, straggler, pioneer, exchange)
             if moved is None or not fits(moved, screen.task):
                 continue
@@ -76,6 +67,21 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
             if moved_s < best_s * (1 - 1e-9):
                 return moved, moved_s
     return None
+
+
+def exchanges(formats: Sequence[str]) -> list[Exchange]:
+    """Return the exchanges as formats, the paper's first ones first; each of equal bits by itself.
+
+    A layer that moves for none keeps its format.
+    """
+    bits = {name: FORMATS[name].bits for name in formats}
+    return [
+        Exchange(high, low, given)
+        for high_bits, low_bits, given in EXCHANGES
+        for high in formats
+        for low in ([high] if high_bits == low_bits else formats)
+        if bits[high] == high_bits and bits[low] == low_bits
+    ]
 
 
 def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
@@ -95,18 +101,15 @@ def _exchanged(
     plan: Plan, task: PlanningTask, straggler: int, pioneer: int, exchange: Exchange
 ) -> Plan | None:
     """Return the plan after an exchange between two stages, or None if they lack the layers."""
-    high, low, given = exchange.high_bits, exchange.low_bits, exchange.given
-    names = {FORMATS[name].bits: name for name in reversed(task.formats)}
-    if high not in names or low not in names:
-        return None
+    high, low, given = exchange.high, exchange.low, exchange.given
     counts = [Counter(stage.formats) for stage in plan.stages]
     back = 0 if high == low else 1
-    if counts[straggler][names[low]] < given or counts[pioneer][names[high]] < back:
+    if counts[straggler][low] < given or counts[pioneer][high] < back:
         return None
-    counts[straggler][names[low]] -= given
-    counts[straggler][names[high]] += back
-    counts[pioneer][names[low]] += given
-    counts[pioneer][names[high]] -= back
+    counts[straggler][low] -= given
+    counts[straggler][high] += back
+    counts[pioneer][low] += given
+    counts[pioneer][high] -= back
     if not counts[straggler].total() or not _can_run(plan, task, (straggler, pioneer), counts):
         return None
     rebuilt, layer = [], 0

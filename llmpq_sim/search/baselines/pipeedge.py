@@ -1,4 +1,4 @@
-"""How PipeEdge would cut a model: the contiguous split whose slowest decode stage is fastest.
+"""PipeEdge's partition: the contiguous split whose slowest decode stage is fastest.
 
 PipeEdge's dynamic program has a state for each multiset of devices, of which large clusters have
 too many. Where layers are alike and every hop costs the same, a slowest time is possible if the

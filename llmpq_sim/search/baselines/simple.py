@@ -1,4 +1,4 @@
-"""Plans that others would make: each baseline as a list of candidates for the same simulator."""
+"""Simple baselines, each a list of candidates for the same simulator."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

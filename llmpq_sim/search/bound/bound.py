@@ -1,4 +1,4 @@
-"""Certificates: how fast no plan can be, over all micro-batchings, as a plan file proves it."""
+"""Bound over all micro-batchings: the certificate of a plan file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""How fast no plan can be: a lower bound on the makespan that multipliers prove by arithmetic.
+"""Certificate: a lower bound on the makespan that multipliers prove by arithmetic.
 
 For a wave, let P and D be the prefill and decode times of the stages. Every stage is a FIFO server
 and all prompts wait at the first stage, so each stage serves all prefill visits before any decode

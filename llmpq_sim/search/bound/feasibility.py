@@ -1,4 +1,4 @@
-"""Reasons why no plan can exist, in the user's terms: what memory is short, and what would fit."""
+"""Infeasibility in the user's terms: which memory is short, and what would fit."""
 
 from math import isfinite
 

@@ -1,4 +1,4 @@
-"""What the planner must decide for one micro-batching, as arrays: times, bytes and losses.
+"""Planning problem of one micro-batching, as arrays: times, bytes and losses.
 
 All layers cost the same time and memory; only their quality losses differ. So a plan is judged by
 how many layers of each quality class are at each place in each format. A place is a kind of device
@@ -24,7 +24,7 @@ from llmpq_sim.core.memory import (
     logits_bytes,
 )
 from llmpq_sim.core.plan import MicroBatching
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.quality.table import QualityTable
 from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, WaveTerms, wave_terms
@@ -208,7 +208,7 @@ def build_problem(
         ends_apart=ends_apart,
         waves=tuple(
             wave_terms(costs, kinds, task.formats, shape, count, devices)
-            for shape, count in counted_wave_shapes(scenario.workload, micro_batching)
+            for shape, count in counted_batch_schedules(scenario.workload, micro_batching)
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Tighter bounds where the linear relaxation, which cuts layers in pieces, is loose.
+"""Refinement of a bound where the linear relaxation, which cuts layers in pieces, is loose.
 
 Plans are sorted into cells by their slowest stages. In a cell, each device carries one of finitely
 many whole loads; a linear program over loads (Dantzig-Wolfe, solved by column generation) gives

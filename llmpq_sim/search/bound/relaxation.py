@@ -1,4 +1,4 @@
-"""The linear relaxation and the integer program of a planning problem, solved by HiGHS."""
+"""Linear relaxation and integer program of a planning problem, solved by HiGHS."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What blocks, links and bare visits add to the terms of the bound in one wave.
+"""Terms of the bound from blocks, links and bare steps of one step graph.
 
 The terms are those of `certificate`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Link
-from llmpq_sim.core.schedule import WaveShape
+from llmpq_sim.core.schedule import BatchSchedule
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
 
@@ -60,7 +60,7 @@ def wave_terms(
     costs: LayerCosts,
     kinds: Sequence[str],
     formats: Sequence[str],
-    shape: WaveShape,
+    shape: BatchSchedule,
     count: int,
     devices: int,
 ) -> WaveTerms:
@@ -116,14 +116,14 @@ class _Wave:
         path: the group with the most rows to decode after the end of prefill.
     """
 
-    shape: WaveShape
+    shape: BatchSchedule
     prefill_sizes: frozenset[int]
     decode_sizes: frozenset[int]
     first: list[int]
     path: int
 
     @classmethod
-    def of(cls, shape: WaveShape) -> "_Wave":
+    def of(cls, shape: BatchSchedule) -> "_Wave":
         """Return a wave shape with these."""
         released = set(shape.releases()[-1])
         first = [int(group not in released) for group in range(len(shape.decode_rows))]
@@ -206,7 +206,7 @@ def _terms(wave: _Wave, prefill_s: list[float], decode_s: list[FloatArray]) -> F
 
 
 def link_terms_s(
-    costs: LayerCosts, shape: WaveShape, links: Sequence[Link | None]
+    costs: LayerCosts, shape: BatchSchedule, links: Sequence[Link | None]
 ) -> tuple[float, float]:
     """Return what a pipeline's links add to the end of prefill and to the rounds of the path.
 

@@ -9,7 +9,7 @@ from numpy.random import Generator
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.search.genetic.evaluation import Evaluator
-from llmpq_sim.search.genetic.evolution import Effort, EvolutionState, Individual
+from llmpq_sim.search.genetic.evolution import EvolutionEffort, EvolutionState, Individual
 from llmpq_sim.search.genetic.operators import Operators
 
 POPULATION = 32
@@ -64,9 +64,9 @@ class SimulatedFront(tools.ParetoFront):  # type: ignore[misc]
 PlanState = EvolutionState[PlanIndividual]
 
 
-def plan_effort(*, by_front: bool = False) -> Effort:
+def plan_effort(*, by_front: bool = False) -> EvolutionEffort:
     """Return how much a search of a batch tries."""
-    return Effort(POPULATION, PATIENCE, by_front)
+    return EvolutionEffort(POPULATION, PATIENCE, by_front)
 
 
 def plan_toolbox(

@@ -1,11 +1,11 @@
-"""Judgement of plans: by the closed form first, by simulation where they may win."""
+"""Evaluation of plans: by the closed form first, by simulation where they may win."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import time_left_s, time_limit
@@ -100,8 +100,8 @@ class Evaluator:
 
 def stage_visits(plan: Plan, task: PlanningTask) -> int:
     """Return how many stage visits the simulation of a plan takes."""
-    shapes = counted_wave_shapes(task.costs.scenario.workload, plan.micro_batching)
-    return len(plan.stages) * sum(shape.visits * count for shape, count in shapes)
+    shapes = counted_batch_schedules(task.costs.scenario.workload, plan.micro_batching)
+    return len(plan.stages) * sum(shape.steps * count for shape, count in shapes)
 
 
 def _makespans_s(plans: Sequence[Plan], task: PlanningTask, limit_s: float) -> list[float | None]:

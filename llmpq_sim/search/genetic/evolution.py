@@ -1,6 +1,6 @@
-"""The genetic search: one loop over a DEAP toolbox, for plans of batches and of traces alike.
+"""Evolution: one loop over a DEAP toolbox, for plans of batches and of traces alike.
 
-A toolbox holds the operators of one kind of genome: `breed` lists what it must have. DEAP's own
+A toolbox holds the operators of one kind of genome: `evolve` lists what it must have. DEAP's own
 variation draws from Python's global generator; the operators registered here draw from the one
 NumPy generator of the state, so that a seed, or a checkpoint, decides everything. Each generation
 is one of `deap.algorithms.eaGenerateUpdate`, which draws nothing: generate, evaluate, keep the
@@ -83,7 +83,7 @@ class EvolutionState(Generic[Kind]):
 
 
 @dataclass(frozen=True)
-class Effort:
+class EvolutionEffort:
     """How much a genetic search tries.
 
     Attributes:
@@ -98,7 +98,7 @@ class Effort:
 
 
 def begin(
-    state: EvolutionState[Any], toolbox: base.Toolbox, effort: Effort, seeds: Iterable[Any]
+    state: EvolutionState[Any], toolbox: base.Toolbox, effort: EvolutionEffort, seeds: Iterable[Any]
 ) -> None:
     """Make the first population of the seeds that can be repaired, and of mutants of them.
 
@@ -130,7 +130,7 @@ def begin(
 def evolve(
     state: EvolutionState[Any],
     toolbox: base.Toolbox,
-    effort: Effort,
+    effort: EvolutionEffort,
     generations: int,
     on_generation: Callable[[], bool],
 ) -> None:
@@ -160,7 +160,9 @@ def evolve(
             break
 
 
-def survive(state: EvolutionState[Any], select: Select, effort: Effort, judged: list[Any]) -> None:
+def survive(
+    state: EvolutionState[Any], select: Select, effort: EvolutionEffort, judged: list[Any]
+) -> None:
     """Let a selection of the population and of new individuals be the population."""
     everyone = [*state.population, *judged]
     state.population = select(everyone, min(effort.population, len(everyone)))

@@ -1,4 +1,4 @@
-"""Where candidates are simulated: in processes of this machine, or by workers of a Dask cluster.
+"""Executors of simulations: processes of this machine, or workers of a Dask cluster.
 
 Either way they go through joblib, and results do not depend on which of them simulated what.
 """

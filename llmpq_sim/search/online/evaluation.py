@@ -1,4 +1,4 @@
-"""Simulations of services on the first part of a trace, or on all of it."""
+"""Evaluation of a service on the first part of a trace, or on all of it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -84,9 +84,7 @@ def _results(
     """Return the result of each service; None for those that the time limit leaves no time for."""
     with time_limit(limit_s):
         return [
-            simulate_continuous(
-                each.plan, task.costs, workload, each.settings, objectives=task.objectives
-            )
+            simulate_continuous(each.plan, task.costs, workload, each.settings, task.objectives)
             if time_left_s()
             else None
             for each in services

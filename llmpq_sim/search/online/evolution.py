@@ -1,4 +1,4 @@
-"""Services of a trace as DEAP individuals, and the toolbox that breeds and races them."""
+"""Evolution of services: DEAP individuals, and the toolbox that breeds and races them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from deap import base, tools
 from numpy.random import Generator
 
 from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.search.genetic.evolution import Effort, EvolutionState, Individual
+from llmpq_sim.search.genetic.evolution import EvolutionEffort, EvolutionState, Individual
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
 from llmpq_sim.search.online.operators import ServiceOperators, ServingPlan
 
@@ -17,7 +17,7 @@ POPULATION = 24
 PATIENCE = 6
 """Generations without a better service after which evolution stops."""
 
-EFFORT = Effort(POPULATION, PATIENCE)
+EFFORT = EvolutionEffort(POPULATION, PATIENCE)
 
 KEPT_SHARE = 1 / 3
 """Share of services that go on to the next window (successive halving, Jamieson and Talwalkar,

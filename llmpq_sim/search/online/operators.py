@@ -1,4 +1,4 @@
-"""Changes of a service in the genetic search: of its stages, or of its scheduler's limits.
+"""Genetic operators on a service: its stages, and the limits of its scheduler.
 
 Stages are changed and repaired by the operators of the offline search, whose memory is asked for
 one request at a time: what is left beside it is the KV cache of continuous batching.

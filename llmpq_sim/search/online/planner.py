@@ -1,4 +1,4 @@
-"""The search for what serves a trace best: batch search, race, evolution, whole trace.
+"""Planner for a trace: batch search, race, evolution, whole trace.
 
 1. The batch search plans a representative batch: what it and the baselines find starts the rest.
 2. Baselines are served by the whole trace with default settings; so is the best for the batch.
@@ -44,7 +44,7 @@ from llmpq_sim.search.online.operators import (
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.planner import LogbookRow, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
-from llmpq_sim.search.scoring import score_plan
+from llmpq_sim.search.scoring import score_in_simpy, score_plan
 from llmpq_sim.simulator.continuous.service import Service, serve
 
 BATCH_SHARE = 0.4
@@ -152,7 +152,7 @@ class _OnlineSearch:
         self._improve(state, batch, evaluator)
         if not state.population:
             raise InfeasibleError(_no_room(task, batch))
-        found = score_plan(_micro_batched(state.best.serving.plan, batch), task.batch)
+        found = score_in_simpy(_micro_batched(state.best.serving.plan, batch), task.batch)
         return OnlineOutcome(
             task=task,
             batch=replace(batch, best=found),

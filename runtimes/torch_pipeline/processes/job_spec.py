@@ -1,4 +1,4 @@
-"""What does every process of a pipeline need to know of a job?"""
+"""Job file that every process of a pipeline reads."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,10 +7,13 @@ from typing import Any
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.io.files import parse_json, read_text, write_json
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    settings_from_fields,
+    settings_to_content,
+)
 from runtimes.base import Sampling, TokenRequest
-from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES
+from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES, PRIVATE_MODE
 
 SCHEMA = "llmpq/job"
 VERSION = 1
@@ -78,6 +81,7 @@ class JobSpec:
 def write_job(folder: Path, job: JobSpec) -> None:
     """Write a job into a folder."""
     write_json(folder / FILE_NAME, job_to_content(job))
+    (folder / FILE_NAME).chmod(PRIVATE_MODE)
 
 
 def read_job(folder: Path) -> JobSpec:
