@@ -7,9 +7,10 @@ import numpy as np
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
-from llmpq_sim.core.plan import check_plan
+from llmpq_sim.core.plan import Plan, check_plan
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import read_json, sha256_of, write_json
-from llmpq_sim.io.plans import plan_from_fields, plan_to_content, task_to_content
+from llmpq_sim.io.plans import task_to_dict
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic.evolution import EvolutionState, Individual
@@ -22,7 +23,7 @@ VERSION = 1
 def search_sha256(task: PlanningTask, target: QualityTarget, settings: SearchSettings) -> str:
     """Return the hash of what a search's course depends on: its inputs, seed and objective."""
     decided = {"seed": settings.seed, "wants_front": settings.wants_front}
-    return sha256_of({**task_to_content(task, target)["sha256"], **decided})
+    return sha256_of({**task_to_dict(task, target)["sha256"], **decided})
 
 
 def write_checkpoint(path: Path, state: EvolutionState, search_hash: str) -> None:
@@ -73,7 +74,7 @@ def load_checkpoint(path: Path, task: PlanningTask, search_hash: str) -> Evoluti
 
 def _individual_content(individual: Individual) -> dict[str, Any]:
     return {
-        "plan": plan_to_content(individual.plan),
+        "plan": to_dict(individual.plan),
         "makespan_s": individual.makespan_s,
         "loss": individual.loss,
         "is_simulated": individual.is_simulated,
@@ -84,7 +85,7 @@ def _individuals(fields: Fields, name: str, task: PlanningTask) -> list[Individu
     individuals = []
     for each in fields.each(name):
         with each:
-            plan = plan_from_fields(each.fields("plan"))
+            plan = from_dict(Plan, each.fields("plan"))
             check_plan(plan, task.costs.scenario, f"{each.where}.plan")
             individuals.append(
                 Individual(

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -54,7 +55,6 @@ from llmpq_sim.report.summary import (
 from llmpq_sim.search.online.evaluation import Candidate
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.simulator.continuous.saturation import queue_of
-from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 SOUGHT = {
     "goodput": "goodput/s",
@@ -87,7 +87,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
-        "settings": settings_to_content(outcome.best.serving.settings),
+        "settings": to_dict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),

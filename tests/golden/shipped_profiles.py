@@ -6,12 +6,13 @@ the shared measurements beside it for those of TensorRT-LLM.
 
 from pathlib import Path
 
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import json_text, write_text
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.paper.kernels import (
     KERNELS_OF_2023,
     completed_profile,
@@ -61,7 +62,7 @@ def report_of_tensorrt_llm(device: str) -> FitReport:
 
 def text_of(profile: DeviceProfile) -> str:
     """Return what the profile's file holds."""
-    return json_text(profile_to_content(profile))
+    return json_text(to_dict(profile))
 
 
 def write_shipped_profiles() -> None:

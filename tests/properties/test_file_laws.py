@@ -14,20 +14,16 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.clusters import (
     cluster_from_content,
-    cluster_from_snapshot,
-    cluster_to_content,
+    cluster_from_dict,
+    cluster_to_dict,
     load_cluster,
 )
-from llmpq_sim.io.devices import device_from_snapshot, device_to_content, device_types
+from llmpq_sim.io.devices import device_types
 from llmpq_sim.io.files import json_text, read_json, read_yaml, sha256_of
-from llmpq_sim.io.models import (
-    bundled_models,
-    model_from_config,
-    model_from_snapshot,
-    model_to_content,
-)
+from llmpq_sim.io.models import bundled_models, model_from_config, model_from_dict
 from llmpq_sim.io.parsing import parse_json, parse_yaml
 from llmpq_sim.io.resources import bundled_dir
 
@@ -141,34 +137,34 @@ def damaged(draw: st.DrawFn, content: Any) -> Any:
 def test_a_damaged_cluster_file_is_refused_or_still_a_cluster(content: Any) -> None:
     with suppress(InputError):
         cluster = cluster_from_content(content, "a.yaml")
-        assert cluster_from_snapshot(Fields(cluster_to_content(cluster), "a")) == cluster
+        assert cluster_from_dict(Fields(cluster_to_dict(cluster), "a")) == cluster
 
 
 @given(damaged(CARDS))
 def test_a_damaged_device_file_is_refused_or_still_devices(content: Any) -> None:
     with suppress(InputError):
         for device in device_types(Fields(content, "a.yaml"), "devices").values():
-            assert device_from_snapshot(Fields(device_to_content(device), "a")) == device
+            assert from_dict(Device, Fields(to_dict(device), "a")) == device
 
 
-@given(damaged(cluster_to_content(load_cluster("a100-l40s"))))
+@given(damaged(cluster_to_dict(load_cluster("a100-l40s"))))
 def test_a_damaged_cluster_snapshot_is_refused_or_still_a_cluster(content: Any) -> None:
     with suppress(InputError):
-        cluster = cluster_from_snapshot(Fields(content, "a"))
-        assert cluster_from_snapshot(Fields(cluster_to_content(cluster), "a")) == cluster
+        cluster = cluster_from_dict(Fields(content, "a"))
+        assert cluster_from_dict(Fields(cluster_to_dict(cluster), "a")) == cluster
 
 
 @given(st.sampled_from(bundled_models()).flatmap(lambda name: damaged(read_model(name))))
 def test_a_damaged_config_is_refused_or_still_a_model(content: Any) -> None:
     with suppress(InputError):
         spec = model_from_config(content, "m", "config.json")
-        assert model_from_snapshot(Fields(model_to_content(spec), "a")) == spec
+        assert model_from_dict(Fields(to_dict(spec), "a")) == spec
 
 
 @given(clusters())
 def test_a_cluster_survives_a_snapshot(cluster: Cluster) -> None:
-    content = parse_json(json_text(cluster_to_content(cluster)), "plan.json")
-    assert cluster_from_snapshot(Fields(content, "plan.json.cluster")) == cluster
+    content = parse_json(json_text(cluster_to_dict(cluster)), "plan.json")
+    assert cluster_from_dict(Fields(content, "plan.json.cluster")) == cluster
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from(["t4", "l4"]), st.integers(1, 3)), min_size=1)))
@@ -208,5 +204,5 @@ def test_a_layer_has_the_elements_of_its_tensors(config: dict[str, Any]) -> None
     spec: ModelSpec = model_from_config(config, "m", "config.json")
     layer = spec.layer_weights + spec.bias_elements + spec.norm_elements
     assert layer == tensor_elements(config)
-    content = parse_json(json_text(model_to_content(spec)), "plan.json")
-    assert model_from_snapshot(Fields(content, "plan.json.model")) == spec
+    content = parse_json(json_text(to_dict(spec)), "plan.json")
+    assert model_from_dict(Fields(content, "plan.json.model")) == spec
