@@ -64,7 +64,7 @@ class Place(Enum):
 
     DEFAULTED fields may be missing, then they have their default; OPTIONAL ones are written only
     where they differ from it. INLINE ones give their keys to the mapping around them, LAST ones are
-    written after all others, and ABSENT ones are not written: who reads gives them.
+    written after all others, and ABSENT ones stand in no file: who reads gives them.
     """
 
     DEFAULTED = 1
@@ -98,12 +98,9 @@ def to_dict(record: Any) -> dict[str, Any]:
     content: dict[str, Any] = {} if header is None else header._asdict()
     for entry in _entries(record.__class__):
         value = getattr(record, entry.attribute)
-        if Place.ABSENT in entry.places or (
-            Place.OPTIONAL in entry.places and value == entry.default
-        ):
-            continue
-        written = entry.codec.write(value)
-        content |= written if Place.INLINE in entry.places else {entry.key: written}
+        if Place.OPTIONAL not in entry.places or value != entry.default:
+            written = entry.codec.write(value)
+            content |= written if Place.INLINE in entry.places else {entry.key: written}
     return content
 
 
@@ -171,6 +168,8 @@ def _entries(kind: Any) -> tuple[_Entry, ...]:
         hint = hints[field.name]
         notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
         places = frozenset(note for note in notes if isinstance(note, Place))
+        if Place.ABSENT in places:
+            continue
         codec = _codec(hint)
         if Place.INLINE in places and is_dataclass(inner := get_args(hint)[0]):
             codec = Codec(partial(_inline, inner), to_dict)

@@ -10,14 +10,14 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import check_distinct
 from llmpq_sim.core.records import from_dict, to_dict
-from llmpq_sim.io.devices import device_types, link_from_fields, load_devices, load_links
+from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
 __all__ = [
     "bundled_clusters",
-    "cluster_from_content",
     "cluster_from_dict",
+    "cluster_from_yaml",
     "cluster_to_dict",
     "load_cluster",
     "load_devices",
@@ -47,10 +47,10 @@ def load_cluster(name_or_path: str) -> Cluster:
             expected = "a bundled cluster or a .yaml file"
             raise unknown_name("cluster", expected, name_or_path, bundled_clusters())
         path = bundled_dir("cluster_profiles") / "clusters" / f"{name_or_path}.yaml"
-    return cluster_from_content(read_yaml(path), path.name)
+    return cluster_from_yaml(read_yaml(path), path.name)
 
 
-def cluster_from_content(content: object, where: str) -> Cluster:
+def cluster_from_yaml(content: object, where: str) -> Cluster:
     """Return the cluster that a parsed YAML file describes.
 
     Args:
@@ -150,7 +150,7 @@ def _link_if(fields: Fields, name: str, *, needed: bool) -> Link | None:
 def _link(fields: Fields, name: str) -> Link:
     """Return a link given by the name of a bundled one, or by its figures."""
     if isinstance(fields.value(name), Mapping):
-        return link_from_fields(fields.fields(name))
+        return link_from_sheet(fields.fields(name))
     named, known = fields.text(name), load_links()
     if named not in known:
         raise unknown_name(f"{fields.where}.{name}", "a kind of link", named, tuple(known))
@@ -165,7 +165,7 @@ def _links_by_pair(listed: list[Fields], members: tuple[ClusterDevice, ...]) -> 
         pair = _pair(fields, positions)
         if pair in links:
             raise InputError(f"{fields.where}.between: expected each pair once, got it twice")
-        links[pair] = _link(fields, "link") if fields.has("link") else link_from_fields(fields)
+        links[pair] = _link(fields, "link") if fields.has("link") else link_from_sheet(fields)
         fields.check_all_read()
     return links
 

@@ -106,7 +106,7 @@ def _bundled_links() -> dict[str, Link]:
     check_distinct(names, f"{path.name}.links")
     for each in listed:
         each.text("source")
-    return dict(zip(names, map(link_from_fields, listed), strict=True))
+    return dict(zip(names, map(link_from_sheet, listed), strict=True))
 
 
 def device_types(fields: Fields, name: str) -> dict[str, Device]:
@@ -120,7 +120,7 @@ def device_types(fields: Fields, name: str) -> dict[str, Device]:
     return {device.name: device for device in devices}
 
 
-def link_from_fields(fields: Fields) -> Link:
+def link_from_sheet(fields: Fields) -> Link:
     """Return a link from ``latency_us`` and ``gb_per_s``; rejects keys that nobody read.
 
     Raises:

@@ -30,10 +30,10 @@ def load_preset(name: str) -> Preset:
         path = bundled_dir("traces") / f"{name}{ENDING}"
     else:
         raise unknown_name("--trace", "the name of a workload", name, preset_names())
-    return preset_from_content(read_yaml(path), path.name)
+    return preset_from_dict(read_yaml(path), path.name)
 
 
-def preset_from_content(content: object, where: str) -> Preset:
+def preset_from_dict(content: object, where: str) -> Preset:
     """Return a preset from a file's content.
 
     Raises:

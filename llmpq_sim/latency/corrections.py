@@ -1,4 +1,4 @@
-"""What trees learned about the errors of a base, where, and how it is kept in files."""
+"""Corrections of base times by trees, and how files hold them."""
 
 from dataclasses import dataclass
 from typing import Any

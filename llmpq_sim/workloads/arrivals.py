@@ -250,7 +250,7 @@ class PoissonBursts:
 PROCESSES = {"gamma": GammaArrivals, "bursts": BurstArrivals, "poisson-bursts": PoissonBursts}
 
 
-def arrivals_from_fields(fields: Fields, name: str) -> ArrivalProcess | None:
+def read_arrivals(fields: Fields, name: str) -> ArrivalProcess | None:
     """Return the process that a mapping describes, or None where there is none.
 
     Raises:

@@ -13,8 +13,8 @@ from llmpq_sim.workloads.arrivals import (
     ArrivalProcess,
     GammaArrivals,
     Seconds,
-    arrivals_from_fields,
     arrivals_from_text,
+    read_arrivals,
 )
 from llmpq_sim.workloads.conversations import Conversations
 from llmpq_sim.workloads.lengths import RequestLengths, lengths_from_text
@@ -36,7 +36,7 @@ class RequestClass:
 
     name: str
     lengths: Annotated[RequestLengths, Place.INLINE]
-    arrivals: Annotated[ArrivalProcess | None, Codec(arrivals_from_fields)]
+    arrivals: Annotated[ArrivalProcess | None, Codec(read_arrivals)]
 
 
 @dataclass(frozen=True)

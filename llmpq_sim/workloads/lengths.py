@@ -116,7 +116,7 @@ class BatchShare:
 LAWS = {"lognormal": Lognormal, "normal": Normal, "uniform": Uniform, "batch-share": BatchShare}
 
 
-def law_from_fields(fields: Fields, name: str) -> LengthLaw:
+def read_law(fields: Fields, name: str) -> LengthLaw:
     """Return a law: a count, a table such as ``0:6 0.5:13 1:1899``, or a mapping that names it.
 
     Raises:
@@ -132,7 +132,7 @@ def law_from_fields(fields: Fields, name: str) -> LengthLaw:
     return from_dict(LAWS[law.choice("law", tuple(LAWS))], law)
 
 
-Law = Annotated[LengthLaw, Codec(law_from_fields)]
+Law = Annotated[LengthLaw, Codec(read_law)]
 
 
 def _table(text: str, where: str) -> LengthTable:
@@ -154,12 +154,12 @@ def _table(text: str, where: str) -> LengthTable:
 def _outputs(fields: Fields, key: str) -> tuple[tuple[int | None, LengthLaw], ...]:
     """Return laws by the prompts below which they hold, or the one of ``output`` for all."""
     if fields.has("output"):
-        return ((None, law_from_fields(fields, "output")),)
+        return ((None, read_law(fields, "output")),)
     outputs = []
     for item in fields.each(key):
         with item:
             below = item.integer("prompt_below") if item.has("prompt_below") else None
-            outputs.append((below, law_from_fields(item, "output")))
+            outputs.append((below, read_law(item, "output")))
     bounds = [below for below, _ in outputs]
     finite = [below for below in bounds[:-1] if below is not None]
     if not bounds or bounds[-1] is not None or sorted(set(finite)) != bounds[:-1]:

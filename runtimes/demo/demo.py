@@ -18,7 +18,7 @@ from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.units import KIB, MIB
-from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.clusters import cluster_from_yaml
 from llmpq_sim.io.files import parse_yaml, write_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import SavedPlan, outcome_to_dict
@@ -193,7 +193,7 @@ def _cluster(settings: DemoSettings, profiles: dict[str, DeviceProfile]) -> Clus
     """Return a cluster of both devices, and write it down."""
     paths = [settings.folder / f"{name}.json" for name in profiles]
     content = parse_yaml(cluster_from_profiles(paths, "two-cores"), "cluster.yaml")
-    cluster = cluster_from_content(content, "cluster.yaml")
+    cluster = cluster_from_yaml(content, "cluster.yaml")
     model = load_model(settings.model)
     limits = {name: _memory_bytes(settings, model, profiles[name]) for name in profiles}
     members = tuple(

@@ -16,8 +16,8 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.clusters import (
-    cluster_from_content,
     cluster_from_dict,
+    cluster_from_yaml,
     cluster_to_dict,
     load_cluster,
 )
@@ -115,7 +115,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(TREES)
 def test_any_content_is_a_cluster_and_a_model_or_refused(tree: Any) -> None:
     with suppress(InputError):
-        cluster_from_content(tree, "a.yaml")
+        cluster_from_yaml(tree, "a.yaml")
     with suppress(InputError):
         model_from_config(tree, "a", "a.json")
 
@@ -136,7 +136,7 @@ def damaged(draw: st.DrawFn, content: Any) -> Any:
 @given(damaged(read_yaml(PROFILES / "clusters" / "paper-3.yaml")))
 def test_a_damaged_cluster_file_is_refused_or_still_a_cluster(content: Any) -> None:
     with suppress(InputError):
-        cluster = cluster_from_content(content, "a.yaml")
+        cluster = cluster_from_yaml(content, "a.yaml")
         assert cluster_from_dict(Fields(cluster_to_dict(cluster), "a")) == cluster
 
 
@@ -175,7 +175,7 @@ def test_every_pair_of_distinct_devices_has_one_link(nodes: list[list[tuple[str,
     ]
     header = {"schema": "llmpq/cluster", "version": 1, "name": "a", "between_nodes": "local"}
     with suppress(InputError):  # no node, or too many devices
-        cluster = cluster_from_content(header | {"nodes": listed}, "a.yaml")
+        cluster = cluster_from_yaml(header | {"nodes": listed}, "a.yaml")
         names = [member.name for member in cluster.devices]
         assert len(set(names)) == len(names) == sum(count for node in nodes for _, count in node)
         assert set(cluster.links) == set(combinations(range(len(names)), 2))

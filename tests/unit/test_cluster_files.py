@@ -13,8 +13,8 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.units import US
 from llmpq_sim.io.clusters import (
     bundled_clusters,
-    cluster_from_content,
     cluster_from_dict,
+    cluster_from_yaml,
     cluster_to_dict,
     load_cluster,
     load_devices,
@@ -48,7 +48,7 @@ def lab(**changes: object) -> Any:
 
 
 def read(**changes: object) -> Cluster:
-    return cluster_from_content(lab(**changes), "lab.yaml")
+    return cluster_from_yaml(lab(**changes), "lab.yaml")
 
 
 def message(**changes: object) -> str:
@@ -84,7 +84,7 @@ def test_a_kind_of_ones_own_replaces_the_bundled_one() -> None:
 def test_one_device_needs_no_link() -> None:
     alone = {"name": "a", "devices": [{"type": "t4"}]}
     content = {"schema": "llmpq/cluster", "version": 1, "name": "one", "nodes": [alone]}
-    assert cluster_from_content(content, "one.yaml").links == {}
+    assert cluster_from_yaml(content, "one.yaml").links == {}
 
 
 T4 = {"type": "t4"}

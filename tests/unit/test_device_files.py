@@ -8,7 +8,7 @@ from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.records import from_dict, to_dict
-from llmpq_sim.io.devices import device_types, link_from_fields, load_devices, load_links
+from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
 from llmpq_sim.io.resources import bundled_dir
 
@@ -28,7 +28,7 @@ def message(**changes: object) -> str:
 
 def link_message(content: dict[str, object]) -> str:
     with pytest.raises(InputError) as caught:
-        link_from_fields(Fields(content, "lab.yaml.nodes[0].link"))
+        link_from_sheet(Fields(content, "lab.yaml.nodes[0].link"))
     return str(caught.value)
 
 
@@ -114,7 +114,7 @@ def test_two_kinds_of_one_name_are_refused() -> None:
 
 
 def test_a_link_without_latency_is_allowed() -> None:
-    link = link_from_fields(Fields({"latency_us": 0, "gb_per_s": 2}, "link"))
+    link = link_from_sheet(Fields({"latency_us": 0, "gb_per_s": 2}, "link"))
     assert link == Link(0.0, 2e9)
     assert link.transfer_s(4e9) == 2.0
 
