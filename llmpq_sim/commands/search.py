@@ -159,10 +159,12 @@ def search(
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
     from llmpq_sim.io.files import check_writable
+    from llmpq_sim.io.locks import locked
     from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
     check_writable(output.out)
     with (
+        locked(output.out),
         effort.settings() as settings,
         native_output_on_stderr(),
         progress_bar(sys.stderr.isatty()) as on_progress,

@@ -18,13 +18,17 @@ CUDA context and the reference's 1,930 MB + 5 %."""
 def _names(fields: Fields, key: str) -> tuple[str, ...]:
     """Return distinct names, at least one."""
     names, where = fields.texts(key), f"{fields.where}.{key}"
-    if key == "formats":
-        for name in names:
-            format_named(name, where)
     if not names:
         raise InputError(f"{where}: expected at least one name, got an empty list")
     check_distinct(names, where)
     return names
+
+
+def format_names(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct names of weight formats, at least one."""
+    for name in fields.texts(key):
+        format_named(name, f"{fields.where}.{key}")
+    return _names(fields, key)
 
 
 Names = Annotated[tuple[str, ...], Codec(_names, list)]
@@ -59,7 +63,7 @@ class Device:
     l2_bytes: int
     compute_fraction: Fraction
     memory_fraction: Fraction
-    formats: Names
+    formats: Annotated[tuple[str, ...], Codec(format_names, list)]
     kernels: Names
     source: str
     price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None

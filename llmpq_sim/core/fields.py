@@ -33,11 +33,19 @@ class Rule:
         expected: how a message calls it, such as ``a positive number``.
         accept: whether a value is one.
         convert: what is taken for it.
+        if_tiny: what a message adds for a number above zero but next to nothing.
     """
 
     expected: str
     accept: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
+    if_tiny: str = ""
+
+    def refused(self, where: str, value: object) -> InputError:
+        """Return the error of a value that does not follow the rule."""
+        is_tiny = is_number(value, positive=False) and 0 < value < limits.LEAST_POSITIVE  # type: ignore[operator]
+        expected = self.expected + (self.if_tiny if is_tiny else "")
+        return InputError(f"{where}: expected {expected}, got {kind_of(value)}")
 
 
 class Fields:
@@ -99,7 +107,10 @@ class Fields:
         return self.checked(name, whole(least), default)  # type: ignore[no-any-return]
 
     def number(self, name: str, default: object = MISSING, *, positive: bool = True) -> float:
-        """Return a finite number, above zero or (``positive=False``) at least zero."""
+        """Return a finite number, above zero or (``positive=False``) at least zero.
+
+        What is above zero but next to nothing is refused where times or rates are divided by it.
+        """
         return float(self.checked(name, POSITIVE if positive else NOT_NEGATIVE, default))
 
     def signed(self, name: str) -> float:
@@ -154,7 +165,7 @@ class Fields:
                 )
             value = default
         elif not rule.accept(value):
-            raise InputError(f"{self.where}.{name}: expected {rule.expected}, got {kind_of(value)}")
+            raise rule.refused(f"{self.where}.{name}", value)
         return rule.convert(value)
 
     def rows(self, name: str, rule: Rule) -> list[Any]:
@@ -162,9 +173,7 @@ class Fields:
         items = self.items(name)
         for index, value in enumerate(items):
             if not rule.accept(value):
-                raise InputError(
-                    f"{self.where}.{name}[{index}]: expected {rule.expected}, got {kind_of(value)}"
-                )
+                raise rule.refused(f"{self.where}.{name}[{index}]", value)
         return list(map(rule.convert, items))
 
 
@@ -182,7 +191,8 @@ def is_finite(value: object) -> bool:
 
 def is_number(value: object, *, positive: bool) -> bool:
     """Return whether the value is a finite number above zero, or at least zero."""
-    return is_finite(value) and (value > 0 if positive else value >= 0)  # type: ignore[operator]
+    least = limits.LEAST_POSITIVE if positive else 0
+    return is_finite(value) and value >= least  # type: ignore[operator]
 
 
 def whole(least: int) -> Rule:
@@ -210,7 +220,12 @@ def _list_of(noun: str, accept: Callable[[object], bool], convert: Callable[[Any
 
 TEXT = Rule("a text", is_text)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-POSITIVE = Rule("a positive number", lambda value: is_number(value, positive=True), float)
+POSITIVE = Rule(
+    "a positive number",
+    lambda value: is_number(value, positive=True),
+    float,
+    f" of at least {limits.LEAST_POSITIVE:g}",
+)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value, positive=False), float)
 FINITE = Rule("a finite number", is_finite, float)
 FRACTION = Rule(

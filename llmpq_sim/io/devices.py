@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, TypeVar
 
-from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link, Names
+from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link, Names, format_names
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import LARGEST_NUMBER, Fields, check_header
-from llmpq_sim.core.formats import check_distinct
+from llmpq_sim.core.formats import FORMATS, check_distinct
 from llmpq_sim.core.records import Codec, Fraction, Key, Place, from_dict, keys
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.files import read_yaml
@@ -46,6 +46,16 @@ def _scaled_bytes(unit: float) -> Codec:
     return Codec(lambda fields, key: round(scaled.read(fields, key)), scaled.write)
 
 
+def _formats(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return the formats that are listed, or those every device runs with the extra ones."""
+    listed = format_names(fields, key) if fields.has(key) else None
+    extra = format_names(fields, "extra_formats") if fields.has("extra_formats") else ()
+    if listed is not None and extra:
+        raise InputError(f"{fields.where}: expected formats or extra_formats, got both")
+    anywhere = (name for name, each in FORMATS.items() if each.runs_anywhere or name in extra)
+    return tuple(anywhere) if listed is None else listed
+
+
 @dataclass(frozen=True)
 class DataSheet(Device):
     """A kind of device as people write it, in the units of data sheets.
@@ -62,7 +72,7 @@ class DataSheet(Device):
     l2_bytes: Annotated[int, Key("l2_mib"), _scaled_bytes(MIB), Place.DEFAULTED] = 6 * MIB
     compute_fraction: Annotated[Fraction, Place.DEFAULTED] = 0.55
     memory_fraction: Annotated[Fraction, Place.DEFAULTED] = 0.75
-    formats: Annotated[Names, Place.DEFAULTED] = ("fp16", "int8", "int4", "int3")
+    formats: Annotated[tuple[str, ...], Codec(_formats, list)] = ()
     kernels: Annotated[Names, Place.DEFAULTED] = ("spec",)
     source: Annotated[str, Place.DEFAULTED] = "given with the cluster"
     runtime_bytes: Annotated[int, Key("runtime_gib"), _scaled_bytes(GIB), Place.DEFAULTED] = (
@@ -115,7 +125,10 @@ def device_types(fields: Fields, name: str) -> dict[str, Device]:
     Raises:
         InputError: a figure is missing or cannot be, or two kinds have one name.
     """
-    devices = [Device(**vars(_from_sheet(DataSheet, each))) for each in fields.each(name, [])]
+    listed = fields.each(name, [])
+    for each in listed:
+        each.has("extra_formats")
+    devices = [Device(**vars(_from_sheet(DataSheet, each))) for each in listed]
     check_distinct([device.name for device in devices], f"{fields.where}.{name}")
     return {device.name: device for device in devices}
 

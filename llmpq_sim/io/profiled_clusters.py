@@ -8,6 +8,8 @@ import yaml
 
 from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import share_times
+from llmpq_sim.core.limits import MOST_DEVICES, check_count, check_name
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.devices import DataSheet, LinkSheet
 from llmpq_sim.io.profiles import load_profiles
@@ -15,9 +17,6 @@ from llmpq_sim.latency.profile import DeviceProfile
 
 PROBE_BYTES = 64 * 1024
 """Message by which links are compared: the slower one is taken."""
-
-TWINS = {"bf16": "fp16", "fp16": "bf16"}
-"""The 16-bit types share one table of times."""
 
 
 def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> str:
@@ -37,8 +36,8 @@ def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> s
     profiles = load_profiles(paths)
     if not profiles:
         raise InputError("cluster: expected at least one profile, got none")
-    if count < 1:
-        raise InputError(f"cluster: expected at least one device of each kind, got {count}")
+    check_name("--name", name)
+    check_count("--count", count, MOST_DEVICES // len(profiles), "devices of each kind")
     devices = [_device(profile) for profile in profiles.values()]
     node: dict[str, Any] = {
         "name": "node-0",
@@ -82,7 +81,7 @@ def _device(profile: DeviceProfile) -> Device:
             "fit it again from the rows of llmpq profile, with the machine file beside them"
         )
     timed = {*profile.gemms}
-    timed |= {name for name, other in profile.aliases.items() if TWINS.get(name) == other}
+    timed |= {name for name, other in profile.aliases.items() if share_times(name, other)}
     formats = tuple(name for name in machine.formats if name in timed)
     if not formats:
         raise InputError(

@@ -1,8 +1,12 @@
 """Tokenization of texts and conversations, and decoding of tokens."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from llmpq_sim.core.errors import InputError, encodable, library_errors
@@ -134,7 +138,7 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer | None:
             f"reading texts needs the module {error.name}: pip install 'llmpq[torch]'; or give "
             "prompts as lists of token ids"
         ) from None
-    with library_errors(f"{model_dir}: expected a usable tokenizer, got"):
+    with library_errors(f"{model_dir}: expected a usable tokenizer, got"), _panics_untold():
         backend: Any = AutoTokenizer.from_pretrained(
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
@@ -146,6 +150,35 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer | None:
             frozenset(map(int, backend.all_special_ids)),
             () if end is None else (int(end),),
         )
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def _panics_untold() -> Iterator[None]:
+    """Keep what a library writes to stderr, and write it unless it ends in an error.
+
+    Rust code that panics writes pages there before Python is told.
+    """
+    _flush_stderr()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with TemporaryFile() as told, os.fdopen(kept, "wb") as stderr:
+        os.dup2(told.fileno(), 2)
+        try:
+            yield
+            _flush_stderr()
+            told.seek(0)
+            stderr.write(told.read())
+        finally:
+            stderr.flush()
+            os.dup2(stderr.fileno(), 2)
 
 
 def _check_files(model_dir: Path) -> None:

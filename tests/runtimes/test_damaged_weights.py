@@ -1,4 +1,4 @@
-"""What damaged and hostile files of weights are answered with: one line, and no memory."""
+"""Answers to damaged and hostile files of weights: one line, and no memory."""
 
 import io
 import json

@@ -10,7 +10,7 @@ from llmpq_sim.core.records import Codec, Header, Natural, from_dict, to_dict
 from llmpq_sim.io.files import parse_json, read_text, write_json
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import TokenRequest
-from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES
+from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES, PRIVATE_MODE
 
 FILE_NAME = "job.json"
 
@@ -88,6 +88,7 @@ class JobSpec:
 def write_job(folder: Path, job: JobSpec) -> None:
     """Write a job into a folder."""
     write_json(folder / FILE_NAME, to_dict(job))
+    (folder / FILE_NAME).chmod(PRIVATE_MODE)
 
 
 def read_job(folder: Path) -> JobSpec:
