@@ -13,7 +13,7 @@ import typer
 import llmpq_sim
 from llmpq_sim.commands.fit import fit, list_bundled
 from llmpq_sim.commands.help import GroupedCommand, GroupedCommands
-from llmpq_sim.commands.interruption import Interrupted
+from llmpq_sim.commands.interruption import InterruptionError
 from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
@@ -72,8 +72,8 @@ def run(arguments: Sequence[str]) -> int:
     """Return the exit code of a command line; a failure is said on stderr, and in JSON if asked."""
     try:
         return app(list(arguments), standalone_mode=False) or 0
-    except Interrupted as interruption:
-        message, kind, code = str(interruption), "Interrupted", interruption.exit_code
+    except InterruptionError as interruption:
+        message, kind, code = str(interruption), "InterruptionError", interruption.exit_code
         print(message, file=sys.stderr)  # noqa: T201
     except LlmpqError as error:
         message, kind, code = str(error), type(error).__name__, 1

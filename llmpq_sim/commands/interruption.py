@@ -19,7 +19,7 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     """A command was interrupted; the message says what it keeps.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmpq_sim.commands.interruption import BY_CTRL_C, keeping
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     BatchOptions,
@@ -134,7 +135,32 @@ class PlanOutput:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
     ] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the plan that is there.")] = (
+        False
+    )
     as_json: JsonFlag = False
+
+    def check(self) -> None:
+        """Check that the plan may be written, before it is sought.
+
+        Raises:
+            InputError: it cannot be, or another plan is there.
+        """
+        from llmpq_sim.io.files import check_writable
+
+        check_writable(self.out)
+        if self.out.exists() and not (self.force or self.resume):
+            goes_on = ", --resume goes on with its search" if self.checkpoint.exists() else ""
+            raise InputError(
+                f"{self.out} exists already: --force overwrites it, --out writes another "
+                f"file{goes_on}"
+            )
+
+    def kept(self) -> str:
+        """Return what an interruption leaves before there is a plan to write."""
+        if not self.checkpoint.exists():
+            return "no plan was found yet"
+        return f"the search so far is kept in {self.checkpoint}, --resume goes on"
 
     @property
     def checkpoint(self) -> Path:
@@ -158,11 +184,11 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
-    from llmpq_sim.io.files import check_writable
     from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
-    check_writable(output.out)
+    output.check()
     with (
+        keeping(output.kept),
         effort.settings() as settings,
         native_output_on_stderr(),
         progress_bar(sys.stderr.isatty()) as on_progress,
@@ -187,6 +213,10 @@ def search(
         )
     planned.save(output.out)
     _show(planned, str(output.out), as_json=output.as_json)
+    if planned.outcome.ended == "interrupted":
+        goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
+        print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(BY_CTRL_C)
 
 
 def _check_together(

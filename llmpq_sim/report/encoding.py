@@ -15,7 +15,7 @@ HANDLER = "llmpq-plain"
 _ALIKE = {
     "·": "|",
     "±": "+-",
-    "×": "x",
+    "\N{MULTIPLICATION SIGN}": "x",
     "█": "#",
     "░": ".",
     "▲": "^",
