@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := .demo
 
-.PHONY: demo test test-environments check bench clean
+.PHONY: demo test test-environments check bench profiles clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
@@ -27,6 +27,10 @@ check: .venv/installed-check
 
 bench: .venv/installed-test
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only
+
+# Makes the latency profiles of cluster_profiles/profiles again from the measurements behind them.
+profiles: .venv/installed-test
+	$(BIN)/python -m tests.golden.shipped_profiles
 
 clean:
 	rm -rf .venv $(DEMO)

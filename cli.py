@@ -6,18 +6,18 @@ Every command imports what it needs when it runs, so that ``llmpq --help`` start
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import llmpq_sim
 from llmpq_sim.commands.fit import fit, list_bundled
+from llmpq_sim.commands.guard import Failure, guarded
 from llmpq_sim.commands.help import GroupedCommand, GroupedCommands
-from llmpq_sim.commands.interruption import InterruptionError
 from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
-from llmpq_sim.core.errors import LlmpqError
+from llmpq_sim.io.termination import interrupt_on_sigterm
 from llmpq_sim.report.encoding import allow_plain_characters
 from runtimes.commands.demo import demo
 from runtimes.commands.deploy import compare, deploy
@@ -48,9 +48,6 @@ COMMANDS = (
 )
 """The commands as help lists them: the heading, what runs, and an example."""
 
-UsageError: Any = typer.BadParameter.__mro__[1]
-"""What Typer raises for wrong usage; it names the class only by those derived from it."""
-
 app = typer.Typer(
     name="llmpq",
     cls=GroupedCommands,
@@ -64,26 +61,20 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit, as docs/exit-codes.md says."""
+    interrupt_on_sigterm()
     allow_plain_characters(sys.stdout, sys.stderr)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Return the exit code of a command line; a failure is said on stderr, and in JSON if asked."""
-    try:
-        return app(list(arguments), standalone_mode=False) or 0
-    except InterruptionError as interruption:
-        message, kind, code = str(interruption), "InterruptionError", interruption.exit_code
-        print(message, file=sys.stderr)  # noqa: T201
-    except LlmpqError as error:
-        message, kind, code = str(error), type(error).__name__, 1
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    except UsageError as error:
-        message, kind, code = error.format_message(), "UsageError", error.exit_code
-        error.show()
-    if "--json" in arguments:
-        print(json.dumps({"error": {"message": message, "kind": kind}}, indent=1))  # noqa: T201
-    return code
+
+    def say(failure: Failure) -> None:
+        print(failure.shown, file=sys.stderr)  # noqa: T201
+        if "--json" in arguments:
+            print(json.dumps({"error": failure.content()}, indent=1))  # noqa: T201
+
+    return guarded(lambda: app(list(arguments), standalone_mode=False), say)
 
 
 def _show_version(is_wanted: bool) -> None:

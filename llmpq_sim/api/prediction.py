@@ -13,7 +13,9 @@ import numpy as np
 from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import ServedTimes, StageVisit
+from llmpq_sim.core.limits import MOST_SERVED_TOKENS, check_count
 from llmpq_sim.core.memory import plan_memory
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import BatchWorkload
@@ -86,11 +88,25 @@ def predict_requests(
     """
     if not requests:
         raise InputError("requests: expected at least one that was finished, got none")
+    _check_tokens(requests, saved.task.costs.scenario.model)
     if policy == "static":
         return _predict_static(saved, requests)
     if settings is None:
         raise InputError("settings: expected those of continuous batching, got none")
     return _predict_continuous(saved, requests, settings)
+
+
+def _check_tokens(requests: Requests, model: ModelSpec) -> None:
+    """Raise InputError for requests that the model cannot have served: each token takes a step."""
+    for number, request in enumerate(requests):
+        context_tokens = request.prompt_tokens + request.output_tokens
+        if context_tokens > model.max_positions:
+            raise InputError(
+                f"requests[{number}]: expected a prompt and output of at most "
+                f"{model.max_positions} tokens, as {model.name} takes, got {context_tokens}"
+            )
+    total_tokens = sum(request.output_tokens for request in requests)
+    check_count("requests", total_tokens, MOST_SERVED_TOKENS, "tokens generated")
 
 
 # ---- static
@@ -152,13 +168,13 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
 
 def _recording(visits: list[StageVisit], plan: Plan, workload: BatchWorkload) -> RunSteps:
     """Return a runner that appends the visits of a batch's waves, which it runs in order."""
-    shapes = iter(batch_schedules(workload, plan.micro_batching))
+    schedules = iter(batch_schedules(workload, plan.micro_batching))
     prompt, simulate = workload.prompt_tokens, every_step()
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
-        shape, first = next(shapes), len(visits) // len(plan.stages)
-        loads = [(0, rows * prompt) for rows in shape.prefill_rows]
-        loads += [(shape.decode_rows[group][turn], 0) for group, turn in shape.decode_order]
+        schedule, first = next(schedules), len(visits) // len(plan.stages)
+        loads = [(0, rows * prompt) for rows in schedule.prefill_rows]
+        loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
 
         def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
             visits.append(StageVisit(stage, first + step, *loads[step], began_s, ended_s))

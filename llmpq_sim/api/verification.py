@@ -1,13 +1,18 @@
-"""Verification of a plan file by arithmetic, without a solver."""
+"""Verification of what a plan file states: recomputed by arithmetic, without a solver."""
 
 from dataclasses import dataclass
+from math import isclose
 
 from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.search.bound.bound import check_certificate
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+
+TOLERANCE = 1e-6
+"""Relative difference of a stated figure: processors round differently."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
 
     Raises:
         InputError: the file is damaged.
-        CertificateError: the plan is not feasible, or the certificate states more than its
-            multipliers prove, or contradicts the plan.
+        CertificateError: the plan is not feasible, the certificate states more than its
+            multipliers prove, or contradicts the plan, or the file states another figure than the
+            one recomputed.
     """
     saved = load(plan, profiles=profiles)
     scenario = saved.task.costs.scenario
@@ -56,5 +62,17 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
         raise CertificateError(
             f"certificate: proves {bound_s:.6g} s, but the plan takes {score.makespan_s:.6g} s"
         )
+    found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
+    _check_stated(saved, found)
     refined = sum(entry.cells is not None for entry in entries.values())
     return Verification(score, bound_s, len(entries), refined)
+
+
+def _check_stated(saved: SavedPlan, found: dict[str, float]) -> None:
+    """Raise CertificateError for a figure of the file that is not the one recomputed."""
+    for name, stated in saved.stated.items():
+        if not isclose(stated, found[name], rel_tol=TOLERANCE, abs_tol=1e-12):
+            raise CertificateError(
+                f"predicted.{name}: the file states {stated:.6g}, recomputed from its own inputs "
+                f"are {found[name]:.6g}; make a new plan with llmpq search"
+            )

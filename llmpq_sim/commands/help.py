@@ -5,7 +5,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from llmpq_sim.commands.interruption import InterruptionError
+from llmpq_sim.commands.interruption import Interrupted
 
 COLUMN_GAP = 6
 """Blanks beside the names of a list of commands."""
@@ -39,12 +39,12 @@ class GroupedCommands(TyperGroup):
         """Run a command.
 
         Raises:
-            InterruptionError: it was.
+            Interrupted: it was.
         """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            raise InterruptionError(interruption) from interruption
+            raise Interrupted(interruption) from interruption
 
     def format_commands(self, _ctx: Any, formatter: Any) -> None:
         """Write each group of commands with what they do."""

@@ -19,7 +19,7 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-class InterruptionError(Exception):
+class Interrupted(Exception):  # noqa: N818 - what happened, no fault
     """A command was interrupted; the message says what it keeps.
 
     Attributes:

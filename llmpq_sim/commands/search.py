@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmpq_sim.commands.interruption import BY_CTRL_C, keeping
+from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     BatchOptions,
@@ -22,6 +22,7 @@ from llmpq_sim.commands.options import (
     trace_options,
 )
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
@@ -184,11 +185,13 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
+    from llmpq_sim.io.locks import locked
     from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
     output.check()
     with (
         keeping(output.kept),
+        locked(output.out),
         effort.settings() as settings,
         native_output_on_stderr(),
         progress_bar(sys.stderr.isatty()) as on_progress,
@@ -211,12 +214,12 @@ def search(
             resume=output.resume,
             on_progress=on_progress,
         )
-    planned.save(output.out)
+        planned.save(output.out)
     _show(planned, str(output.out), as_json=output.as_json)
     if planned.outcome.ended == "interrupted":
         goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
         print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(BY_CTRL_C)
+        raise typer.Exit(interruption_exit_code())
 
 
 def _check_together(

@@ -9,9 +9,19 @@ LlmpqError
 InternalError is none of them: llmpq itself is at fault, whatever the input.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LlmpqError(Exception):
-    """An expected failure: one message that says where, what was expected and what was found."""
+    r"""An expected failure: one message that says where, what was expected and what was found.
+
+    The message can be written anywhere: bytes of a file's name that are no UTF-8 stand in it as
+    ``\xff``.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(encodable(message))
 
 
 class InputError(LlmpqError):
@@ -32,3 +42,48 @@ class ExecutionError(LlmpqError):
 
 class InternalError(Exception):
     """Two ways to compute one figure disagree: a fault of llmpq, not of its input."""
+
+
+def encodable(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: bytes of names that are no UTF-8 shown as ``\xff``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        named = text.encode("utf-8", "surrogateescape") if _is_escaped(text) else b""
+        return named.decode("utf-8", "backslashreplace") or text.encode(
+            "utf-8", "backslashreplace"
+        ).decode("utf-8")
+    return text
+
+
+def _is_escaped(text: str) -> bool:
+    """Return whether all lone surrogates are the bytes of a name that the system gave."""
+    return all("\udc80" <= letter <= "\udcff" for letter in text if "\ud800" <= letter <= "\udfff")
+
+
+@contextmanager
+def library_errors(where: str) -> Iterator[None]:
+    """Turn whatever a library raises for damaged input into one InputError.
+
+    For libraries that document no types of errors: tokenizers raises bare exceptions, and where
+    its Rust code panics something that is none (``PanicException``, of no importable module).
+    Interrupts, exits and our own errors pass.
+
+    Raises:
+        InputError: ``where``, and what the library said.
+    """
+    try:
+        yield
+    except LlmpqError:
+        raise
+    except Exception as error:
+        raise _of_library(where, error) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _of_library(where, error) from None
+
+
+def _of_library(where: str, error: BaseException) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{where}: {reason if len(reason) <= 400 else reason[:397] + '...'}")

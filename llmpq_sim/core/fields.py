@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 
 MISSING = object()
-LARGEST_NUMBER = 1e18
+LARGEST_NUMBER = limits.LARGEST_NUMBER
 
 
 def kind_of(value: object) -> str:
@@ -85,8 +86,14 @@ class Fields:
         return self._checked(name, default, expected, accept)  # type: ignore[no-any-return]
 
     def number(self, name: str, default: object = MISSING, *, positive: bool = True) -> float:
-        """Return a finite number, above zero or (``positive=False``) at least zero."""
+        """Return a finite number, above zero or (``positive=False``) at least zero.
+
+        What is above zero but next to nothing is refused where times or rates are divided by it.
+        """
         expected = "a positive number" if positive else "a number of at least 0"
+        if positive and is_number(self._content.get(name), positive=False):
+            tiny = 0 < self._content[name] < limits.LEAST_POSITIVE
+            expected += f" of at least {limits.LEAST_POSITIVE:g}" if tiny else ""
         accept = lambda v: is_number(v, positive=positive)  # noqa: E731
         return float(self._checked(name, default, expected, accept))
 
@@ -162,7 +169,8 @@ def is_finite(value: object) -> bool:
 
 def is_number(value: object, *, positive: bool) -> bool:
     """Return whether the value is a finite number above zero, or at least zero."""
-    return is_finite(value) and (value > 0 if positive else value >= 0)  # type: ignore[operator]
+    least = limits.LEAST_POSITIVE if positive else 0
+    return is_finite(value) and value >= least  # type: ignore[operator]
 
 
 def check_header(fields: Fields, schema: str, version: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import LARGEST_NUMBER, Fields, check_header
-from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.formats import FORMATS, format_named
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.files import read_yaml
 from llmpq_sim.io.resources import bundled_dir
@@ -24,7 +24,6 @@ DEFAULT_COMPUTE_FRACTION = 0.55
 DEFAULT_MEMORY_FRACTION = 0.75
 DEFAULT_MULTIPROCESSORS = 80
 DEFAULT_L2_MIB = 6.0
-DEFAULT_FORMATS = ("fp16", "int8", "int4", "int3")
 DEFAULT_KERNELS = ("spec",)
 DEFAULT_SOURCE = "given with the cluster"
 
@@ -38,6 +37,7 @@ DEVICE_KEYS = (
     "compute_fraction",
     "memory_fraction",
     "formats",
+    "extra_formats",
     "kernels",
     "source",
     "runtime_gib",
@@ -110,7 +110,7 @@ def _device_type(fields: Fields) -> Device:
             l2_bytes=round(_scaled(fields, "l2_mib", MIB, DEFAULT_L2_MIB)),
             compute_fraction=fields.fraction("compute_fraction", DEFAULT_COMPUTE_FRACTION),
             memory_fraction=fields.fraction("memory_fraction", DEFAULT_MEMORY_FRACTION),
-            formats=_formats(fields, DEFAULT_FORMATS),
+            formats=_formats_of_type(fields),
             kernels=_kernels(fields, DEFAULT_KERNELS),
             source=fields.text("source", DEFAULT_SOURCE),
             runtime_bytes=round(_scaled(fields, "runtime_gib", GIB, RUNTIME_BYTES / GIB)),
@@ -157,11 +157,22 @@ def _scaled(fields: Fields, name: str, unit: float, default: float | None = None
     return value * unit
 
 
-def _formats(fields: Fields, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    names = fields.texts("formats") if default is None else fields.texts("formats", default)
+def _formats_of_type(fields: Fields) -> tuple[str, ...]:
+    """Return the formats that are listed, or those every device runs with the extra ones."""
+    if not fields.has("extra_formats"):
+        everywhere = tuple(name for name, each in FORMATS.items() if each.runs_anywhere)
+        return _formats(fields) if fields.has("formats") else everywhere
+    if fields.has("formats"):
+        raise InputError(f"{fields.where}: expected formats or extra_formats, got both")
+    extra = _formats(fields, "extra_formats")
+    return tuple(name for name, each in FORMATS.items() if each.runs_anywhere or name in extra)
+
+
+def _formats(fields: Fields, key: str = "formats") -> tuple[str, ...]:
+    names = fields.texts(key)
     for name in names:
-        format_named(name, f"{fields.where}.formats")
-    return _listed(names, f"{fields.where}.formats")
+        format_named(name, f"{fields.where}.{key}")
+    return _listed(names, f"{fields.where}.{key}")
 
 
 def _kernels(fields: Fields, default: tuple[str, ...] | None = None) -> tuple[str, ...]:

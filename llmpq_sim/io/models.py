@@ -3,18 +3,19 @@
 Foreign names stop here: every family's config becomes one ModelSpec.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, encodable
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.files import read_json
+from llmpq_sim.io.files import is_folder, read_json
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
-MOST_LAYERS = 1000
 EXPECTED = "a bundled model, a folder with a config.json, or a config.json"
 _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
 
@@ -33,12 +34,17 @@ def load_model(name_or_path: str) -> ModelSpec:
     if name_or_path in bundled_models():
         return _bundled_model(name_or_path)
     path = Path(name_or_path)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
-    elif not (is_path(name_or_path, (".json",)) and path.exists()):
+    elif not (is_path(name_or_path, (".json",)) and os.path.lexists(path)):
         raise unknown_name("model", EXPECTED, name_or_path, bundled_models())
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return model_from_config(read_json(path), name or "model", path.name)
+    return model_from_config(read_json(path), _printable(name) or "model", path.name)
+
+
+def _printable(name: str) -> str:
+    """Return a folder's name as it can stand in files: one line of characters that print."""
+    return "".join(letter if letter.isprintable() else "?" for letter in encodable(name))
 
 
 @cache

@@ -1,7 +1,7 @@
 """Plan files: a plan with its inputs and certificate."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class SavedPlan:
         certificate: the proof of its bound.
         seed: of the search that found it.
         serving: how to batch continuously, where the plan was made for a trace.
+        stated: figures that the file states, by name; ``verify`` recomputes them.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class SavedPlan:
     certificate: Certificate
     seed: int
     serving: ContinuousSettings | None = None
+    stated: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def quantizers(self) -> dict[str, str]:
@@ -195,11 +197,22 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         seed = fields.integer("seed", least=0)
         task, target = task_from_fields(fields.fields("inputs"), own)
         plan = plan_from_fields(fields.fields("plan"))
-        fields.fields("predicted").ignore_rest()
+        stated = _stated(fields.fields("predicted"))
         certificate = certificate_from_fields(fields.each("certificate"))
         serving = _serving(fields.fields("serving")) if fields.has("serving") else None
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed, serving)
+    return SavedPlan(plan, task, target, certificate, seed, serving, stated)
+
+
+def _stated(fields: Fields) -> dict[str, float]:
+    """Return the figures of a plan's prediction that can be recomputed from the file alone."""
+    stated = {
+        name: fields.number(name, positive=False)
+        for name in ("makespan_s", "quality_loss", "bound_s")
+        if fields.has(name)
+    }
+    fields.ignore_rest()
+    return stated
 
 
 def _serving(fields: Fields) -> ContinuousSettings:
@@ -228,9 +241,9 @@ def with_workload(
         output_tokens = workload.output_tokens
     changed = batch_workload(
         scenario.model,
-        requests or workload.requests,
-        prompt_tokens or workload.prompt_tokens,
-        output_tokens or workload.longest_output_tokens,
+        workload.requests if requests is None else requests,
+        workload.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        workload.longest_output_tokens if output_tokens is None else output_tokens,
     )
     costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
     check_plan(saved.plan, costs.scenario)

@@ -8,15 +8,13 @@ import yaml
 
 from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import share_times
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.profiles import load_profiles
 from llmpq_sim.latency.profile import DeviceProfile
 
 PROBE_BYTES = 64 * 1024
 """Message by which links are compared: the slower one is taken."""
-
-TWINS = {"bf16": "fp16", "fp16": "bf16"}
-"""The 16-bit types share one table of times."""
 
 
 def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> str:
@@ -81,7 +79,7 @@ def _device(profile: DeviceProfile) -> Device:
             "fit it again from the rows of llmpq profile, with the machine file beside them"
         )
     timed = {*profile.gemms}
-    timed |= {name for name, other in profile.aliases.items() if TWINS.get(name) == other}
+    timed |= {name for name, other in profile.aliases.items() if share_times(name, other)}
     formats = tuple(name for name in machine.formats if name in timed)
     if not formats:
         raise InputError(

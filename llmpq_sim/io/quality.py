@@ -26,8 +26,6 @@ COLUMNS = (
     "layer", "format", "loss", "standard_error", "cross_entropy_increase", "seconds", "diverged",
 )  # fmt: skip
 
-QUANTIZED = tuple(name for name, each in FORMATS.items() if each.is_quantized)
-
 
 def shape_sha256(spec: ModelSpec) -> str:
     """Return the hash of a model's shapes, whatever it is called."""
@@ -162,10 +160,11 @@ def _text(fields: Fields) -> TextFacts:
 def _quantizers(fields: Fields) -> dict[str, str]:
     with fields:
         named = {name: fields.text(name) for name in fields.names()}
+    quantized = [name for name, each in FORMATS.items() if each.is_quantized]
     for name in named:
-        if name not in QUANTIZED:
+        if name not in quantized:
             raise InputError(
-                f"{fields.where}: expected quantized formats ({', '.join(QUANTIZED)}), got {name!r}"
+                f"{fields.where}: expected quantized formats ({', '.join(quantized)}), got {name!r}"
             )
     return named
 

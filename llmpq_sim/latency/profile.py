@@ -9,7 +9,7 @@ import numpy as np
 from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
-from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.formats import FORMATS, format_named
 from llmpq_sim.core.machine import Machine, machine_from_fields, machine_to_content
 from llmpq_sim.latency.models import AttentionModel, BoolArray, Factors, GemmModel, Overhead
 from llmpq_sim.latency.serialization import (
@@ -54,8 +54,8 @@ class DeviceProfile:
         elementwise_bytes_per_s: sustained rate of kernels that only move activations, or None
             where the other rows contain their time.
         layer_overhead_s: constant cost of each visit of a layer.
-        no_gain_tokens: from so many tokens on a quantized product takes at least as long as the
-            fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
+        no_gain_tokens: from so many tokens on a weight-only product takes at least as long as
+            the fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
             the same arithmetic and decode besides; gains measured there come from 16-bit kernels
             that were timed at sustained, lower clocks.
         step_overhead_s: what a stage visit costs beside its layers, embedding and LM head.
@@ -112,7 +112,7 @@ class DeviceProfile:
         """
         model, sizes = self._gemm(format_name), gemm_sizes(tokens, out_features, in_features)
         time_s = model.time_s(sizes)
-        if self.no_gain_tokens is None or model is self.gemms["fp16"]:
+        if self.no_gain_tokens is None or not FORMATS[format_name].is_weight_only:
             return time_s
         limited = sizes.tokens >= self.no_gain_tokens
         if not limited.any():

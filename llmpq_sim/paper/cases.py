@@ -11,9 +11,11 @@ from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import SPEC, cluster_profiles, profile_sha256
 from llmpq_sim.io.tasks import QualityTarget, planning_task
 from llmpq_sim.paper.assumptions import machines_of_paper, runtime_of_2023, steps_of_2023
-from llmpq_sim.paper.kernels import KERNELS_OF_2023
 from llmpq_sim.paper.measurements import CLUSTERS, GAMMA, MEASURED_TOKENS_PER_S, REQUESTS, WORKLOADS
 from llmpq_sim.search.bound.problem import PlanningTask
+
+KERNELS_OF_2023 = "gptq-2023"
+"""GPTQ kernels for 3 and 4 bits, LLM.int8 for 8, PyTorch for 16."""
 
 KERNEL_SETS = (KERNELS_OF_2023, SPEC)
 """The paper's kernels, and data-sheet rooflines, which stand for current ones: those read 3- and

@@ -82,7 +82,7 @@ def replay_drawn(
             saved,
             trace=trace,
             options=options,
-            watch=Watch(timeline.visit, timeline.batch, MOST_SLICES + 1) if timeline else None,
+            watch=Watch(timeline.step, timeline.batch, MOST_SLICES + 1) if timeline else None,
             on_trial=lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"

@@ -15,7 +15,7 @@ HANDLER = "llmpq-plain"
 _ALIKE = {
     "·": "|",
     "±": "+-",
-    "\N{MULTIPLICATION SIGN}": "x",
+    "\u00d7": "x",
     "█": "#",
     "░": ".",
     "▲": "^",

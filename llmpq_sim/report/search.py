@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.fitting.fit import FitReport
@@ -23,7 +24,7 @@ from llmpq_sim.report.comparison import (
 )
 from llmpq_sim.report.console import folded_lines, labelled, paragraph, plain, print_to, width_of
 from llmpq_sim.report.formatting import joined
-from llmpq_sim.report.layer_map import SYMBOLS, layer_map_legend, layer_map_lines
+from llmpq_sim.report.layer_map import layer_map_legend, layer_map_lines
 from llmpq_sim.report.quality import risk_sentences
 from llmpq_sim.report.stages import bottleneck_text, stage_rows, unused_devices
 from llmpq_sim.report.summary import (
@@ -56,8 +57,6 @@ from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
 
 SCATTER_HEIGHT = 14
-
-FORMAT_STYLES = {"fp16": "magenta", "bf16": "magenta", "int8": "cyan", "int4": "green"}
 
 
 def show_search(
@@ -198,7 +197,7 @@ def _print_layer_map(console: Console, plan: Plan) -> None:
 
 
 def _coloured(layers: str) -> Text:
-    styles = {SYMBOLS[name]: style for name, style in FORMAT_STYLES.items()}
+    styles = {each.symbol: each.colour for each in FORMATS.values()}
     runs = groupby(layers)
     return Text.assemble(*(("".join(run), styles.get(symbol, "")) for symbol, run in runs))
 

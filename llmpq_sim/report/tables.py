@@ -268,8 +268,20 @@ def _memory_bytes(cluster: Cluster) -> int:
 def _formats() -> Listing:
     columns = ("format", "bits", "stored bits per weight", "group", "quantizer")
     kept = list(FORMATS.values())
-    entries = tuple({**asdict(each), "bits_per_weight": each.bits_per_weight()} for each in kept)
-    return Listing("formats", columns, tuple(map(_format_row, kept)), entries)
+    return Listing(
+        "formats", columns, tuple(map(_format_row, kept)), tuple(map(_format_entry, kept))
+    )
+
+
+def _format_entry(weight_format: WeightFormat) -> dict[str, Any]:
+    return {
+        "name": weight_format.name,
+        "bits": weight_format.bits,
+        "group_size": weight_format.group_size,
+        "group_bits": weight_format.group_bits,
+        "quantizer": weight_format.quantizer,
+        "bits_per_weight": weight_format.bits_per_weight(),
+    }
 
 
 def _format_row(weight_format: WeightFormat) -> tuple[str, ...]:

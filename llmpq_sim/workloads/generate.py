@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import FloatArray, TraceWorkload
 from llmpq_sim.workloads.arrivals import ArrivalProcess, GammaArrivals, arrivals_from_text
@@ -12,7 +13,7 @@ from llmpq_sim.workloads.lengths import RequestLengths, lengths_from_text
 from llmpq_sim.workloads.randomness import Streams
 from llmpq_sim.workloads.shaping import compress, noted
 
-MOST_REQUESTS = 50_000_000
+MOST_REQUESTS = limits.MOST_TRACE_REQUESTS
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import FloatArray, IntArray
 
-MOST_TOKENS = 10_000_000
+MOST_TOKENS = limits.MOST_REQUEST_TOKENS
 
 
 class LengthLaw(Protocol):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import psutil
 import torch
 
 from llmpq_sim.core.errors import InfeasibleError
@@ -10,8 +11,6 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import MIB, gib_apart
 from runtimes.quality.layer_stages import LayerSource
 from runtimes.quality.streaming import HEAD_TOKENS
-
-MEMINFO = Path("/proc/meminfo")
 
 ACTIVATIONS_HIDDEN, ACTIVATIONS_INNER = 8, 4
 """Vectors of a token that are there at once in a layer, as wide as the residual stream and as the
@@ -42,24 +41,20 @@ def needed_memory_bytes(spec: ModelSpec, source: LayerSource) -> int:
     return max(layer + windows, embedding, head) + BESIDE_BYTES
 
 
-def free_memory_bytes(device: torch.device) -> int | None:
-    """Return the memory that a device has left, or None where the system does not say."""
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the memory that a device has left."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if not MEMINFO.exists():
-        return None
-    lines = MEMINFO.read_text(encoding="ascii").splitlines()
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024
+    return int(psutil.virtual_memory().available)
 
 
-def check_memory(needed_bytes: int, free_bytes: int | None, model: str) -> None:
+def check_memory(needed_bytes: int, free_bytes: int, model: str) -> None:
     """Check that the largest layer or end of a model fits.
 
     Raises:
         InfeasibleError: it does not.
     """
-    if free_bytes is not None and needed_bytes > free_bytes:
+    if needed_bytes > free_bytes:
         needs, has = gib_apart(needed_bytes, free_bytes)
         raise InfeasibleError(
             f"{model}: measuring it, even layer by layer, needs {needs} GiB of memory, "

@@ -245,7 +245,7 @@ OPTIONS = [
         (*SMALL, "--slo-tpot-ms", "9", "--max-rate", "--attainment", "2"),
         "--attainment: expected a share above 0 and up to 1, got 2.0",
     ),
-    ((*SMALL, "--rate", "0"), "azure-conv-like: expected a rate above 0 requests/s, got 0"),
+    ((*SMALL, "--rate", "0"), "--rate: expected 1e-06 to 1e+09 requests/s, got 0"),
     ((*SMALL, "--plot", "p.pdf"), "--plot: expected a file that ends in .png or .svg, got p.pdf"),
 ]
 

@@ -74,7 +74,7 @@ def test_a_stage_is_busy_longer_by_its_visits_and_by_nothing_else(
 
 @settings(deadline=None, max_examples=60)
 @given(plans_with_steps())
-def test_the_engine_equals_the_reference(task_and_plan: tuple[PlanningTask, Plan]) -> None:
+def test_the_recurrence_equals_the_simpy_model(task_and_plan: tuple[PlanningTask, Plan]) -> None:
     task, plan = task_and_plan
     assert simulate_static(plan, task.costs) == simulate_static(plan, task.costs, simulate_steps)
 

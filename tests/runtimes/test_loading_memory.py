@@ -32,7 +32,7 @@ import json, sys
 from pathlib import Path
 import torch
 from runtimes.torch_pipeline.engine.architecture import Cut
-from runtimes.torch_pipeline.processes.host_memory import PeakMemory, resident_bytes
+from runtimes.torch_pipeline.processes.host_memory import PeakMemory, own_bytes
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
 from runtimes.torch_pipeline.engine.stage import CacheShape, load_stage
@@ -49,10 +49,10 @@ load("int4", 1)  # whatever is set up at first use
 for format_name in ("int3", "int4", "int8", "bf16"):
     for cache_dir in (None, folder / "cache") if format_name == "int8" else (None,):
         release_freed_memory()
-        peak, before = PeakMemory(cpu, interval_s=0.0005), resident_bytes("RssAnon")
+        peak, before = PeakMemory(cpu, interval_s=0.0005), own_bytes()
         peak.start()
         stage = load(format_name, 8, cache_dir)
-        figures = [peak.stop() - before, resident_bytes("RssAnon") - before]
+        figures = [peak.stop() - before, own_bytes() - before]
         print(json.dumps([format_name, cache_dir is not None, *figures]))
         del stage
 """

@@ -265,3 +265,28 @@ def test_a_plan_serves_another_batch(damaged: Callable[..., Path]) -> None:
     result = score_plan(plan, task).result
     assert result is not None
     assert (result.finished, result.output_tokens) == (8, 16)
+
+
+@pytest.mark.parametrize("name", ["makespan_s", "quality_loss", "bound_s"])
+@pytest.mark.parametrize("factor", [0.5, 1.00001, 2.0])
+def test_a_stated_figure_that_is_not_the_recomputed_one_is_refused(
+    damaged: Callable[..., Path], name: str, factor: float
+) -> None:
+    def change(content: Content) -> None:
+        content["predicted"][name] *= factor
+
+    with pytest.raises(CertificateError) as caught:
+        verify(load_plan(damaged(change), {}))
+    assert str(caught.value).startswith(f"predicted.{name}: the file states ")
+    assert "recomputed from its own inputs are " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["batch", "prompt_tokens", "output_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_part_of_another_batch_is_ignored_because_it_is_0(
+    damaged: Callable[..., Path], name: str, value: int
+) -> None:
+    saved = load_plan(damaged(lambda _: None), {})
+    asked = {"batch": None, "prompt_tokens": None, "output_tokens": None} | {name: value}
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: expected 1 to .*, got"):
+        with_workload(saved, asked["batch"], asked["prompt_tokens"], asked["output_tokens"])

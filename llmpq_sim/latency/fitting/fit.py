@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS, WeightFormat
 from llmpq_sim.core.machine import Machine
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.latency.fitting.evaluation import (
@@ -219,8 +219,10 @@ def _profile_of(
         notes += [f"Attention in {phase} follows the data sheet." for phase in untimed]
         notes.append("Times are sums of kernels: gaps between launches are not in them.")
         if "fp16" in gemms and len(gemms) > 1:
+            has_own = any(FORMATS[name].rate_fraction > 1.0 for name in gemms)
+            limited = "weight-only format" if has_own else "format"
             notes.append(
-                f"From {NO_GAIN_TOKENS:,.0f} tokens on no format is taken as faster than fp16."
+                f"From {NO_GAIN_TOKENS:,.0f} tokens on no {limited} is taken as faster than fp16."
             )
     return replace(
         spec_profile(device),
@@ -238,16 +240,23 @@ def _profile_of(
 def _aliases(gemms: Mapping[str, GemmModel], device: Device) -> dict[str, str]:
     """Return for each format without a model the next wider one that has a model.
 
-    That is cautious in decode, where fewer bits are rarely slower.
+    That is cautious in decode, where fewer bits are rarely slower. A format with arithmetic of its
+    own is priced as 16 bits.
     """
     missing = [name for name in device.formats if name not in gemms]
     return {
         name: min(
-            (other for other in gemms if FORMATS[other].bits >= FORMATS[name].bits),
+            (other for other in gemms if _is_wider(FORMATS[other], FORMATS[name])),
             key=lambda other: FORMATS[other].bits,
         )
         for name in missing
     }
+
+
+def _is_wider(other: WeightFormat, than: WeightFormat) -> bool:
+    if than.rate_fraction > 1.0:
+        return not other.is_quantized
+    return other.bits >= than.bits
 
 
 def _attention(usable: UsableRows, device: Device, phase: str, seed: int) -> AttentionModel:

@@ -15,12 +15,12 @@ from llmpq_sim.core.units import US
 from llmpq_sim.latency.fitting.boosting import REPEATED_READINGS, fit_trees
 from llmpq_sim.latency.fitting.crossover import DENSE, FUSED, used_rows
 from llmpq_sim.latency.fitting.kernels import (
-    WEIGHT_BITS,
     attention_sizes_of,
     boxed,
     fit_roofline,
     fit_terms,
     gemm_sizes_of,
+    read_bits,
 )
 from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.models import AttentionModel, GemmModel
@@ -50,7 +50,7 @@ def fit_own_gemm(
     """
     used = used_rows(rows, {} if switch is None else {format_name: switch})
     sizes, time_s = gemm_sizes_of(used), used.latency_us * US
-    weight_bits = WEIGHT_BITS[format_name]
+    weight_bits = read_bits(format_name)
     start = spec_gemm(device, format_name).base
     base = fit_roofline(sizes.flops, sizes.moved_bytes(weight_bits), time_s, start)
     model = GemmModel(weight_bits, base, None, device.multiprocessors)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS, share_times
 from llmpq_sim.core.units import GB, US
 from llmpq_sim.latency.fitting.crossover import ALWAYS
 from llmpq_sim.latency.fitting.evaluation import FitError
@@ -24,9 +24,8 @@ def own_notes(
 
 
 def _assumed(profile: DeviceProfile, rows: OwnRows) -> Iterator[str]:
-    twins = ("fp16", "bf16")
     for name, other in profile.aliases.items():
-        if name in twins and other in twins:
+        if share_times(name, other):
             yield f"{name} and {other} have one table of times."
         else:
             yield f"{name} is priced as {other}: it was not timed."

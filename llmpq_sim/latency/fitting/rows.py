@@ -8,22 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.formats import format_spelled
 from llmpq_sim.latency.models import BoolArray
 from llmpq_sim.latency.work import FloatArray
 
 TextArray = NDArray[np.str_]
-
-FORMAT_OF_QUANT = {
-    "fp16": "fp16",
-    "bf16": "fp16",
-    "int8": "int8",
-    "int8_wo": "int8",
-    "int4": "int4",
-    "int4_wo": "int4",
-    "int3": "int3",
-    "int3_wo": "int3",
-}
-"""Weight format of each spelling of a column ``quant``: the 16-bit types share one table."""
 
 OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "served", "link")
 
@@ -171,7 +160,7 @@ def usable_rows(
 def formats_of(rows: Measurements) -> TextArray:
     """Return the weight format of each row, empty where it is none of ours."""
     names, inverse = np.unique(rows.quant, return_inverse=True)
-    formats = [FORMAT_OF_QUANT.get(str(name), "") for name in names]
+    formats = [format_spelled(str(name)) for name in names]
     return np.asarray(formats, dtype=np.str_)[inverse] if len(rows) else rows.quant
 
 

@@ -1,6 +1,7 @@
 """LLM-PQ's bit-transfer heuristic: bits and layers move off the slowest stage, one by one."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from llmpq_sim.core.formats import FORMATS
@@ -45,8 +46,8 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
     by_time = _by_time(plan, screen.task)
     straggler = by_time[-1]
     for pioneer in by_time[:-1]:
-        for high, low, given in EXCHANGES:
-            moved = _exchange(plan, screen.task, (straggler, pioneer), (high, low, given))
+        for exchange in exchanges(screen.task.formats):
+            moved = _exchange(plan, screen.task, (straggler, pioneer), exchange)
             if moved is None or not fits(moved, screen.task):
                 continue
             if not keeps_budget(moved, screen.task):
@@ -55,6 +56,21 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
             if moved_s < best_s * (1 - 1e-9):
                 return moved, moved_s
     return None
+
+
+def exchanges(formats: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return the exchanges as formats, the paper's first ones first; each of equal bits by itself.
+
+    A layer that moves for none keeps its format.
+    """
+    bits = {name: FORMATS[name].bits for name in formats}
+    return [
+        (high, low, given)
+        for high_bits, low_bits, given in EXCHANGES
+        for high in formats
+        for low in ([high] if high_bits == low_bits else formats)
+        if bits[high] == high_bits and bits[low] == low_bits
+    ]
 
 
 def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
@@ -71,22 +87,19 @@ def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
 
 
 def _exchange(
-    plan: Plan, task: PlanningTask, stages: tuple[int, int], exchange: tuple[int, int, int]
+    plan: Plan, task: PlanningTask, stages: tuple[int, int], exchange: tuple[str, str, int]
 ) -> Plan | None:
     """Return the plan after an exchange between two stages, or None if they lack the layers."""
     straggler, pioneer = stages
     high, low, given = exchange
-    names = {FORMATS[name].bits: name for name in reversed(task.formats)}
-    if high not in names or low not in names:
-        return None
     counts = [Counter(stage.formats) for stage in plan.stages]
     back = 0 if high == low else 1
-    if counts[straggler][names[low]] < given or counts[pioneer][names[high]] < back:
+    if counts[straggler][low] < given or counts[pioneer][high] < back:
         return None
-    counts[straggler][names[low]] -= given
-    counts[straggler][names[high]] += back
-    counts[pioneer][names[low]] += given
-    counts[pioneer][names[high]] -= back
+    counts[straggler][low] -= given
+    counts[straggler][high] += back
+    counts[pioneer][low] += given
+    counts[pioneer][high] -= back
     if not counts[straggler].total() or not _can_run(plan, task, stages, counts):
         return None
     rebuilt, layer = [], 0

@@ -261,14 +261,19 @@ class Operators:
         return best[1:] if best else None
 
     def _smaller(self, device: int, name: str, layer: int) -> str | None:
-        """Return the next format of fewer bits that a device runs and that a layer survives."""
+        """Return the next format of fewer bits that a device runs and that a layer survives.
+
+        Of formats of equal bits it is the one in which the layer loses less.
+        """
+        losses = self.task.quality.losses
         smaller = [
             other
             for other in self._runs(device)
-            if FORMATS[other].bits < FORMATS[name].bits
-            and isfinite(self.task.quality.losses[other][layer])
+            if FORMATS[other].bits < FORMATS[name].bits and isfinite(losses[other][layer])
         ]
-        return max(smaller, key=lambda other: FORMATS[other].bits, default=None)
+        return max(
+            smaller, key=lambda other: (FORMATS[other].bits, -losses[other][layer]), default=None
+        )
 
     def _better(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format that a device runs and in which a layer loses less."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.limits import MOST_BUDGET_TOKENS, MOST_SEQUENCES, check_count
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.trace import TraceWorkload
 
@@ -93,13 +94,17 @@ def default_settings(
     the longest context; the sequence limit is at most the budget.
 
     Raises:
-        InputError: the limits contradict each other.
+        InputError: the limits contradict each other, or are beyond any service.
     """
-    budget = token_budget or (TOKEN_BUDGET if chunked_prefill else model.max_positions)
+    budget = TOKEN_BUDGET if chunked_prefill else model.max_positions
+    if token_budget is not None:
+        budget = token_budget
+    limit = min(SEQUENCE_LIMIT, budget) if sequence_limit is None else sequence_limit
+    _check_limits(budget, limit, "--token-budget", "--sequence-limit")
     caching = workload.prefix_blocks is not None if prefix_caching is None else prefix_caching
     return ContinuousSettings(
         token_budget=budget,
-        sequence_limit=sequence_limit or min(SEQUENCE_LIMIT, budget),
+        sequence_limit=limit,
         longest_context_tokens=model.max_positions,
         chunked_prefill=chunked_prefill,
         prefix_caching=caching,
@@ -126,12 +131,22 @@ def settings_from_fields(fields: Fields) -> ContinuousSettings:
         InputError: a value is missing, unknown or cannot be.
     """
     with fields:
+        budget, limit = fields.integer("token_budget"), fields.integer("sequence_limit")
+        _check_limits(
+            budget, limit, f"{fields.where}.token_budget", f"{fields.where}.sequence_limit"
+        )
         return ContinuousSettings(
-            token_budget=fields.integer("token_budget"),
-            sequence_limit=fields.integer("sequence_limit"),
+            token_budget=budget,
+            sequence_limit=limit,
             longest_context_tokens=fields.integer("longest_context_tokens"),
             chunked_prefill=fields.flag("chunked_prefill"),
             block_tokens=fields.integer("block_tokens"),
             prefix_caching=fields.flag("prefix_caching"),
             schedules_ahead=fields.flag("schedules_ahead"),
         )
+
+
+def _check_limits(budget: int, limit: int, budget_name: str, limit_name: str) -> None:
+    """Raise InputError for limits beyond any service: times are tabulated up to them."""
+    check_count(budget_name, budget, MOST_BUDGET_TOKENS, "tokens")
+    check_count(limit_name, limit, MOST_SEQUENCES, "sequences")

@@ -13,7 +13,7 @@ from llmpq_sim.simulator.continuous.settings import (
     settings_to_content,
 )
 from runtimes.base import Sampling, TokenRequest
-from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES
+from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES, PRIVATE_MODE
 
 SCHEMA = "llmpq/job"
 VERSION = 1
@@ -81,6 +81,7 @@ class JobSpec:
 def write_job(folder: Path, job: JobSpec) -> None:
     """Write a job into a folder."""
     write_json(folder / FILE_NAME, job_to_content(job))
+    (folder / FILE_NAME).chmod(PRIVATE_MODE)
 
 
 def read_job(folder: Path) -> JobSpec:
