@@ -216,10 +216,7 @@ def search(
         )
         planned.save(output.out)
     _show(planned, str(output.out), as_json=output.as_json)
-    if planned.outcome.ended == "interrupted":
-        goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
-        print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(interruption_exit_code())
+    _end_if_interrupted(planned, output)
 
 
 def _check_together(
@@ -235,6 +232,15 @@ def _check_together(
         raise InputError("--resume: a search for a trace keeps no checkpoint; leave it out")
     if effort.pareto:
         raise InputError("--pareto: a search for a trace has one objective; leave it out")
+
+
+def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
+    """Say what is kept of a search that was interrupted, and end the command."""
+    if planned.outcome.ended != "interrupted":
+        return
+    goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
+    print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(interruption_exit_code())
 
 
 def _show(planned: "Planned", plan_file: str, *, as_json: bool) -> None:
