@@ -1,7 +1,7 @@
 """The command that finds the best plan: ``llmpq search``."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
-    from llmpq_sim.search.planner import SearchSettings
+    from llmpq_sim.search.planner import Progress, SearchSettings
 
 
 @dataclass(frozen=True)
@@ -185,17 +185,9 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
-    from llmpq_sim.io.locks import locked
-    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
     output.check()
-    with (
-        keeping(output.kept),
-        locked(output.out),
-        effort.settings() as settings,
-        native_output_on_stderr(),
-        progress_bar(sys.stderr.isatty()) as on_progress,
-    ):
+    with _searching(effort, output) as (settings, on_progress):
         planned = plan(
             model=asked.model,
             cluster=asked.cluster,
@@ -232,6 +224,24 @@ def _check_together(
         raise InputError("--resume: a search for a trace keeps no checkpoint; leave it out")
     if effort.pareto:
         raise InputError("--pareto: a search for a trace has one objective; leave it out")
+
+
+@contextmanager
+def _searching(
+    effort: Effort, output: PlanOutput
+) -> "Iterator[tuple[SearchSettings, Callable[[Progress], None]]]":
+    """Give the settings of a search and what shows its progress, while the plan is locked."""
+    from llmpq_sim.io.locks import locked
+    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
+
+    with (
+        keeping(output.kept),
+        locked(output.out),
+        effort.settings() as settings,
+        native_output_on_stderr(),
+        progress_bar(sys.stderr.isatty()) as on_progress,
+    ):
+        yield settings, on_progress
 
 
 def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
