@@ -120,7 +120,7 @@ def test_every_encoding_shows_a_simulation(
     assert "tokens/s" in text
 
 
-def test_the_extra_for_pytorch_is_what_the_message_names(tmp_path: Path) -> None:
+def test_the_extra_for_pytorch_is_what_the_message_names() -> None:
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert stated["optional-dependencies"]["torch"] == list(TORCH_PACKAGES)
 

@@ -1,4 +1,4 @@
-"""What is shown where the encoding of the output has no character for it."""
+"""Characters that stand for those which the encoding of the output does not have."""
 
 import io
 import json
