@@ -9,7 +9,7 @@ DEMO := .demo
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
 	$(BIN)/llmpq search --model llama-3.1-70b --cluster a100-l40s --batch 32 \
-	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json
+	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json --force
 	$(BIN)/llmpq verify $(DEMO)/plan.json
 	$(BIN)/llmpq simulate $(DEMO)/plan.json
 	$(BIN)/llmpq demo --dir $(DEMO)/run
