@@ -63,7 +63,7 @@ class DeviceProfile:
             matrix products; None where they move bytes as fast as other activations.
         dense_from_tokens: by weight format, the tokens from which weights are decoded first and
             multiplied densely; a format that is absent has one kernel for all tokens.
-        served_factors: by weight format, how many times as long as alone a layer takes in a real
+        pipeline_factors: by weight format, how many times as long as alone a layer takes in a real
             pipeline, at growing numbers of tokens computed at once; between them linear in the
             logarithm of the tokens, beyond them constant.
         machine: what was profiled, or None where nothing says.
@@ -88,7 +88,7 @@ class DeviceProfile:
     embedding_overhead: Overhead | None = None
     head_overhead: Overhead | None = None
     dense_from_tokens: dict[str, int] = field(default_factory=dict)
-    served_factors: dict[str, Factors] = field(default_factory=dict)
+    pipeline_factors: dict[str, Factors] = field(default_factory=dict)
     machine: Machine | None = None
     link: Link | None = None
 
@@ -153,9 +153,9 @@ class DeviceProfile:
             return np.zeros_like(moved)
         return moved / self.elementwise_bytes_per_s
 
-    def served_factor(self, format_name: str, tokens: Any) -> FloatArray:
+    def pipeline_factor(self, format_name: str, tokens: Any) -> FloatArray:
         """Return how many times as long as alone a layer takes in a pipeline."""
-        curve = self.served_factors.get(self.aliases.get(format_name, format_name))
+        curve = self.pipeline_factors.get(self.aliases.get(format_name, format_name))
         counts = np.asarray(tokens, np.float64)
         if curve is None:
             return np.ones_like(counts)
@@ -219,8 +219,8 @@ def _measured_to_content(profile: DeviceProfile) -> dict[str, Any]:
             content[name] = overhead_to_content(overhead)
     if profile.dense_from_tokens:
         content["dense_from_tokens"] = dict(profile.dense_from_tokens)
-    if profile.served_factors:
-        curves = profile.served_factors.items()
+    if profile.pipeline_factors:
+        curves = profile.pipeline_factors.items()
         content["served_factors"] = {name: factors_to_content(factors) for name, factors in curves}
     if profile.machine is not None:
         content["machine"] = machine_to_content(profile.machine)
@@ -256,8 +256,8 @@ def profile_from_fields(fields: Fields) -> DeviceProfile:
             layer_overhead_s=fields.number("layer_overhead_s", positive=False),
             no_gain_tokens=fields.number("no_gain_tokens") if bounded else None,
             step_overhead_s=fields.number("step_overhead_s", 0.0, positive=False),
-            dense_from_tokens=_switches(fields),
-            served_factors=_served_factors(fields),
+            dense_from_tokens=_crossovers(fields),
+            pipeline_factors=_pipeline_factors(fields),
             **_measured(fields),
         )
 
@@ -275,17 +275,17 @@ def _measured(fields: Fields) -> Any:
     }
 
 
-def _switches(fields: Fields) -> dict[str, int]:
+def _crossovers(fields: Fields) -> dict[str, int]:
     if not fields.has("dense_from_tokens"):
         return {}
-    with fields.fields("dense_from_tokens") as switches:
+    with fields.fields("dense_from_tokens") as crossovers:
         return {
-            format_named(name, switches.where).name: switches.integer(name)
-            for name in switches.names()
+            format_named(name, crossovers.where).name: crossovers.integer(name)
+            for name in crossovers.names()
         }
 
 
-def _served_factors(fields: Fields) -> dict[str, Factors]:
+def _pipeline_factors(fields: Fields) -> dict[str, Factors]:
     if not fields.has("served_factors"):
         return {}
     with fields.fields("served_factors") as curves:
