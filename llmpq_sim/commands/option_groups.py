@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import check_options
 
 Command = Callable[..., None]
 
@@ -37,6 +38,7 @@ def grouped(function: Command) -> Command:
 
     @wraps(function)
     def command(**values: Any) -> None:
+        check_options(values)
         made = {
             name: kind(**{each.name: values.pop(each.name) for each in fields(kind)})
             for name, kind in groups.items()

@@ -5,6 +5,7 @@ small enough that a file or an option of any content is answered within seconds 
 """
 
 import math
+from collections.abc import Mapping
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.units import KIB, MIB
@@ -48,6 +49,9 @@ MOST_RATE_PER_S = 1e9
 LONGEST_TRACE_S = 1e9
 LEAST_CHARS_PER_TOKEN = 0.01
 MOST_CHARS_PER_TOKEN = 1e6
+
+MOST_WORKERS = 1024
+MOST_RUNS = 1000
 
 # ---- chat templates
 
@@ -116,6 +120,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
         f"{LEAST_CHARS_PER_TOKEN:g} to {MOST_CHARS_PER_TOKEN:g}",
         "`--chars-per-token`",
     ),
+    ("processes and machines", f"{MOST_WORKERS:,}", "`--workers`, `--neighbours`, `--nodes`"),
+    ("runs of the demo", f"{MOST_RUNS:,}", "`--runs`"),
     ("processor time of a chat template", f"{TEMPLATE_CPU_S} s", "for one conversation"),
     ("memory of a chat template", f"{TEMPLATE_BYTES // MIB} MiB", ""),
     (
@@ -183,6 +189,43 @@ def check_name(option: str, name: str) -> str:
             f"{option}: expected 1 to {LONGEST_NAME_CHARACTERS} printable characters, got {found}"
         )
     return name
+
+
+MOST_OF_OPTION = {
+    "count": MOST_DEVICES,
+    "workers": MOST_WORKERS,
+    "neighbours": MOST_WORKERS,
+    "nodes": MOST_WORKERS,
+    "runs": MOST_RUNS,
+}
+"""Largest whole number of options whose limit nothing else checks."""
+
+
+def check_options(values: Mapping[str, object]) -> None:
+    """Check the values of all options of a command, before anything is done with them.
+
+    Args:
+        values: by name; what is neither a number nor a name is not looked at.
+
+    Raises:
+        InputError: a number is not finite or beyond its limit, or a name does not print.
+    """
+    for name, value in values.items():
+        option = f"--{name.removesuffix('_per_s').replace('_', '-')}"
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            check_largest(option, value, MOST_OF_OPTION.get(name, int(LARGEST_NUMBER)))
+        elif isinstance(value, float) and not abs(value) <= LARGEST_NUMBER:
+            raise InputError(f"{option}: expected a finite number, got {value:g}")
+        elif isinstance(value, str) and name == "name":
+            check_name(option, value)
+
+
+def check_largest(option: str, value: int, most: int) -> None:
+    """Raise InputError for a whole number above a limit."""
+    if value > most:
+        raise InputError(f"{option}: expected at most {most}, got {_shown(value)}")
 
 
 def _shown(value: int) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "is_file",
     "is_folder",
     "json_text",
+    "make_folder",
     "open_regular",
     "parse_json",
     "parse_yaml",
@@ -158,6 +159,20 @@ def check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write {path}: the folder {folder} is not writable")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or something else has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"cannot make the folder {path}: a file has its name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot make the folder {path}: {_reason(error)}") from None
 
 
 def write_json(path: Path, content: object) -> None:

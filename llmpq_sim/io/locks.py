@@ -6,7 +6,6 @@ that is. Temporary files and folders carry the number of their process in their 
 likewise: the next one that writes there removes those that nobody holds.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -23,6 +22,12 @@ from typing import IO, Any
 
 from llmpq_sim.core.errors import InputError
 
+HAS_LOCKS = os.name == "posix"
+"""Elsewhere nothing is locked, and nothing is removed."""
+
+if HAS_LOCKS:
+    import fcntl
+
 MARK = ".llmpq-"
 """With which the names of temporary files and of locks begin."""
 
@@ -36,7 +41,7 @@ LARGEST_NOTE_BYTES = 4096
 def locked(path: Path, option: str = "--out") -> Iterator[None]:
     """Keep other processes from writing a file, or what belongs to it, meanwhile.
 
-    On a file system that has no locks nothing is kept.
+    On a file system or a system that has no locks nothing is kept.
 
     Args:
         path: the file, or the folder.
@@ -45,16 +50,18 @@ def locked(path: Path, option: str = "--out") -> Iterator[None]:
     Raises:
         InputError: another process holds it, which the message names; or nothing can be written.
     """
+    if not HAS_LOCKS:
+        yield
+        return
     try:
         target = path.resolve()
         remove_leftovers(target.parent)
         lock = target.with_name(lock_name(target.name))
         held = _acquired(lock)
-    except BlockingIOError:
-        raise InputError(
-            f"{path} is being written by {_holder(lock)}; wait for it or choose another {option}"
-        ) from None
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, BlockingIOError | PermissionError) and lock.exists():
+            text = f"{path} is being written by {_holder(lock)}; wait for it or choose another"
+            raise InputError(f"{text} {option}") from None
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise InputError(f"cannot write {path}: {reason}") from None
     try:
@@ -77,7 +84,8 @@ def _acquired(lock: Path) -> int:
     and is opened again.
     """
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(lock, flags, 0o644)
         try:
             is_held = hold(descriptor)
             with suppress(FileNotFoundError):
@@ -117,11 +125,13 @@ def _holder(lock: Path) -> str:
 
 
 def hold(descriptor: int | IO[bytes]) -> bool:
-    """Hold an open file until it is closed; return False where the file system has no locks.
+    """Hold an open file until it is closed; return False where there are no locks.
 
     Raises:
         BlockingIOError: another process holds it.
     """
+    if not HAS_LOCKS:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -165,6 +175,8 @@ def owned_folder(prefix: str) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and locks in a folder whose processes are gone."""
+    if not HAS_LOCKS:
+        return
     with suppress(OSError):  # a folder that cannot be read is told of when it is written to
         for path in list(folder.glob(f"{MARK}*")):
             is_lock = path.name.endswith(LOCK_ENDING)
@@ -188,7 +200,7 @@ def _is_left(name: str, held: Path) -> bool:
     if not rest or not number.isdecimal() or _runs(int(number)):
         return False
     try:
-        descriptor = os.open(held, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _opened(held)
     except FileNotFoundError:
         return True
     except OSError:
@@ -201,9 +213,14 @@ def _is_left(name: str, held: Path) -> bool:
         os.close(descriptor)
 
 
+def _opened(path: Path) -> int:
+    """Return a file opened to look who holds it; a link is not followed, a pipe not waited for."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def _remove_unheld(path: Path) -> None:
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _opened(path)
         try:
             if hold(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
                 path.unlink()

@@ -9,6 +9,7 @@ import yaml
 from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import share_times
+from llmpq_sim.core.limits import MOST_DEVICES, check_count, check_name
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.profiles import load_profiles
 from llmpq_sim.latency.profile import DeviceProfile
@@ -34,8 +35,8 @@ def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> s
     profiles = load_profiles(paths)
     if not profiles:
         raise InputError("cluster: expected at least one profile, got none")
-    if count < 1:
-        raise InputError(f"cluster: expected at least one device of each kind, got {count}")
+    check_name("--name", name)
+    check_count("--count", count, MOST_DEVICES // len(profiles), "devices of each kind")
     devices = [_device(profile) for profile in profiles.values()]
     node: dict[str, Any] = {
         "name": "node-0",

@@ -32,6 +32,9 @@ class DemoOptions:
 def demo(wanted: DemoOptions, as_json: JsonFlag = False) -> None:
     """Profile this machine, plan for two unequal cores, carry the plan out, and compare."""
     check_torch("llmpq demo profiles and serves")
+    from llmpq_sim.io.files import make_folder
+
+    make_folder(wanted.folder)
     from llmpq_sim.report.console import answer_console, print_json
     from runtimes.demo.demo import DemoSettings, demonstrate
     from runtimes.demo.report import demonstration_content, show_demonstration, steps_told

@@ -18,7 +18,7 @@ from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.units import KIB, MIB
 from llmpq_sim.io.clusters import cluster_from_content
-from llmpq_sim.io.files import parse_yaml, write_json
+from llmpq_sim.io.files import make_folder, parse_yaml, write_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import SavedPlan, outcome_to_content
 from llmpq_sim.io.profiled_clusters import cluster_from_profiles
@@ -119,7 +119,7 @@ def demonstrate(
     Raises:
         LlmpqError: the machine has too few cores, or something fails.
     """
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.folder)
     on_step("timing kernels")
     rows = settings.folder / "rows.csv"
     rows.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Whatever a chat template does, only the request that it was rendered for is refused."""
+"""Chat templates: whatever one does, only the request it was rendered for is refused."""
 
 import json
 import os

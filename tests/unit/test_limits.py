@@ -1,4 +1,4 @@
-"""That limits are written down in one place, and are checked before memory is taken."""
+"""Limits: written down in one place, and checked before memory is taken."""
 
 import resource
 from pathlib import Path
@@ -125,3 +125,25 @@ def test_a_trace_of_ages_is_refused(tmp_path: Path) -> None:
     path.write_text("".join(rows))
     with pytest.raises(InputError, match="expected arrivals within 1e"):
         load_workload(TraceOptions(str(path)), 4096)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budget_s": float("nan")}, "--budget-s: expected a finite number, got nan"),
+        ({"rate_per_s": float("inf")}, "--rate: expected a finite number, got inf"),
+        ({"hang_timeout_s": 1e300}, "--hang-timeout-s: expected a finite number, got 1e+300"),
+        ({"workers": 10**9}, "--workers: expected at most 1024, got 1000000000"),
+        ({"seed": 10**400}, "--seed: expected at most 1000000000000000000, got a number beyond"),
+        ({"count": 257}, "--count: expected at most 256, got 257"),
+        ({"name": ""}, "--name: expected 1 to 200 printable characters, got ''"),
+    ],
+)
+def test_options_of_all_commands_are_checked_in_one_place(
+    values: dict[str, object], message: str
+) -> None:
+    good: dict[str, object] = {"resume": True, "out": Path("x"), "budget_s": 0.0, "batch": None}
+    limits.check_options(good)
+    with pytest.raises(InputError) as caught:
+        limits.check_options(good | values)
+    assert str(caught.value).startswith(message)

@@ -150,6 +150,23 @@ def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:
             pass
 
 
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept", encoding="utf-8")
+    (tmp_path / lock_name("plan.json")).symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot write"), locked(tmp_path / "plan.json"):
+        pass
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_lock_that_may_only_be_read_is_removed_when_nobody_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / lock_name("plan.json")  # of another user, in a folder of both
+    lock.write_text("{}", encoding="utf-8")
+    lock.chmod(0o444)
+    with locked(tmp_path / "plan.json"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_longest_name_has_a_lock(tmp_path: Path) -> None:
     with locked(tmp_path / ("x" * 255)):
         pass
