@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := .demo
+FUZZ_S ?= 3600
+FUZZ_SEED ?= $(shell date +%s)
 
-.PHONY: demo test test-environments check bench profiles clean
+.PHONY: demo test fuzz test-environments check bench profiles clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
@@ -16,6 +18,9 @@ demo: .venv/installed-torch
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark
+
+fuzz: .venv/installed-test  # for as long as FUZZ_S says; what fails is in fuzz-faults/
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
 
 test-environments: .venv/installed-test
 	tests/environments.sh
