@@ -10,7 +10,7 @@ from safetensors.torch import save
 from runtimes.deployment.generation_config import load_text_model
 from runtimes.deployment.request_files import read_requests
 from runtimes.deployment.requests import RequestSet
-from runtimes.deployment.result_files import read_results
+from runtimes.deployment.result_files import open_results
 from runtimes.deployment.result_lines import completion_line, rejected_line
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from tests.fuzz.kinds import Kind
@@ -90,8 +90,13 @@ def _requests() -> list[Kind]:
     results = [json.loads(each) for each in (*completions, *rejected)]
     return [
         Kind("requests", "requests.jsonl", (REQUESTS,), _use_requests, lines=True),
-        Kind("results", "out.jsonl", (results,), read_results, lines=True),
+        Kind("results", "out.jsonl", (results,), _resume, lines=True),
     ]
+
+
+def _resume(path: Path) -> None:
+    with open_results(path, ALL, MODEL, resume=True):
+        pass
 
 
 def _use_requests(path: Path) -> object:
