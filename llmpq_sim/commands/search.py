@@ -103,7 +103,8 @@ class Effort:
     seed: Annotated[int, typer.Option(help="Same seed, same plan.", min=0)] = 0
     generations: Annotated[int, typer.Option(help="Of the genetic search, at most.", min=0)] = 40
     budget_s: Annotated[
-        float | None, typer.Option(help="Seconds after which no further step starts.", min=0)
+        float | None,
+        typer.Option(help="Seconds after which the search ends with the best so far.", min=0),
     ] = None
     workers: Annotated[
         int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
@@ -140,6 +141,9 @@ class PlanOutput:
         False
     )
     as_json: JsonFlag = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the generations of the genetic search too.")
+    ] = False
 
     def check(self) -> None:
         """Check that the plan may be written, before it is sought.
@@ -150,8 +154,9 @@ class PlanOutput:
         from llmpq_sim.io.files import check_writable
 
         check_writable(self.out)
-        if self.out.exists() and not (self.force or self.resume):
-            goes_on = ", --resume goes on with its search" if self.checkpoint.exists() else ""
+        can_go_on = self.checkpoint.exists()
+        if self.out.exists() and not (self.force or (self.resume and can_go_on)):
+            goes_on = ", --resume goes on with its search" if can_go_on else ""
             raise InputError(
                 f"{self.out} exists already: --force overwrites it, --out writes another "
                 f"file{goes_on}"
@@ -207,7 +212,7 @@ def search(
             on_progress=on_progress,
         )
         planned.save(output.out)
-    _show(planned, str(output.out), as_json=output.as_json)
+    _show(planned, output)
     _end_if_interrupted(planned, output)
 
 
@@ -253,7 +258,7 @@ def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
     raise typer.Exit(interruption_exit_code())
 
 
-def _show(planned: "Planned", plan_file: str, *, as_json: bool) -> None:
+def _show(planned: "Planned", output: PlanOutput) -> None:
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.json_reports import search_content
     from llmpq_sim.report.online import online_content, show_online
@@ -261,18 +266,18 @@ def _show(planned: "Planned", plan_file: str, *, as_json: bool) -> None:
     from llmpq_sim.search.online.planner import OnlineOutcome
     from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 
-    outcome, notes = planned.outcome, list(planned.notes)
+    outcome, notes, plan_file = planned.outcome, list(planned.notes), str(output.out)
     if isinstance(outcome, OnlineOutcome):
-        if as_json:
+        if output.as_json:
             print_json(online_content(outcome, planned.content, plan_file))
         else:
-            show_online(answer_console(), outcome, plan_file, notes)
+            show_online(answer_console(), outcome, plan_file, notes, verbose=output.verbose)
         return
     notes += extrapolations(outcome.best.plan, outcome.task.costs)
-    if as_json:
+    if output.as_json:
         print_json({**search_content(outcome, planned.content, plan_file), "notes": notes})
         return
     console = answer_console()
-    show_search(console, outcome, plan_file, notes)
+    show_search(console, outcome, plan_file, notes, verbose=output.verbose)
     if outcome.settings.wants_front:
         show_front(console, outcome)

@@ -12,7 +12,7 @@ from rich.progress import Progress as ProgressBar
 
 from llmpq_sim.report.console import plain
 from llmpq_sim.report.formatting import rate_text
-from llmpq_sim.search.planner import Progress
+from llmpq_sim.search.frame import SearchProgress
 
 STEPS = {
     "bound": "bounding every micro-batching",
@@ -58,11 +58,11 @@ def progress_line(
 @contextmanager
 def progress_bar(
     enabled: bool, console: Console | None = None
-) -> Iterator[Callable[[Progress], None]]:
+) -> Iterator[Callable[[SearchProgress], None]]:
     """Give a callback that draws how far a search is, and clear it at the end."""
     with progress_line(enabled, console) as update:
 
-        def show(progress: Progress) -> None:
+        def show(progress: SearchProgress) -> None:
             step, total = STEPS.get(progress.step, progress.step), max(progress.total, 1)
             update(
                 f"{step:<30} {progress.done}/{total}", progress.done / total, best_text(progress)
@@ -71,7 +71,7 @@ def progress_bar(
         yield show
 
 
-def best_text(progress: Progress) -> str:
+def best_text(progress: SearchProgress) -> str:
     """Return the throughput found so far, or nothing before there is any."""
     best = progress.best_tokens_per_s
     return "" if best is None else f"{rate_text(best)} tokens/s so far"

@@ -8,12 +8,13 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import heads_s, products_s
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE
-from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from tests.measured import measured
 from tests.own_rows import TOKENS, Laws, own_machine, own_rows
 from tests.unit.test_latency_served_fits import visit
@@ -104,8 +105,8 @@ def test_a_layer_that_follows_no_law_shows_in_the_stated_error() -> None:
 
 
 def test_the_profile_survives_its_file_exactly(report: FitReport) -> None:
-    content = parse_json(json_text(profile_to_content(report.profile)), "lab.json")
-    assert profile_from_fields(Fields(content, "lab.json")) == report.profile
+    content = parse_json(json_text(to_dict(report.profile)), "lab.json")
+    assert from_dict(DeviceProfile, Fields(content, "lab.json")) == report.profile
 
 
 def test_the_notes_say_which_kernels_are_used_and_what_is_added(report: FitReport) -> None:
@@ -163,7 +164,7 @@ def test_rows_may_be_fitted_under_another_name() -> None:
 
 def test_the_same_rows_give_the_same_bytes() -> None:
     some = [row for row in SMALL if row["op"] in ("gemm", "visit")]
-    first, second = (json_text(profile_to_content(fitted(some).profile)) for _ in range(2))
+    first, second = (json_text(to_dict(fitted(some).profile)) for _ in range(2))
     assert first == second
 
 

@@ -8,9 +8,11 @@ import pytest
 from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
-from llmpq_sim.latency.models import Correction, Overhead
-from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.corrections import Correction
+from llmpq_sim.latency.models import Overhead
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import Trees
 from tests.measured import lab_device
@@ -33,7 +35,7 @@ def with_trees() -> DeviceProfile:
 
 
 def read(content: object) -> DeviceProfile:
-    return profile_from_fields(Fields(content, "lab.json"))
+    return from_dict(DeviceProfile, Fields(content, "lab.json"))
 
 
 def with_overheads() -> DeviceProfile:
@@ -51,12 +53,12 @@ def with_overheads() -> DeviceProfile:
 
 @pytest.mark.parametrize("profile", [SPEC, with_trees(), with_overheads()])
 def test_a_profile_survives_its_file_exactly(profile: DeviceProfile) -> None:
-    assert read(parse_json(json_text(profile_to_content(profile)), "lab.json")) == profile
+    assert read(parse_json(json_text(to_dict(profile)), "lab.json")) == profile
 
 
 def test_what_only_own_measurements_say_is_written_only_where_it_is_known() -> None:
-    usual = set(profile_to_content(with_trees()))
-    assert set(profile_to_content(with_overheads())) - usual == {
+    usual = set(to_dict(with_trees()))
+    assert set(to_dict(with_overheads())) - usual == {
         "step_overhead_s",
         "embedding_overhead",
         "head_overhead",
@@ -110,7 +112,7 @@ def test_rows_that_contain_activations_leave_nothing_for_them() -> None:
 
 
 def changed(path: tuple[str, ...], value: object) -> dict[str, Any]:
-    content: dict[str, Any] = copy.deepcopy(profile_to_content(with_trees()))
+    content: dict[str, Any] = copy.deepcopy(to_dict(with_trees()))
     inner = content
     for key in path[:-1]:
         inner = inner[key]

@@ -6,14 +6,15 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.machine import Machine, machine_from_fields, machine_path, machine_to_content
-from llmpq_sim.io.machines import machine_beside, write_machine
+from llmpq_sim.core.machine import Machine, machine_path
+from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.io.profiles import machine_beside, write_machine
 from tests.own_rows import own_machine
 
 
 def read(**changes: Any) -> Machine:
-    content = machine_to_content(own_machine()) | changes
-    return machine_from_fields(Fields(content, "rows.machine.json"))
+    content = to_dict(own_machine()) | changes
+    return from_dict(Machine, Fields(content, "rows.machine.json"))
 
 
 def test_a_machine_survives_its_file_exactly(tmp_path: Path) -> None:

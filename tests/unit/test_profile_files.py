@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.io.devices import device_to_content, load_devices
-from llmpq_sim.io.machines import write_machine
+from llmpq_sim.core.records import to_dict
+from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.profiles import fit_measurements, load_profile
+from llmpq_sim.io.profiles import fit_measurements, load_profile, write_machine
 from llmpq_sim.io.resources import bundled_dir
-from llmpq_sim.latency.profile import profile_to_content
 from tests.own_rows import Laws, own_machine, own_rows
 
 SPEC = load_model("llama-160m")
@@ -70,9 +69,9 @@ def test_without_a_machine_the_device_must_be_a_bundled_one(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
 def test_a_bundled_profile_is_written_as_it_was(path: Path) -> None:
     stored = json.loads(path.read_text(encoding="utf-8"))
-    assert profile_to_content(load_profile(path)) == stored
+    assert to_dict(load_profile(path)) == stored
 
 
 def test_bundled_devices_are_kept_in_plans_as_before() -> None:
     for name, device in load_devices().items():
-        assert ("runtime_bytes" in device_to_content(device)) == (name == "cpu")
+        assert ("runtime_bytes" in to_dict(device)) == (name == "cpu")

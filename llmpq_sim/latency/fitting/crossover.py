@@ -4,7 +4,7 @@ import numpy as np
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.latency.fitting.rows import Measurements, formats_of
-from llmpq_sim.latency.models import BoolArray
+from llmpq_sim.latency.work import BoolArray
 
 FUSED, DENSE = "fused", "dense"
 ALWAYS = 1

@@ -20,8 +20,8 @@ from llmpq_sim.latency.fitting.kernels import (
 )
 from llmpq_sim.latency.fitting.linear import fit_linear, linear_features, predict_linear
 from llmpq_sim.latency.fitting.rows import Measurements, UsableRows
-from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel
-from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
+from llmpq_sim.latency.models import AttentionModel, GemmModel
+from llmpq_sim.latency.work import BoolArray, FloatArray, attention_sizes, gemm_sizes
 
 HELD_OUT_SHAPES = 0.20
 HELD_OUT_LAYOUTS = 0.25

@@ -32,10 +32,10 @@ from llmpq_sim.latency.fitting.overheads import (
 )
 from llmpq_sim.latency.fitting.pipeline_calibration import served_with, with_served_visits
 from llmpq_sim.latency.fitting.rows import Measurements, UsableRows, formats_of
-from llmpq_sim.latency.models import BoolArray, Overhead
+from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_attention
-from llmpq_sim.latency.work import FloatArray
+from llmpq_sim.latency.work import BoolArray, FloatArray
 
 FOLDS = 3
 """One in so many of the timed sizes is left out at a time, never the least or the largest."""

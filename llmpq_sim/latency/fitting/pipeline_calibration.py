@@ -16,9 +16,9 @@ from llmpq_sim.core.units import US
 from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
 from llmpq_sim.latency.fitting.kernels import significant
 from llmpq_sim.latency.fitting.rows import Measurements, TextArray, formats_of
-from llmpq_sim.latency.models import BoolArray, Factors, Overhead
+from llmpq_sim.latency.models import Factors, Overhead
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.latency.work import FloatArray
+from llmpq_sim.latency.work import BoolArray, FloatArray
 
 PHASES = ("decode", "prefill")
 FIRST, LAST = "first", "last"

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import format_spelled
-from llmpq_sim.latency.models import BoolArray
-from llmpq_sim.latency.work import FloatArray
+from llmpq_sim.latency.work import BoolArray, FloatArray
 
 TextArray = NDArray[np.str_]
 

@@ -22,10 +22,17 @@ SMALLEST = MicroBatching(1, 1, 1)
 def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
     """Check that some micro-batching may have a plan.
 
+    Where time was too short to tell of all, memory is.
+
     Raises:
         InfeasibleError: none has; the message says what is short by how much.
     """
-    if not certificate.feasible:
+    if certificate.unproven:
+        least = min(needed_bytes(task, name) for name in task.formats)
+        may_have = least <= total_available_bytes(task)
+    else:
+        may_have = bool(certificate.feasible)
+    if not may_have:
         raise InfeasibleError(explain(task))
 
 
