@@ -26,7 +26,8 @@ from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
-    from llmpq_sim.search.planner import Progress, SearchSettings
+    from llmpq_sim.search.frame import SearchProgress
+    from llmpq_sim.search.planner import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _check_together(
 @contextmanager
 def _searching(
     effort: Effort, output: PlanOutput
-) -> "Iterator[tuple[SearchSettings, Callable[[Progress], None]]]":
+) -> "Iterator[tuple[SearchSettings, Callable[[SearchProgress], None]]]":
     """Give the settings of a search and what shows its progress, while the plan is locked."""
     from llmpq_sim.io.locks import locked
     from llmpq_sim.report.progress import native_output_on_stderr, progress_bar

@@ -25,7 +25,7 @@ from llmpq_sim.api import (
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import task_to_content
+from llmpq_sim.io.plans import task_to_dict
 from llmpq_sim.io.profiles import bundled_profile
 from tests.executions import executed, served
 
@@ -60,7 +60,7 @@ def test_a_plan_is_saved_and_loaded_as_it_was(found: Planned, tmp_path: Path) ->
     for loaded in (load(path), load(str(path)), load(found), load(found.saved)):
         assert loaded.plan == found.best.plan
         assert loaded.certificate.entries == found.saved.certificate.entries
-        assert task_to_content(loaded.task, loaded.target) == found.content["inputs"]
+        assert task_to_dict(loaded.task, loaded.target) == found.content["inputs"]
     assert simulate(path).result == simulate(found).result == found.best.result
     assert verify(path).bound_s == verify(found).bound_s
 
@@ -118,6 +118,16 @@ def test_what_a_deployment_measured_is_predicted(found: Planned) -> None:
 def test_a_trace_and_a_batch_do_not_go_together() -> None:
     with pytest.raises(InputError, match=r"^trace: brings its own requests"):
         plan(model="opt-125m", cluster="paper-4", trace="azure-conv", batch=4)
+
+
+def test_a_search_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^resume: goes with the checkpoint of a search"):
+        plan(model="opt-125m", cluster="paper-4", resume=True)
+    with pytest.raises(InputError, match=r"^resume: goes with the checkpoint of a search"):
+        plan(
+            model="opt-125m", cluster="paper-4", trace="azure-conv", resume=True,
+            checkpoint=tmp_path / "state.json",
+        )  # fmt: skip
 
 
 def test_two_profiles_of_one_device_are_refused() -> None:
