@@ -1,4 +1,4 @@
-"""What the genetic search brings is told from plans without it, and by it alone."""
+"""Ablation of the genetic search, from plans without it and plans by it alone."""
 
 import pytest
 
