@@ -1,6 +1,7 @@
 """The planner as a function: a model, a cluster and a workload in, the best plan out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llmpq_sim.api.planned import Planned, Profiles
@@ -12,9 +13,10 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
 from llmpq_sim.io.models import load_model
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective
 from llmpq_sim.search.planner import SearchSettings, search
@@ -73,6 +75,8 @@ def plan(
     target = load_target(_quality_options(quality), spec)
     options = TaskOptions(cluster, formats, kernels, tuple(profiles), target)
     how = settings or SearchSettings(seed=seed)
+    if resume and (checkpoint is None or trace is not None):
+        raise InputError("resume: goes with the checkpoint of a search for a batch")
     if trace is not None:
         if (batch, prompt_tokens, output_tokens) != (None, None, None):
             raise InputError("trace: brings its own requests; leave the batch out")
@@ -81,18 +85,32 @@ def plan(
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
-    search_hash = search_sha256(task, target, how)
-    resumed: PlanState | None = None
-    missing: list[str] = []
-    if resume and checkpoint is not None:
-        resumed, missing = resumed_state(checkpoint, task, search_hash)
+    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
+    return replace(found, notes=(*notes, *found.notes))
 
-    def keep(state: PlanState) -> None:
-        if checkpoint is not None:
-            write_checkpoint(checkpoint, state, search_hash)
 
-    outcome = search(task, how, resumed=resumed, on_progress=on_progress, on_state=keep)
-    return Planned(outcome, target, (*notes, *missing), checkpoint)
+def _planned(
+    task: PlanningTask,
+    target: QualityTarget,
+    settings: SearchSettings,
+    checkpoint: Path | None,
+    *,
+    resume: bool,
+    on_progress: Callable[[SearchProgress], None],
+) -> Planned:
+    """Return the best plan for a batch, its search's state kept in a file where one is named."""
+    if checkpoint is None:
+        return Planned(search(task, settings, on_progress=on_progress), target)
+    search_hash = search_sha256(task, target, settings)
+    state, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
+    outcome = search(
+        task,
+        settings,
+        resumed=state,
+        on_progress=on_progress,
+        on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
+    )
+    return Planned(outcome, target, tuple(missing), checkpoint)
 
 
 def _quality_options(quality: str | float | QualityOptions | None) -> QualityOptions:

@@ -120,6 +120,16 @@ def test_a_trace_and_a_batch_do_not_go_together() -> None:
         plan(model="opt-125m", cluster="paper-4", trace="azure-conv", batch=4)
 
 
+def test_a_search_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^resume: goes with the checkpoint of a search"):
+        plan(model="opt-125m", cluster="paper-4", resume=True)
+    with pytest.raises(InputError, match=r"^resume: goes with the checkpoint of a search"):
+        plan(
+            model="opt-125m", cluster="paper-4", trace="azure-conv", resume=True,
+            checkpoint=tmp_path / "state.json",
+        )  # fmt: skip
+
+
 def test_two_profiles_of_one_device_are_refused() -> None:
     device = load_cluster("paper-4").devices[0].device
     twice = [bundled_profile(device, "spec")] * 2
