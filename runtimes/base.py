@@ -203,6 +203,6 @@ def load_runtime(name: str) -> Runtime:
         runtime: Runtime = offered[name].load()()
     except ModuleNotFoundError as error:
         raise InputError(
-            f"runtime {name!r} needs the module {error.name}: pip install 'llmpq[{name}]'"
+            f"runtime {name!r} needs the module {error.name}, which is not installed"
         ) from error
     return runtime

@@ -64,7 +64,8 @@ class Planned:
         found, batch = self.outcome, self.batch
         serving = found.best.serving.settings if isinstance(found, OnlineOutcome) else None
         plan, task = batch.best.plan, batch.task
-        return SavedPlan(plan, task, self.target, batch.certificate, batch.settings.seed, serving)
+        seed, stated = batch.settings.seed, self.content["predicted"]
+        return SavedPlan(plan, task, self.target, batch.certificate, seed, serving, stated)
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all, and drop the checkpoint of a search that ended.

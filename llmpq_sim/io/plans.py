@@ -1,7 +1,8 @@
 """Plan files: a plan with its inputs and certificate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.planner import OnlineOutcome
-from llmpq_sim.search.planner import SearchOutcome
+from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 SCHEMA = "llmpq/plan"
@@ -82,6 +83,7 @@ def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, 
             "bound_s": outcome.certificate.bound_s,
         },
         "certificate": certificate_to_dict(outcome.certificate),
+        "logbook": logbook_to_dict(outcome.logbook),
     }
 
 
@@ -107,8 +109,33 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
                 "tpot_s": asdict(result.tpot_s),
                 "latency_s": asdict(result.latency_s),
             },
+            "logbook": logbook_to_dict(outcome.logbook),
         },
     }
+
+
+def logbook_to_dict(logbook: Sequence[LogbookRow]) -> list[dict[str, Any]]:
+    """Return a search's generations as plain data; a figure that is infinite is null."""
+    return [
+        {name: figure if isfinite(figure) else None for name, figure in row.items()}
+        for row in logbook
+    ]
+
+
+def logbook_from_dict(fields: Fields) -> list[dict[str, float]]:
+    """Return the generations that `logbook_to_dict` wrote in a search of a batch.
+
+    Raises:
+        InputError: a value is missing or cannot be.
+    """
+    rows = []
+    for each in fields.each("logbook"):
+        with each:
+            row: dict[str, float] = {"gen": each.integer("gen", least=0)}
+            row["evaluations"] = each.integer("evaluations", least=0)
+            row |= {name: each.number(name) for name in ("best", "median", "worst")}
+            rows.append(row)
+    return rows
 
 
 def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
@@ -156,6 +183,8 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         plan = from_dict(Plan, fields.fields("plan"))
         stated = _stated(fields.fields("predicted"))
         certificate = certificate_from_dict(fields.each("certificate"))
+        if fields.has("logbook"):  # for readers
+            logbook_from_dict(fields)
         serving = _serving(fields.fields("serving")) if fields.has("serving") else None
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
     return SavedPlan(plan, task, target, certificate, seed, serving, stated)

@@ -13,6 +13,7 @@ from llmpq_sim.core.machine import Machine
 from llmpq_sim.core.records import (
     Codec,
     Header,
+    Key,
     Natural,
     NotNegative,
     Place,
@@ -74,7 +75,7 @@ class DeviceProfile:
             matrix products; None where they move bytes as fast as other activations.
         dense_from_tokens: by weight format, the tokens from which weights are decoded first and
             multiplied densely; a format that is absent has one kernel for all tokens.
-        served_factors: by weight format, how many times as long as alone a layer takes in a real
+        pipeline_factors: by weight format, how many times as long as alone a layer takes in a real
             pipeline, at growing numbers of tokens computed at once; between them linear in the
             logarithm of the tokens, beyond them constant.
         machine: what was profiled, or None where nothing says.
@@ -103,9 +104,9 @@ class DeviceProfile:
     dense_from_tokens: Annotated[dict[FormatName, int], Place.OPTIONAL] = field(
         default_factory=dict
     )
-    served_factors: Annotated[dict[FormatName, Factors], Place.OPTIONAL] = field(
-        default_factory=dict
-    )
+    pipeline_factors: Annotated[
+        dict[FormatName, Factors], Key("served_factors"), Place.OPTIONAL
+    ] = field(default_factory=dict)
     machine: Annotated[Machine | None, Place.OPTIONAL] = None
     link: Annotated[Link | None, Place.OPTIONAL] = None
 
@@ -170,9 +171,9 @@ class DeviceProfile:
             return np.zeros_like(moved)
         return moved / self.elementwise_bytes_per_s
 
-    def served_factor(self, format_name: str, tokens: Any) -> FloatArray:
+    def pipeline_factor(self, format_name: str, tokens: Any) -> FloatArray:
         """Return how many times as long as alone a layer takes in a pipeline."""
-        curve = self.served_factors.get(self.aliases.get(format_name, format_name))
+        curve = self.pipeline_factors.get(self.aliases.get(format_name, format_name))
         counts = np.asarray(tokens, np.float64)
         if curve is None:
             return np.ones_like(counts)

@@ -15,8 +15,8 @@ from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import Trees
+from tests.local_rows import local_machine
 from tests.measured import lab_device
-from tests.own_rows import own_machine
 
 SPEC = spec_profile(lab_device(formats=("fp16", "int4")))
 TREES = Trees(0.1, (0, 18), (3.5, 0.25), ("<0 1 <1 -2 3",))
@@ -45,8 +45,8 @@ def with_overheads() -> DeviceProfile:
         embedding_overhead=Overhead(1e-5, 0.0),
         head_overhead=Overhead(0.0, 3e-10),
         dense_from_tokens={"int4": 23},
-        served_factors={"int4": ((4.0, 0.9), (256.0, 1.1))},
-        machine=own_machine(),
+        pipeline_factors={"int4": ((4.0, 0.9), (256.0, 1.1))},
+        machine=local_machine(),
         link=Link(5e-5, 2e9),
     )
 
@@ -73,9 +73,9 @@ def test_layers_in_a_pipeline_take_factors_by_tokens() -> None:
     """Linear in the logarithm of the tokens between two counts, constant beyond them."""
     profile = with_overheads()
     tokens = np.array([1.0, 4.0, 32.0, 256.0, 9000.0])
-    found = profile.served_factor("int3", tokens)  # priced as int4
+    found = profile.pipeline_factor("int3", tokens)  # priced as int4
     assert found == pytest.approx([0.9, 0.9, 1.0, 1.1, 1.1])
-    assert profile.served_factor("bf16", tokens).tolist() == [1.0] * 5
+    assert profile.pipeline_factor("bf16", tokens).tolist() == [1.0] * 5
 
 
 def test_an_alias_is_priced_as_what_it_stands_for() -> None:

@@ -11,7 +11,12 @@ import pytest
 from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+from llmpq_sim.io.checkpoints import (
+    load_checkpoint,
+    resumed_state,
+    search_sha256,
+    write_checkpoint,
+)
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text, sha256_of, write_json
 from llmpq_sim.io.models import load_model
@@ -26,7 +31,7 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.genetic.evolution import EvolutionState
+from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from llmpq_sim.search.scoring import score_plan
 from tests.qualities import measured_quality
@@ -148,7 +153,7 @@ def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
     task, path = small_task(), tmp_path / "plan.json.checkpoint.json"
     search_hash = search_sha256(task, TARGET, SETTINGS)
 
-    def save_second(state: EvolutionState) -> None:
+    def save_second(state: PlanState) -> None:
         if state.generation == 2:
             write_checkpoint(path, state, search_hash)
 
@@ -156,6 +161,22 @@ def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
     fresh = small_task()
     resumed = search(fresh, SETTINGS, resumed=load_checkpoint(path, fresh, search_hash))
     assert json_text(outcome_to_dict(resumed, TARGET)) == json_text(content)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from_and_a_note(tmp_path: Path) -> None:
+    state, notes = resumed_state(tmp_path / "plan.json.checkpoint.json", small_task(), "0")
+    assert state is None
+    (note,) = notes
+    assert note == "no checkpoint plan.json.checkpoint.json to go on from: the search began anew"
+
+
+def test_a_plan_keeps_the_generations_of_its_search(
+    outcome: SearchOutcome, content: Content
+) -> None:
+    rows = content["logbook"]
+    assert [row["gen"] for row in rows] == list(range(outcome.generations + 1))
+    assert sum(row["evaluations"] for row in rows) == outcome.evaluations
+    assert rows[-1]["best"] == outcome.best.makespan_s
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import fit_measurements, load_profile, write_machine
 from llmpq_sim.io.resources import bundled_dir
-from tests.own_rows import Laws, own_machine, own_rows
+from tests.local_rows import Laws, local_machine, local_rows
 
 SPEC = load_model("llama-160m")
 BUNDLED = sorted((bundled_dir("cluster_profiles") / "profiles").glob("*.json"))
@@ -23,7 +23,7 @@ BUNDLED = sorted((bundled_dir("cluster_profiles") / "profiles").glob("*.json"))
 def written(folder: Path) -> Path:
     """Return a file of a few own rows, written as a profiler does."""
     rows: list[dict[str, Any]] = [
-        row for row in own_rows(SPEC, Laws(), ("bf16",), (1, 8, 64)) if row["op"] != "attention"
+        row for row in local_rows(SPEC, Laws(), ("bf16",), (1, 8, 64)) if row["op"] != "attention"
     ]
     columns = dict.fromkeys(name for row in rows for name in row)
     path = folder / "rows.csv"
@@ -40,11 +40,11 @@ def silently(_: str) -> None:
 
 def test_rows_with_a_machine_beside_them_are_fitted_under_any_name(tmp_path: Path) -> None:
     path = written(tmp_path)
-    write_machine(path, own_machine())
+    write_machine(path, local_machine())
     report = fit_measurements(path, "slow-core", None, 0, silently)
     profile = report.profile
     assert (profile.device, profile.kernels) == ("slow-core", "torch-2.13")
-    assert profile.machine == own_machine()
+    assert profile.machine == local_machine()
     assert profile.link is not None
     assert profile.step_overhead_s == pytest.approx(150e-6)
     assert {error.op for error in report.errors} == {"gemm", "layer", "head"}
@@ -54,7 +54,7 @@ def test_a_model_of_the_users_own_is_told_or_found(tmp_path: Path) -> None:
     path = written(tmp_path)
     text = path.read_text(encoding="utf-8").replace(SPEC.name, "mine")
     path.write_text(text, encoding="utf-8")
-    write_machine(path, own_machine())
+    write_machine(path, local_machine())
     with pytest.raises(InputError, match="expected the name of a model, got 'mine'"):
         fit_measurements(path, "core", None, 0, silently)
     own = [replace(SPEC, name="mine")]

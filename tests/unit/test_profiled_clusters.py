@@ -11,9 +11,9 @@ from llmpq_sim.io.files import write_json, write_text
 from llmpq_sim.io.profiled_clusters import cluster_from_profiles
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
-from tests.own_rows import own_machine
+from tests.local_rows import local_machine
 
-MACHINE = own_machine()
+MACHINE = local_machine()
 SLOW, FAST = Link(70.5e-6, 1.7e9), Link(30e-6, 2.9e9)
 
 
