@@ -12,12 +12,13 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
 from llmpq_sim.io.models import load_model
+from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
+from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective
-from llmpq_sim.search.planner import SearchSettings, search
+from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 
 
 def plan(
@@ -81,17 +82,7 @@ def plan(
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
-    search_hash = search_sha256(task, target, how)
-    resumed: PlanState | None = None
-    missing: list[str] = []
-    if resume and checkpoint is not None:
-        resumed, missing = resumed_state(checkpoint, task, search_hash)
-
-    def keep(state: PlanState) -> None:
-        if checkpoint is not None:
-            write_checkpoint(checkpoint, state, search_hash)
-
-    outcome = search(task, how, resumed=resumed, on_progress=on_progress, on_state=keep)
+    outcome, missing = _searched(task, target, how, checkpoint, resume, on_progress)
     return Planned(outcome, target, (*notes, *missing), checkpoint)
 
 
@@ -99,3 +90,26 @@ def _quality_options(quality: str | float | QualityOptions | None) -> QualityOpt
     if isinstance(quality, QualityOptions):
         return quality
     return QualityOptions(at_least=None if quality is None else str(quality))
+
+
+def _searched(
+    task: PlanningTask,
+    target: QualityTarget,
+    settings: SearchSettings,
+    checkpoint: Path | None,
+    resume: bool,
+    on_progress: Callable[[SearchProgress], None],
+) -> tuple[SearchOutcome, list[str]]:
+    """Search for a batch, with the state kept in a file where one is named; return notes too."""
+    if checkpoint is None:
+        return search(task, settings, on_progress=on_progress), []
+    search_hash = search_sha256(task, target, settings)
+    resumed, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
+    outcome = search(
+        task,
+        settings,
+        resumed=resumed,
+        on_progress=on_progress,
+        on_state=lambda state: write_checkpoint(checkpoint, state, search_hash),
+    )
+    return outcome, missing
