@@ -17,9 +17,13 @@ INSTALLED = HERE / "llmpq_sim" / "_modules"
 def main() -> None:
     """Run the command line and exit."""
     sys.path.insert(0, str(INSTALLED if INSTALLED.is_dir() else HERE))
-    from cli import main as run
+    try:
+        from cli import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # before a command has begun
+        print("interrupted; nothing was written", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
 
 
 if __name__ == "__main__":

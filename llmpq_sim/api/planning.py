@@ -1,6 +1,7 @@
 """The planner as a function: a model, a cluster and a workload in, the best plan out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llmpq_sim.api.planned import Planned, Profiles
@@ -18,7 +19,7 @@ from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective
-from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
+from llmpq_sim.search.planner import SearchSettings, search
 
 
 def plan(
@@ -74,6 +75,8 @@ def plan(
     target = load_target(_quality_options(quality), spec)
     options = TaskOptions(cluster, formats, kernels, tuple(profiles), target)
     how = settings or SearchSettings(seed=seed)
+    if resume and (checkpoint is None or trace is not None):
+        raise InputError("resume: goes with the checkpoint of a search for a batch")
     if trace is not None:
         if (batch, prompt_tokens, output_tokens) != (None, None, None):
             raise InputError("trace: brings its own requests; leave the batch out")
@@ -82,34 +85,35 @@ def plan(
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
-    outcome, missing = _searched(task, target, how, checkpoint, resume, on_progress)
-    return Planned(outcome, target, (*notes, *missing), checkpoint)
+    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def _planned(
+    task: PlanningTask,
+    target: QualityTarget,
+    settings: SearchSettings,
+    checkpoint: Path | None,
+    *,
+    resume: bool,
+    on_progress: Callable[[SearchProgress], None],
+) -> Planned:
+    """Return the best plan for a batch, its search's state kept in a file where one is named."""
+    if checkpoint is None:
+        return Planned(search(task, settings, on_progress=on_progress), target)
+    search_hash = search_sha256(task, target, settings)
+    state, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
+    outcome = search(
+        task,
+        settings,
+        resumed=state,
+        on_progress=on_progress,
+        on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
+    )
+    return Planned(outcome, target, tuple(missing), checkpoint)
 
 
 def _quality_options(quality: str | float | QualityOptions | None) -> QualityOptions:
     if isinstance(quality, QualityOptions):
         return quality
     return QualityOptions(at_least=None if quality is None else str(quality))
-
-
-def _searched(
-    task: PlanningTask,
-    target: QualityTarget,
-    settings: SearchSettings,
-    checkpoint: Path | None,
-    resume: bool,
-    on_progress: Callable[[SearchProgress], None],
-) -> tuple[SearchOutcome, list[str]]:
-    """Search for a batch, with the state kept in a file where one is named; return notes too."""
-    if checkpoint is None:
-        return search(task, settings, on_progress=on_progress), []
-    search_hash = search_sha256(task, target, settings)
-    resumed, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
-    outcome = search(
-        task,
-        settings,
-        resumed=resumed,
-        on_progress=on_progress,
-        on_state=lambda state: write_checkpoint(checkpoint, state, search_hash),
-    )
-    return outcome, missing

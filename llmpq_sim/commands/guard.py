@@ -101,7 +101,9 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, USAGE_ERROR):
         shown = StringIO()
         error.show(file=shown)
-        return Failure(error.format_message(), "UsageError", error.exit_code, shown.getvalue())
+        return Failure(
+            error.format_message(), "UsageError", error.exit_code, shown.getvalue().rstrip()
+        )
     return _of_system(error) or _of_ours(error)
 
 

@@ -1,7 +1,7 @@
 """The command that finds the best plan: ``llmpq search``."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     BatchOptions,
@@ -21,9 +22,11 @@ from llmpq_sim.commands.options import (
     trace_options,
 )
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
+    from llmpq_sim.search.frame import SearchProgress
     from llmpq_sim.search.planner import SearchSettings
 
 
@@ -135,10 +138,36 @@ class PlanOutput:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
     ] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the plan that is there.")] = (
+        False
+    )
     as_json: JsonFlag = False
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the generations of the genetic search too.")
     ] = False
+
+    def check(self) -> None:
+        """Check that the plan may be written, before it is sought.
+
+        Raises:
+            InputError: it cannot be, or another plan is there.
+        """
+        from llmpq_sim.io.files import check_writable
+
+        check_writable(self.out)
+        can_go_on = self.checkpoint.exists()
+        if self.out.exists() and not (self.force or (self.resume and can_go_on)):
+            goes_on = ", --resume goes on with its search" if can_go_on else ""
+            raise InputError(
+                f"{self.out} exists already: --force overwrites it, --out writes another "
+                f"file{goes_on}"
+            )
+
+    def kept(self) -> str:
+        """Return what an interruption leaves before there is a plan to write."""
+        if not self.checkpoint.exists():
+            return "no plan was found yet"
+        return f"the search so far is kept in {self.checkpoint}, --resume goes on"
 
     @property
     def checkpoint(self) -> Path:
@@ -162,17 +191,9 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
-    from llmpq_sim.io.files import check_writable
-    from llmpq_sim.io.locks import locked
-    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
-    check_writable(output.out)
-    with (
-        locked(output.out),
-        effort.settings() as settings,
-        native_output_on_stderr(),
-        progress_bar(sys.stderr.isatty()) as on_progress,
-    ):
+    output.check()
+    with _searching(effort, output) as (settings, on_progress):
         planned = plan(
             model=asked.model,
             cluster=asked.cluster,
@@ -191,8 +212,9 @@ def search(
             resume=output.resume,
             on_progress=on_progress,
         )
-    planned.save(output.out)
+        planned.save(output.out)
     _show(planned, output)
+    _end_if_interrupted(planned, output)
 
 
 def _check_together(
@@ -208,6 +230,33 @@ def _check_together(
         raise InputError("--resume: a search for a trace keeps no checkpoint; leave it out")
     if effort.pareto:
         raise InputError("--pareto: a search for a trace has one objective; leave it out")
+
+
+@contextmanager
+def _searching(
+    effort: Effort, output: PlanOutput
+) -> "Iterator[tuple[SearchSettings, Callable[[SearchProgress], None]]]":
+    """Give the settings of a search and what shows its progress, while the plan is locked."""
+    from llmpq_sim.io.locks import locked
+    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
+
+    with (
+        keeping(output.kept),
+        locked(output.out),
+        effort.settings() as settings,
+        native_output_on_stderr(),
+        progress_bar(sys.stderr.isatty()) as on_progress,
+    ):
+        yield settings, on_progress
+
+
+def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
+    """Say what is kept of a search that was interrupted, and end the command."""
+    if planned.outcome.ended != "interrupted":
+        return
+    goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
+    print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(interruption_exit_code())
 
 
 def _show(planned: "Planned", output: PlanOutput) -> None:

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 class LlmpqError(Exception):
     r"""An expected failure: one message that says where, what was expected and what was found.
 
-    The message can be written anywhere: bytes of a file's name that are no UTF-8 stand in it as
-    ``\xff``.
+    The message is no page, whatever it quotes, and can be written anywhere: bytes of a file's name
+    that are no UTF-8 stand in it as ``\xff``.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(encodable(message))
+        super().__init__(_shortened(encodable(message)))
 
 
 class InputError(LlmpqError):
@@ -42,6 +42,16 @@ class ExecutionError(LlmpqError):
 
 class InternalError(Exception):
     """Two ways to compute one figure disagree: a fault of llmpq, not of its input."""
+
+
+LONGEST_MESSAGE_CHARACTERS = 2000
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= LONGEST_MESSAGE_CHARACTERS:
+        return message
+    half = LONGEST_MESSAGE_CHARACTERS // 2 - 3
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def encodable(text: str) -> str:

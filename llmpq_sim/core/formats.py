@@ -5,6 +5,7 @@ decodes and multiplies it is a class of the runtime.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InputError
@@ -141,6 +142,15 @@ are ``2^(bits - 1) - 1`` (LLM-PQ, arXiv:2403.01136, Theorem 1)."""
 
 PAPER_FORMATS = ("int3", "int4", "int8", "fp16")
 """LLM-PQ's bitwidths 3, 4, 8 and 16 (arXiv:2403.01136, sec. 4)."""
+
+
+def check_distinct(names: Sequence[str], where: str) -> None:
+    """Raise InputError if a name occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{where}: expected distinct names, got {name!r} more than once")
+        seen.add(name)
 
 
 def format_named(name: str, where: str) -> WeightFormat:

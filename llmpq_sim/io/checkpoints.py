@@ -7,14 +7,10 @@ import numpy as np
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
-from llmpq_sim.core.plan import check_plan
+from llmpq_sim.core.plan import Plan, check_plan
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import read_json, sha256_of, write_json
-from llmpq_sim.io.plans import (
-    logbook_from_fields,
-    plan_from_fields,
-    plan_to_content,
-    task_to_content,
-)
+from llmpq_sim.io.plans import logbook_from_dict, task_to_dict
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic.batches import PlanIndividual, PlanState, SimulatedFront
@@ -27,7 +23,7 @@ VERSION = 2
 def search_sha256(task: PlanningTask, target: QualityTarget, settings: SearchSettings) -> str:
     """Return the hash of what a search's course depends on: its inputs, seed and objective."""
     decided = {"seed": settings.seed, "wants_front": settings.wants_front}
-    return sha256_of({**task_to_content(task, target)["sha256"], **decided})
+    return sha256_of({**task_to_dict(task, target)["sha256"], **decided})
 
 
 def write_checkpoint(path: Path, state: PlanState, search_hash: str) -> None:
@@ -86,7 +82,7 @@ def load_checkpoint(path: Path, task: PlanningTask, search_hash: str) -> PlanSta
             evaluations=fields.integer("evaluations", least=0),
         )
         state.hall.update(_individuals(fields, "front", task))
-        for row in logbook_from_fields(fields):
+        for row in logbook_from_dict(fields):
             state.logbook.record(**row)
     if not state.population or not state.hall:
         raise InputError(f"{path.name}: expected plans in population and front, got none")
@@ -95,7 +91,7 @@ def load_checkpoint(path: Path, task: PlanningTask, search_hash: str) -> PlanSta
 
 def _individual_content(individual: PlanIndividual) -> dict[str, Any]:
     return {
-        "plan": plan_to_content(individual.plan),
+        "plan": to_dict(individual.plan),
         "makespan_s": individual.makespan_s,
         "loss": individual.loss,
         "is_simulated": individual.is_simulated,
@@ -106,7 +102,7 @@ def _individuals(fields: Fields, name: str, task: PlanningTask) -> list[PlanIndi
     individuals = []
     for each in fields.each(name):
         with each:
-            plan = plan_from_fields(each.fields("plan"))
+            plan = from_dict(Plan, each.fields("plan"))
             check_plan(plan, task.costs.scenario, f"{each.where}.plan")
             individual = PlanIndividual(plan)
             makespan_s, loss = each.number("makespan_s"), each.number("loss", positive=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.formats import PAPER_FORMATS
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
-from llmpq_sim.io.clusters import cluster_to_content, load_cluster
+from llmpq_sim.io.clusters import cluster_to_dict, load_cluster
 from llmpq_sim.io.files import sha256_of
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import SPEC, cluster_profiles, profile_sha256
@@ -110,7 +110,7 @@ def task_sha256(task: PlanningTask) -> str:
     return sha256_of(
         {
             "model": scenario.model.name,
-            "cluster": cluster_to_content(scenario.cluster),
+            "cluster": cluster_to_dict(scenario.cluster),
             "workload": [workload.prompt_tokens, list(workload.output_tokens)],
             "profiles": {
                 kind: profile_sha256(profile) for kind, profile in task.costs.profiles.items()

@@ -132,7 +132,7 @@ def check_figure(path: Path) -> None:
     if path.suffix not in ENDINGS:
         raise InputError(f"--plot: expected a file that ends in .png or .svg, got {path}")
     if find_spec("matplotlib") is None:
-        raise InputError('--plot needs Matplotlib: pip install "llmpq[plot]"')
+        raise InputError("--plot needs Matplotlib: pip install matplotlib")
     check_writable(path)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -57,7 +58,6 @@ from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.search.online.task import Objective
 from llmpq_sim.simulator.continuous.saturation import queue_of
-from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 SOUGHT = {
     "goodput": "goodput/s",
@@ -90,7 +90,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
-        "settings": settings_to_content(outcome.best.serving.settings),
+        "settings": to_dict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),

@@ -27,24 +27,26 @@ STEPS = {
 
 @contextmanager
 def progress_line(
-    enabled: bool, console: Console | None
+    enabled: bool, console: Console | None, *, has_bar: bool = True
 ) -> Iterator[Callable[[str, float, str], None]]:
     """Give a callback that draws a text, a share of the work done and what else to say.
 
     Args:
         enabled: whether to draw at all.
         console: where to; stderr unless told. Nothing is drawn where it is no terminal.
+        has_bar: whether the share is known and drawn.
     """
     screen = console or Console(stderr=True)
     if not (enabled and screen.is_terminal):
         yield lambda *_: None
         return
+    bars = (BarColumn(bar_width=16),) if has_bar else ()
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        TextColumn("{task.description}", markup=False),
+        *bars,
         TimeElapsedColumn(),
-        TextColumn("{task.fields[more]}"),
+        TextColumn("{task.fields[more]}", markup=False),
     )
     with ProgressBar(*columns, console=screen, transient=True) as drawn:
         shown = drawn.add_task("starting", total=1.0, more="")
@@ -83,12 +85,8 @@ def steps_shown(enabled: bool, console: Console | None = None) -> Iterator[Calla
         enabled: whether to show at all.
         console: where to; stderr unless told. Nothing is shown where it is no terminal.
     """
-    screen = console or Console(stderr=True)
-    if not (enabled and screen.is_terminal):
-        yield lambda _: None
-        return
-    with screen.status("starting") as status:
-        yield lambda step: status.update(plain(step))
+    with progress_line(enabled, console, has_bar=False) as update:
+        yield lambda step: update(step, 0.0, "")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from llmpq_sim.core.formats import FORMATS, WeightFormat
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.result import Summary
-from llmpq_sim.core.units import GB, TFLOP, gib
+from llmpq_sim.core.units import GB, TFLOP, gib, gib_apart
 from llmpq_sim.io.clusters import bundled_clusters, load_cluster
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import bundled_models, load_model
@@ -64,7 +64,8 @@ def stage_table(rows: Sequence[StageRow], width: int) -> Table:
 
 
 def _memory_cell(row: StageRow, bar_width: int) -> Text:
-    figures = f"{gib(row.memory_bytes):>5} / {gib(row.limit_bytes)} GiB"
+    needed, limit = gib_apart(row.memory_bytes, row.limit_bytes)
+    figures = f"{needed:>5} / {limit} GiB"
     style = "cyan" if row.memory_bytes <= row.limit_bytes else "red"
     return Text.assemble((bar(row.memory_bytes / row.limit_bytes, bar_width), style), figures)
 

@@ -12,6 +12,7 @@ from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import grouped
 from llmpq_sim.commands.options import JsonFlag, PlanFile, Profiles, Seed
 from llmpq_sim.core.errors import InputError
+from runtimes.commands.installed import check_torch
 
 if TYPE_CHECKING:
     from llmpq_sim.io.workloads import TraceOptions
@@ -169,6 +170,8 @@ def deploy(
     profile: Profiles = None,
 ) -> None:
     """Carry out a plan: load the model's layers onto their devices and serve requests."""
+    if runtime == "torch":
+        check_torch("llmpq deploy computes")
     from llmpq_sim.api import load
     from llmpq_sim.io.files import check_writable
     from llmpq_sim.io.locks import locked

@@ -8,7 +8,7 @@ import torch
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.units import MIB, gib
+from llmpq_sim.core.units import MIB, gib_apart
 from runtimes.quality.layer_stages import LayerSource
 from runtimes.quality.streaming import HEAD_TOKENS
 
@@ -55,9 +55,10 @@ def check_memory(needed_bytes: int, free_bytes: int, model: str) -> None:
         InfeasibleError: it does not.
     """
     if needed_bytes > free_bytes:
+        needs, has = gib_apart(needed_bytes, free_bytes)
         raise InfeasibleError(
-            f"{model}: measuring it, even layer by layer, needs {gib(needed_bytes)} GiB of memory, "
-            f"{gib(free_bytes)} GiB are free; free some, or give fewer --window-tokens"
+            f"{model}: measuring it, even layer by layer, needs {needs} GiB of memory, "
+            f"{has} GiB are free; free some, or give fewer --window-tokens"
         )
 
 
@@ -69,8 +70,9 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     """
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
+        needs, has = gib_apart(needed_bytes, free_bytes)
         raise InfeasibleError(
-            f"{folder}: hidden states of all candidates need {gib(needed_bytes)} GiB of disk, "
-            f"{gib(free_bytes)} GiB are free; give fewer --windows or --formats, or an --out on "
+            f"{folder}: hidden states of all candidates need {needs} GiB of disk, "
+            f"{has} GiB are free; give fewer --windows or --formats, or an --out on "
             "another disk"
         )

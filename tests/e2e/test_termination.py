@@ -84,7 +84,7 @@ def test_the_second_run_names_the_first_which_ends_in_order(folder: Path, comman
 def test_a_killed_run_is_no_obstacle(folder: Path) -> None:
     with held(folder, COMMANDS["profile"]) as running:
         running.kill()
-        running.communicate()
+        running.wait()
     assert len(list(folder.glob(".llmpq-*.lock"))) == 1
     again = llmpq("profile", "--device", "abacus", "--out", "rows.csv", cwd=folder)
     assert again.returncode == 1

@@ -5,12 +5,13 @@ Those of TensorRT-LLM need the shared measurements beside the repository; withou
 
 from pathlib import Path
 
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import json_text, write_text
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.paper.cases import KERNELS_OF_2023
 from tests.golden.kernels_of_2023 import (
     completed_profile,
@@ -60,7 +61,7 @@ def report_of_tensorrt_llm(device: str) -> FitReport:
 
 def text_of(profile: DeviceProfile) -> str:
     """Return what the profile's file holds."""
-    return json_text(profile_to_content(profile))
+    return json_text(to_dict(profile))
 
 
 def write_shipped_profiles() -> None:

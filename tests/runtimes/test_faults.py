@@ -243,6 +243,14 @@ def test_a_stage_that_is_stopped_as_it_starts_is_named(folder: Path, attempt: in
     assert descendants() == set()
 
 
+def test_a_stage_that_is_told_to_end_is_named(folder: Path) -> None:
+    ended = harm_at_start(1, 0.2, signal.SIGTERM)
+    with pytest.raises(ExecutionError) as failed:
+        TorchRuntime().run(long_job(folder))
+    assert str(failed.value) == f"stage 1 on cpu-1: process {ended[0]} was ended by SIGTERM"
+    assert descendants() == set()
+
+
 def harm_at_start(stage: int, wait_s: float, number: signal.Signals) -> list[float]:
     """Send a signal to a stage soon after it was started; return its process and the instant.
 

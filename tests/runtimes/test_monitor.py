@@ -4,19 +4,20 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
 
 from llmpq_sim.core.errors import ExecutionError, LlmpqError
 from runtimes.base import RuntimeOptions
+from runtimes.torch_pipeline.processes import monitor
 from runtimes.torch_pipeline.processes.failures import StageFailure, write_failure
 from runtimes.torch_pipeline.processes.heartbeat import PHASES, HeartbeatRecord, heartbeat_path
 from runtimes.torch_pipeline.processes.launching import Launcher, StageProcess
 from runtimes.torch_pipeline.processes.monitor import START_TIMEOUT_S, Watch
 from runtimes.torch_pipeline.processes.vitals import Vitals
 
+NOW_S = 10_000.0
 OPTIONS = RuntimeOptions(hang_timeout_s=5.0, step_timeout_s=120.0)
 LOST = StageFailure("peer", "serving", "Connection closed by peer [127.0.0.1]:4000")
 
@@ -58,21 +59,29 @@ def stage(
 ) -> StageProcess:
     """Return a stage that was last heard of some time ago, None for never."""
     if silent_s is not None:
-        record = HeartbeatRecord(phase=PHASES.index(phase), beat_s=monotonic() - silent_s)
+        record = HeartbeatRecord(phase=PHASES.index(phase), beat_s=NOW_S - silent_s)
         heartbeat_path(folder, number).write_bytes(record.packed())
     process: Any = SeenProcess(700 + number, exit_code)
     vitals = SeenVitals(idle_s, is_stopped)
     return StageProcess(process, folder / f"stage-{number}.log", vitals)
 
 
-def fault(folder: Path, *stages: StageProcess) -> str:
-    """Return what is said of stages; nothing if all is well until they end by themselves."""
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass between two looks."""
+    monkeypatch.setattr(monitor, "sleep", lambda _: None)
+    monkeypatch.setattr(monitor, "monotonic", lambda: NOW_S)
+    monkeypatch.setattr(monitor, "SETTLE_S", 0.0)
+
+
+def fault(folder: Path, *stages: StageProcess, looks: int = 1000) -> str:
+    """Return what is said of stages; nothing if all is well for so many looks."""
     launcher = Launcher(folder, dict(enumerate(stages)))
     ended: list[bool] = []
 
     def on_progress(_: object) -> None:
         ended.append(True)
-        if len(ended) == 2:
+        if len(ended) == looks:
             raise InterruptedError
 
     names = [f"cpu-{number}" for number in range(len(stages))]
@@ -99,7 +108,7 @@ def fault(folder: Path, *stages: StageProcess) -> str:
         ),
         ({"silent_s": 1.0, "idle_s": 600.0}, ""),
         ({"silent_s": 60.0, "idle_s": 0.1}, ""),
-        ({"silent_s": 121.0, "idle_s": 0.1}, "process 700 has not responded for 121 s"),
+        ({"silent_s": 300.0, "idle_s": 0.1}, "process 700 has not responded for 300 s"),
         ({"silent_s": 60.0, "idle_s": 60.0}, "process 700 has not responded for 60 s"),
         ({"silent_s": 600.0, "idle_s": 600.0, "phase": "done"}, ""),
     ],
@@ -109,6 +118,12 @@ def test_a_slow_stage_is_waited_for_and_a_silent_one_is_named(
 ) -> None:
     found = fault(tmp_path, stage(tmp_path, 0, **seen), stage(tmp_path, 1, silent_s=0.0))
     assert found == (said and f"stage 0 on cpu-0: {said}")
+
+
+def test_a_machine_that_was_asleep_is_no_silent_stage(tmp_path: Path) -> None:
+    asleep = stage(tmp_path, 0, silent_s=1000.0, idle_s=1000.0)
+    assert fault(tmp_path, asleep, looks=5) == ""
+    assert fault(tmp_path, asleep, looks=50).startswith("stage 0 on cpu-0: process 700 has not")
 
 
 @pytest.mark.parametrize(

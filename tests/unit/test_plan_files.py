@@ -20,7 +20,7 @@ from llmpq_sim.io.checkpoints import (
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text, sha256_of, write_json
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import load_plan, outcome_to_content, task_to_content, with_workload
+from llmpq_sim.io.plans import load_plan, outcome_to_dict, task_to_dict, with_workload
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import (
     QualityTarget,
@@ -57,7 +57,7 @@ def outcome() -> SearchOutcome:
 
 @pytest.fixture(scope="module")
 def content(outcome: SearchOutcome) -> Content:
-    return outcome_to_content(outcome, TARGET)
+    return outcome_to_dict(outcome, TARGET)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_plan_carries_the_profiles_that_do_not_ship(
     costs = outcome.task.costs
     own = replace(costs.profiles["t4"], kernels="of-mine", layer_overhead_s=1e-5)
     with_own = LayerCosts(costs.scenario, {**costs.profiles, "t4": own})
-    inputs = task_to_content(replace(outcome.task, costs=with_own), TARGET)
+    inputs = task_to_dict(replace(outcome.task, costs=with_own), TARGET)
     assert [part["device"] for part in inputs["profiles"] if "content" in part] == ["t4"]
     path = tmp_path / "plan.json"
     write_json(path, {**content, "inputs": inputs})
@@ -107,7 +107,7 @@ def test_a_plan_carries_the_losses_that_were_measured(tmp_path: Path) -> None:
     measured = replace(measured, quantizers={**measured.quantizers, "int4": "hqq"})
     target = QualityTarget(None, 0.03, None, measured)
     found = search(small_task(target), SETTINGS)
-    content, path = outcome_to_content(found, target), tmp_path / "plan.json"
+    content, path = outcome_to_dict(found, target), tmp_path / "plan.json"
     write_json(path, content)
     saved = load_plan(path, {})
     assert (saved.target, saved.task.quality) == (target, found.task.quality)
@@ -144,7 +144,7 @@ def test_a_search_is_not_resumed_with_other_losses() -> None:
 
 def test_the_same_seed_gives_the_same_bytes(content: Content) -> None:
     again = search(small_task(), SETTINGS)
-    assert json_text(outcome_to_content(again, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(again, TARGET)) == json_text(content)
 
 
 def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
@@ -160,7 +160,7 @@ def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
     search(task, SETTINGS, on_state=save_second)
     fresh = small_task()
     resumed = search(fresh, SETTINGS, resumed=load_checkpoint(path, fresh, search_hash))
-    assert json_text(outcome_to_content(resumed, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(resumed, TARGET)) == json_text(content)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from_and_a_note(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from io import StringIO
 
 import pytest
@@ -36,3 +38,19 @@ def test_steps_are_named_one_after_another() -> None:
     with steps_shown(True, console) as tell:
         tell("fitting int4")
     assert "fitting int4" in written(console)
+
+
+CODE = """
+import ctypes, sys
+from llmpq_sim.report.progress import native_output_on_stderr
+print("before")
+with native_output_on_stderr():
+    ctypes.CDLL(None).puts(b"from C")
+print("after")
+"""
+
+
+def test_what_c_prints_goes_to_stderr_and_the_rest_stays_in_order() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stdout == "before\nafter\n"
+    assert done.stderr == "from C\n"

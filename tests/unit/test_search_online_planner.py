@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.io.plans import online_to_content
+from llmpq_sim.io.plans import online_to_dict
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
@@ -59,7 +59,7 @@ def test_the_plan_also_fits_the_batch_and_keeps_the_quality_budget(
 def test_the_same_seed_writes_the_same_file(task: OnlineTask, outcome: OnlineOutcome) -> None:
     target = QualityTarget("int4", None)
     again = found(task)
-    assert online_to_content(again, target) == online_to_content(outcome, target)
+    assert online_to_dict(again, target) == online_to_dict(outcome, target)
     assert again.evaluations == outcome.evaluations
 
 

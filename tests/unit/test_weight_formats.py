@@ -15,7 +15,7 @@ from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import write_json
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import load_plan, outcome_to_content
+from llmpq_sim.io.plans import load_plan, outcome_to_dict
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import batch_workload, chosen_formats, planning_task, quality_target
 from llmpq_sim.latency.fitting.fit import fit_profile
@@ -122,7 +122,7 @@ def test_one_more_record_is_planned_with_kept_and_proven(
     by_kind = {stage.device[:3]: set(stage.formats) for stage in plan.stages}
     assert "fp8" in by_kind["new"]
     assert "int8" in by_kind["old"]
-    write_json(path, outcome_to_content(outcome, TARGET))
+    write_json(path, outcome_to_dict(outcome, TARGET))
     saved = load_plan(path, {})
     assert saved.plan == plan
     assert verify(saved).gap_fraction == pytest.approx(outcome.gap_fraction)

@@ -8,9 +8,10 @@ import numpy as np
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.units import US
+from llmpq_sim.latency.corrections import Correction
 from llmpq_sim.latency.fitting.boosting import fit_trees
 from llmpq_sim.latency.fitting.rows import Measurements, formats_of
-from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, Correction, GemmModel, Roofline
+from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.spec import spec_attention, spec_gemm
 from llmpq_sim.latency.trees import Trees
 from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes

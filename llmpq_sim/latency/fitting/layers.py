@@ -15,9 +15,9 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import US
 from llmpq_sim.latency.fitting.kernels import by_format, read_bits, significant
 from llmpq_sim.latency.fitting.rows import Measurements
-from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel, Roofline
+from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.spec import sustained_bytes_per_s, sustained_flops_per_s
-from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
+from llmpq_sim.latency.work import AttentionSizes, BoolArray, FloatArray, GemmSizes
 
 LAUNCH_S = 50e-6
 """Where a fit starts for the fixed cost of a matrix product that Python calls."""

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from llmpq_sim.core.errors import CertificateError
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.records import Finite, Key, Place
 from llmpq_sim.search.bound.certificate import (
     CellMultipliers,
+    CellTree,
     Multipliers,
     Split,
     bound_s,
@@ -34,7 +37,7 @@ class CellProof:
     """A tree of cells that proves nothing faster than its target, or than its weakest leaf."""
 
     target_s: float
-    tree: Split | CellMultipliers
+    tree: Annotated[CellTree, Key("proof")]
 
 
 NO_MULTIPLIERS = Multipliers((), 0.0, ())
@@ -51,9 +54,9 @@ class BoundEntry:
         cells: a stronger proof by cells, where one was needed.
     """
 
-    bound_s: float
-    multipliers: Multipliers
-    cells: CellProof | None = None
+    bound_s: Finite
+    multipliers: Annotated[Multipliers, Place.INLINE]
+    cells: Annotated[CellProof | None, Place.OPTIONAL] = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmpq_sim.search.bound.certificate import (
+    DEEPEST,
     CellMultipliers,
     Split,
     cell_bound_s,
@@ -25,9 +26,6 @@ from llmpq_sim.search.deadline import OutOfTime, check_time, solver_options, tim
 
 ROUNDS = 60
 """Rounds of column generation in a cell, at most."""
-
-DEEPEST = 40
-"""Cuts on the way to a cell, at most."""
 
 SHORTAGE_PRICE = 4.0
 """Price of a missing block, in targets: so high that a cell without a plan exceeds the target."""

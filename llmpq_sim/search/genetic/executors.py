@@ -48,7 +48,7 @@ def simulating_on(executor: Executor, scheduler: str | None, workers: int | None
         raise InputError("--workers: a Dask cluster has workers of its own; leave it out")
     address = _address(scheduler)
     if find_spec("distributed") is None:
-        raise InputError('--executor dask needs Dask: pip install "llmpq[dask]"')
+        raise InputError('--executor dask needs Dask: pip install "dask[distributed]"')
     with _cluster(address) as workers_of_cluster:
         yield max(workers_of_cluster, FEWEST_SHARES)
 

@@ -16,7 +16,7 @@ from deap import base, tools
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan, Stage
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline
 from llmpq_sim.search.deadline import time_limit, without_time_limit
 from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
@@ -290,11 +290,12 @@ def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
 def _no_room(task: OnlineTask, batch: SearchOutcome) -> str:
     longest = int(task.workload.context_tokens.max())
     needed = task.costs.model.layers * task.costs.model.kv_bytes(1, longest)
+    needs, has = gib_apart(needed, _left_bytes(batch))
     return (
         f"{task.costs.model.name} on {task.costs.cluster.name}: no plan has room for the KV cache "
         f"of any request beside batches of {TOKEN_BUDGETS[0]} tokens; the longest of "
-        f"{task.workload.name} has {longest} tokens, {gib(needed)} GiB, the plan for the "
-        f"representative batch leaves {gib(_left_bytes(batch))} GiB in all; allow fewer bits, or "
+        f"{task.workload.name} has {longest} tokens, {needs} GiB, the plan for the "
+        f"representative batch leaves {has} GiB in all; allow fewer bits, or "
         "use devices with more memory"
     )
 

@@ -31,9 +31,13 @@ def child_command(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment, with which a child finds the package."""
+    """Return this process's environment, with which a child finds the package.
+
+    It does not look where the command was given: a folder of the package's name may lie there.
+    """
     known = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, known))}
+    path = os.pathsep.join(filter(None, known))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def end_with(parent: int) -> None:

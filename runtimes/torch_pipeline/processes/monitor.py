@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -42,6 +42,7 @@ class Watch:
     requests: int
     options: RuntimeOptions
     _read_bytes: int = 0
+    _looks: dict[int, tuple[float, int]] = field(default_factory=dict)
     _serving_since_s: float | None = None
 
     def until_done(
@@ -61,7 +62,7 @@ class Watch:
             on_progress(self._progress(records))
             if ended:
                 break
-            self._check(records)
+            self._check()
             sleep(POLL_S)
         if not all(map(self._has_finished, self.launcher.processes)):
             raise self._failure()
@@ -71,7 +72,7 @@ class Watch:
         records = {stage: read_heartbeat(folder, stage) for stage in self.launcher.processes}
         return {stage: record for stage, record in records.items() if record is not None}
 
-    def _check(self, records: dict[int, HeartbeatRecord]) -> None:
+    def _check(self) -> None:
         """Raise if a stage is gone, or has been silent or in one step for too long."""
         for stage, process in self.launcher.processes.items():
             process.vitals.look()
@@ -80,26 +81,35 @@ class Watch:
             if process.exit_code() is not None and not self._has_finished(stage):
                 self._settle()
                 raise self._failure()
-            self._check_stage(stage, process, records.get(stage))
+            self._check_stage(stage, process)
 
-    def _check_stage(
-        self, stage: int, process: StageProcess, record: HeartbeatRecord | None
-    ) -> None:
-        options, now_s = self.options, monotonic()
-        idle_s = process.vitals.idle_s()
+    def _check_stage(self, stage: int, process: StageProcess) -> None:
+        options, idle_s = self.options, process.vitals.idle_s()
+        now_s = monotonic()  # before the record is read: who is slow here must not seem slow there
+        record = read_heartbeat(self.launcher.folder, stage)
         if record is None:
             if process.vitals.is_stopped and idle_s > options.hang_timeout_s:
                 raise self._silent(stage, process, idle_s)
             if idle_s > START_TIMEOUT_S:
                 raise self._named(stage, f"did not start within {START_TIMEOUT_S:.0f} s")
             return
-        silent_s = now_s - record.beat_s
+        silent_s = min(now_s - record.beat_s, self._heard(stage, record) * POLL_S)
         is_at_work = idle_s < options.hang_timeout_s and silent_s < options.step_timeout_s
         if silent_s > options.hang_timeout_s and not is_at_work:
-            raise self._silent(stage, process, silent_s)
+            raise self._silent(stage, process, now_s - record.beat_s)
         if record.step_since_s and now_s - record.step_since_s > options.step_timeout_s:
             spent_s = now_s - record.step_since_s
             raise self._named(stage, f"has been in one step for {spent_s:.0f} s")
+
+    def _heard(self, stage: int, record: HeartbeatRecord) -> int:
+        """Return how often this process has looked since a stage's last heartbeat.
+
+        It tells a silent stage from a machine that was asleep, or all of whose processes were.
+        """
+        last_s, looks = self._looks.get(stage, (0.0, 0))
+        looks = looks + 1 if record.beat_s == last_s else 0
+        self._looks[stage] = record.beat_s, looks
+        return looks
 
     def _silent(self, stage: int, process: StageProcess, silent_s: float) -> ExecutionError:
         how = " and is stopped" if process.vitals.is_stopped else ""
