@@ -1,4 +1,4 @@
-"""Ablation of the genetic search, from plans without it and plans by it alone."""
+"""Ablations of the genetic search: neither half is better than the whole."""
 
 import pytest
 
