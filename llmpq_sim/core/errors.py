@@ -16,8 +16,8 @@ from contextlib import contextmanager
 class LlmpqError(Exception):
     r"""An expected failure: one message that says where, what was expected and what was found.
 
-    The message is no page, whatever it quotes, and can be written anywhere: bytes of a file's name that are no UTF-8 stand in it as
-    ``\xff``.
+    The message is no page, whatever it quotes, and can be written anywhere: bytes of a file's name
+    that are no UTF-8 stand in it as ``\xff``.
     """
 
     def __init__(self, message: str = "") -> None:
