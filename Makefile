@@ -6,12 +6,12 @@ DEMO := .demo
 FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
 
-.PHONY: demo test fuzz test-environments check bench clean
+.PHONY: demo test fuzz test-environments check bench profiles clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
 	$(BIN)/llmpq search --model llama-3.1-70b --cluster a100-l40s --batch 32 \
-	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json
+	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json --force
 	$(BIN)/llmpq verify $(DEMO)/plan.json
 	$(BIN)/llmpq simulate $(DEMO)/plan.json
 	$(BIN)/llmpq demo --dir $(DEMO)/run
@@ -32,6 +32,10 @@ check: .venv/installed-check
 
 bench: .venv/installed-test
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only
+
+# Makes the latency profiles of cluster_profiles/profiles again from the measurements behind them.
+profiles: .venv/installed-test
+	$(BIN)/python -m tests.golden.shipped_profiles
 
 clean:
 	rm -rf .venv $(DEMO)

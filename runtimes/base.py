@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.records import Codec, Natural, NotNegative
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:  # the processes of stages know no plan files, and so load no planner
@@ -31,10 +32,10 @@ class Sampling:
         seed: of all draws for the request; equal seeds give equal tokens in any batch.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
+    temperature: NotNegative = 0.0
+    top_k: Natural = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: Annotated[int, Codec(lambda fields, key: int(fields.text(key)), str)] = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class TokenRequest:
         arrival_s: instant at which it may first be scheduled.
     """
 
-    name: str
-    prompt: tuple[int, ...]
+    name: Annotated[str, Codec(lambda fields, key: str(fields.value(key)))]
+    prompt: tuple[Natural, ...]
     output_tokens: int
     sampling: Sampling = Sampling()
-    stop_tokens: tuple[int, ...] = ()
-    arrival_s: float = 0.0
+    stop_tokens: tuple[Natural, ...] = ()
+    arrival_s: NotNegative = 0.0
 
     @property
     def context_tokens(self) -> int:
@@ -202,6 +203,6 @@ def load_runtime(name: str) -> Runtime:
         runtime: Runtime = offered[name].load()()
     except ModuleNotFoundError as error:
         raise InputError(
-            f"runtime {name!r} needs the module {error.name}: pip install 'llmpq[{name}]'"
+            f"runtime {name!r} needs the module {error.name}, which is not installed"
         ) from error
     return runtime

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import write_json
-from llmpq_sim.io.plans import SavedPlan, load_plan, online_to_content, outcome_to_content
+from llmpq_sim.io.plans import SavedPlan, load_plan, online_to_dict, outcome_to_dict
 from llmpq_sim.io.profiles import load_profile
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.latency.profile import DeviceProfile
@@ -55,8 +55,8 @@ class Planned:
     def content(self) -> dict[str, Any]:
         """The plan file as plain data: same search, same content."""
         if isinstance(self.outcome, OnlineOutcome):
-            return online_to_content(self.outcome, self.target)
-        return outcome_to_content(self.outcome, self.target)
+            return online_to_dict(self.outcome, self.target)
+        return outcome_to_dict(self.outcome, self.target)
 
     @property
     def saved(self) -> SavedPlan:

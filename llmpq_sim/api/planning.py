@@ -10,14 +10,14 @@ from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
-from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.frame import SearchProgress
+from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective
-from llmpq_sim.search.planner import Progress, SearchOutcome, SearchSettings, search
+from llmpq_sim.search.planner import SearchSettings, search
 
 
 def plan(
@@ -38,7 +38,7 @@ def plan(
     settings: SearchSettings | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[SearchProgress], None] = lambda _: None,
 ) -> Planned:
     """Return the best plan found for a batch, or with ``trace`` for requests over time.
 
@@ -81,32 +81,21 @@ def plan(
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
-    outcome = _searched(task, target, how, checkpoint, resume, on_progress)
-    return Planned(outcome, target, tuple(notes), checkpoint)
+    search_hash = search_sha256(task, target, how)
+    resumed: PlanState | None = None
+    missing: list[str] = []
+    if resume and checkpoint is not None:
+        resumed, missing = resumed_state(checkpoint, task, search_hash)
+
+    def keep(state: PlanState) -> None:
+        if checkpoint is not None:
+            write_checkpoint(checkpoint, state, search_hash)
+
+    outcome = search(task, how, resumed=resumed, on_progress=on_progress, on_state=keep)
+    return Planned(outcome, target, (*notes, *missing), checkpoint)
 
 
 def _quality_options(quality: str | float | QualityOptions | None) -> QualityOptions:
     if isinstance(quality, QualityOptions):
         return quality
     return QualityOptions(at_least=None if quality is None else str(quality))
-
-
-def _searched(
-    task: PlanningTask,
-    target: QualityTarget,
-    settings: SearchSettings,
-    checkpoint: Path | None,
-    resume: bool,
-    on_progress: Callable[[Progress], None],
-) -> SearchOutcome:
-    """Search for a batch, with the state kept in a file where one is named."""
-    if checkpoint is None:
-        return search(task, settings, on_progress=on_progress)
-    search_hash = search_sha256(task, target, settings)
-    return search(
-        task,
-        settings,
-        resumed=load_checkpoint(checkpoint, task, search_hash) if resume else None,
-        on_progress=on_progress,
-        on_state=lambda state: write_checkpoint(checkpoint, state, search_hash),
-    )

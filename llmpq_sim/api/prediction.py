@@ -168,13 +168,13 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
 
 def _recording(visits: list[StageVisit], plan: Plan, workload: BatchWorkload) -> RunSteps:
     """Return a runner that appends the visits of a batch's waves, which it runs in order."""
-    shapes = iter(batch_schedules(workload, plan.micro_batching))
+    schedules = iter(batch_schedules(workload, plan.micro_batching))
     prompt, simulate = workload.prompt_tokens, every_step()
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
-        shape, first = next(shapes), len(visits) // len(plan.stages)
-        loads = [(0, rows * prompt) for rows in shape.prefill_rows]
-        loads += [(shape.decode_rows[group][turn], 0) for group, turn in shape.decode_order]
+        schedule, first = next(schedules), len(visits) // len(plan.stages)
+        loads = [(0, rows * prompt) for rows in schedule.prefill_rows]
+        loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
 
         def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
             visits.append(StageVisit(stage, first + step, *loads[step], began_s, ended_s))

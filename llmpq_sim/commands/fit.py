@@ -22,9 +22,9 @@ def fit(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a latency profile to profiled kernels, and report its error on unseen shapes."""
+    from llmpq_sim.core.records import to_dict
     from llmpq_sim.io.files import check_writable, write_json
     from llmpq_sim.io.profiles import fit_measurements
-    from llmpq_sim.latency.profile import profile_to_content
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.json_reports import fit_content
     from llmpq_sim.report.progress import steps_shown
@@ -33,7 +33,7 @@ def fit(
     check_writable(out)
     with steps_shown(sys.stderr.isatty()) as on_progress:
         report = fit_measurements(measurements, device, kernels, seed, on_progress)
-    write_json(out, profile_to_content(report.profile))
+    write_json(out, to_dict(report.profile))
     if as_json:
         print_json(fit_content(report, str(out)))
         return

@@ -18,82 +18,126 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from io import TextIOWrapper
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import typer
 
 import llmpq_sim
-from llmpq_sim.commands.interruption import interruption_text
+from llmpq_sim.commands.interruption import Interrupted
 from llmpq_sim.core.errors import LlmpqError, encodable
 
-FAILED, FAULT, INTERRUPTED = 1, 70, 130
+FAILED, FAULT = 1, 70
 STDIN, STDOUT, STDERR = 0, 1, 2
 OUT_OF_MEMORY = ("cannot allocate memory", "can't allocate memory", "not enough memory")
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""What Typer raises for wrong usage; it names the class only by those derived from it."""
+
 LOST_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
 
-Tell = Callable[[str, int], None]
-"""Is given the message of a failure and its exit code."""
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a command ended.
+
+    Attributes:
+        message: what is said of it, one line but for wrong usage.
+        kind: the class of the error.
+        exit_code: of the process.
+        shown: the text on stderr.
+    """
+
+    message: str
+    kind: str
+    exit_code: int = FAILED
+    shown: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.shown:
+            object.__setattr__(self, "shown", f"error: {self.message}")
+
+    def content(self) -> dict[str, str]:
+        """Return the failure as JSON has it."""
+        return {"message": self.message, "kind": self.kind}
 
 
-def guarded(run: Callable[[], object], tell: Tell | None = None) -> int:
+def guarded(run: Callable[[], object], say: Callable[[Failure], None]) -> int:
     """Run a command, and return the exit code of the process.
 
     Args:
-        run: what the command does; it may exit by SystemExit, as click's commands do.
-        tell: says that it failed; by default a line on stderr.
+        run: what the command does; it returns an exit code, or nothing where it is done.
+        say: tells of a failure.
     """
-    say = _on_stderr if tell is None else tell
     if not _has_streams():
-        say("stdout is closed: give it a file, or /dev/null", FAILED)
+        _say(say, Failure("stdout is closed: give it a file, or /dev/null", "OSError"))
         return FAILED
     try:
-        code = _code_of(run)
+        code = run()
         _flush()
-    except BaseException as error:  # nothing passes: this is the outermost of all
-        message, code = failure(error)
+    except SystemExit as ended:  # as click ends where nobody reads its output
+        code = ended.code
         _let_go_of_stdout()
-        say(message, code)
-    return code
+    except BaseException as error:  # nothing passes: this is the outermost of all
+        found = failure(error)
+        _let_go_of_stdout()
+        _say(say, found)
+        return found.exit_code
+    return code if isinstance(code, int) else 0
 
 
-def failure(error: BaseException) -> tuple[str, int]:
+def failure(error: BaseException) -> Failure:
     """Return what is said of an exception that ended a command, and the exit code.
 
     What nobody foresaw is written to a report file, which the message names.
     """
+    kind = type(error).__name__
     if isinstance(error, LlmpqError):
-        return str(error), FAILED
+        return Failure(str(error), kind)
     if isinstance(error, KeyboardInterrupt):
-        return interruption_text(error), INTERRUPTED
-    text = _one_line(str(error))
-    if isinstance(error, MemoryError) or any(part in text.lower() for part in OUT_OF_MEMORY):
-        return "not enough memory: ask for less, or give the machine more", FAILED
+        error = Interrupted(error)
+    if isinstance(error, Interrupted):
+        return Failure(str(error), kind, error.exit_code, str(error))
+    if isinstance(error, USAGE_ERROR):
+        shown = StringIO()
+        error.show(file=shown)
+        return Failure(error.format_message(), "UsageError", error.exit_code, shown.getvalue())
+    return _of_system(error) or _of_ours(error)
+
+
+def _of_system(error: BaseException) -> Failure | None:
+    """Return what is said of memory or output that is lost, None of another exception."""
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or _tells_of_memory(error):
+        return Failure("not enough memory: ask for less, or give the machine more", kind)
     if isinstance(error, BrokenPipeError):
-        return "stdout was closed before all was written", FAILED
+        return Failure("stdout was closed before all was written", kind)
     if isinstance(error, OSError) and error.errno in LOST_OUTPUT:
         where = f" {error.filename}" if error.filename else ""
-        return encodable(f"cannot write{where}: {error.strerror}"), FAILED
-    kind = type(error).__name__
+        return Failure(encodable(f"cannot write{where}: {error.strerror}"), kind)
+    return None
+
+
+def _of_ours(error: BaseException) -> Failure:
+    """Return what is said of what nobody foresaw, with the report of it."""
+    kind, text = type(error).__name__, _one_line(str(error))
     what = "something is nested too deeply" if isinstance(error, RecursionError) else kind
     told = f"a fault of llmpq's own ({what}{': ' + text if text else ''})"
-    return f"{told}; please report it with {_report(error)}", FAULT
+    return Failure(f"{told}; please report it with {_report(error)}", "InternalError", FAULT)
 
 
-def _on_stderr(message: str, code: int) -> None:
-    line = message if code == INTERRUPTED else f"error: {message}"
+def _tells_of_memory(error: BaseException) -> bool:
+    return any(part in str(error).lower() for part in OUT_OF_MEMORY)
+
+
+def _say(say: Callable[[Failure], None], failure: Failure) -> None:
     try:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # stderr is gone as well; the exit code is left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
-
-
-def _code_of(run: Callable[[], object]) -> int:
-    try:
-        run()
-    except SystemExit as ended:
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)  # noqa: T201
-            return FAILED
-        return 0 if ended.code is None else int(ended.code)
-    return 0
+        say(failure)
+        sys.stderr.flush()
+        _flush()
+    except OSError:  # there is nobody to tell; the exit code is left
+        for number in (STDOUT, STDERR):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _one_line(text: str) -> str:
@@ -114,8 +158,6 @@ def _has_streams() -> bool:
         os.dup2(os.open(os.devnull, os.O_RDWR), number, inheritable=True)
     if STDERR in missing or sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
     return STDOUT not in missing and sys.stdout is not None
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from llmpq_sim.commands.interruption import Interrupted
+
 COLUMN_GAP = 6
 """Blanks beside the names of a list of commands."""
 
@@ -31,7 +33,18 @@ class GroupedCommand(TyperCommand):
 
 
 class GroupedCommands(TyperGroup):
-    """Commands in groups."""
+    """Commands in groups; an interruption of one says what is kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            Interrupted: it was.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise Interrupted(interruption) from interruption
 
     def format_commands(self, _ctx: Any, formatter: Any) -> None:
         """Write each group of commands with what they do."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 NOTHING = "nothing was written"
+BY_CTRL_C = 130
+"""Exit code, as shells have it: 128 and the number of the signal."""
 
 
 @contextmanager
@@ -17,7 +19,14 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def interruption_text(interruption: KeyboardInterrupt) -> str:
-    """Return the line that says that a command was interrupted, and what it keeps."""
-    notes = getattr(interruption, "__notes__", ())
-    return f"interrupted; {'; '.join(notes) or NOTHING}"
+class Interrupted(Exception):  # noqa: N818 - what happened, no fault
+    """A command was interrupted; the message says what it keeps.
+
+    Attributes:
+        exit_code: of the process.
+    """
+
+    def __init__(self, interruption: KeyboardInterrupt) -> None:
+        notes = getattr(interruption, "__notes__", ())
+        super().__init__(f"interrupted; {'; '.join(notes) or NOTHING}")
+        self.exit_code: int = getattr(interruption, "exit_code", BY_CTRL_C)

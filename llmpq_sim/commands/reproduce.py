@@ -85,7 +85,7 @@ def reproduce(wanted: CaseOptions, output: ReportOutput) -> None:
     if output.as_json + output.as_csv + output.as_markdown > 1:
         raise InputError("--json, --csv, --md: expected one of them, got several")
     if wanted.ablations:
-        _ablate(wanted.cases(), output)
+        _ablate(wanted.cases(), wanted.cluster is None, output)
         return
     from llmpq_sim.paper.report import csv_text, markdown, reproduction_content
     from llmpq_sim.paper.reproduction import reproduce_cases, write_reproduction
@@ -102,18 +102,20 @@ def reproduce(wanted: CaseOptions, output: ReportOutput) -> None:
         sys.stdout.write(csv_text(results) if output.as_csv else markdown(results, logged))
 
 
-def _ablate(cases: "list[Case]", output: ReportOutput) -> None:
+def _ablate(cases: "list[Case]", with_mixes: bool, output: ReportOutput) -> None:
     """Plan without one decision at a time, and show what is left."""
     from llmpq_sim.paper.ablation_report import (
         ablations_content,
         ablations_csv,
         ablations_markdown,
     )
+    from llmpq_sim.paper.evolution import MIXES
     from llmpq_sim.paper.reproduction import ablate_cases, write_ablations
     from llmpq_sim.report.console import print_json
 
     with _working(output) as on_step:
-        results = ablate_cases(cases, output.out, os.cpu_count() or 1, on_step)
+        mixes = MIXES if with_mixes else ()
+        results = ablate_cases(cases, mixes, output.out, os.cpu_count() or 1, on_step)
     if output.out is not None:
         write_ablations(output.out, results)
     if output.as_json:

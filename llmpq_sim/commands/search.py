@@ -1,7 +1,7 @@
 """The command that finds the best plan: ``llmpq search``."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     BatchOptions,
@@ -21,9 +22,11 @@ from llmpq_sim.commands.options import (
     trace_options,
 )
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
+    from llmpq_sim.search.frame import SearchProgress
     from llmpq_sim.search.planner import SearchSettings
 
 
@@ -101,7 +104,8 @@ class Effort:
     seed: Annotated[int, typer.Option(help="Same seed, same plan.", min=0)] = 0
     generations: Annotated[int, typer.Option(help="Of the genetic search, at most.", min=0)] = 40
     budget_s: Annotated[
-        float | None, typer.Option(help="Seconds after which no further step starts.", min=0)
+        float | None,
+        typer.Option(help="Seconds after which the search ends with the best so far.", min=0),
     ] = None
     workers: Annotated[
         int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
@@ -134,7 +138,35 @@ class PlanOutput:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
     ] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the plan that is there.")] = (
+        False
+    )
     as_json: JsonFlag = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the generations of the genetic search too.")
+    ] = False
+
+    def check(self) -> None:
+        """Check that the plan may be written, before it is sought.
+
+        Raises:
+            InputError: it cannot be, or another plan is there.
+        """
+        from llmpq_sim.io.files import check_writable
+
+        check_writable(self.out)
+        if self.out.exists() and not (self.force or self.resume):
+            goes_on = ", --resume goes on with its search" if self.checkpoint.exists() else ""
+            raise InputError(
+                f"{self.out} exists already: --force overwrites it, --out writes another "
+                f"file{goes_on}"
+            )
+
+    def kept(self) -> str:
+        """Return what an interruption leaves before there is a plan to write."""
+        if not self.checkpoint.exists():
+            return "no plan was found yet"
+        return f"the search so far is kept in {self.checkpoint}, --resume goes on"
 
     @property
     def checkpoint(self) -> Path:
@@ -158,15 +190,9 @@ def search(
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
     from llmpq_sim.api import plan
-    from llmpq_sim.io.files import check_writable
-    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
 
-    check_writable(output.out)
-    with (
-        effort.settings() as settings,
-        native_output_on_stderr(),
-        progress_bar(sys.stderr.isatty()) as on_progress,
-    ):
+    output.check()
+    with _searching(effort, output) as (settings, on_progress):
         planned = plan(
             model=asked.model,
             cluster=asked.cluster,
@@ -185,8 +211,9 @@ def search(
             resume=output.resume,
             on_progress=on_progress,
         )
-    planned.save(output.out)
-    _show(planned, str(output.out), as_json=output.as_json)
+        planned.save(output.out)
+    _show(planned, output)
+    _end_if_interrupted(planned, output)
 
 
 def _check_together(
@@ -204,7 +231,34 @@ def _check_together(
         raise InputError("--pareto: a search for a trace has one objective; leave it out")
 
 
-def _show(planned: "Planned", plan_file: str, *, as_json: bool) -> None:
+@contextmanager
+def _searching(
+    effort: Effort, output: PlanOutput
+) -> "Iterator[tuple[SearchSettings, Callable[[SearchProgress], None]]]":
+    """Give the settings of a search and what shows its progress, while the plan is locked."""
+    from llmpq_sim.io.locks import locked
+    from llmpq_sim.report.progress import native_output_on_stderr, progress_bar
+
+    with (
+        keeping(output.kept),
+        locked(output.out),
+        effort.settings() as settings,
+        native_output_on_stderr(),
+        progress_bar(sys.stderr.isatty()) as on_progress,
+    ):
+        yield settings, on_progress
+
+
+def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
+    """Say what is kept of a search that was interrupted, and end the command."""
+    if planned.outcome.ended != "interrupted":
+        return
+    goes_on = ", --resume goes on" if output.checkpoint.exists() else ""
+    print(f"interrupted; the best plan so far is in {output.out}{goes_on}", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(interruption_exit_code())
+
+
+def _show(planned: "Planned", output: PlanOutput) -> None:
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.json_reports import search_content
     from llmpq_sim.report.online import online_content, show_online
@@ -212,18 +266,18 @@ def _show(planned: "Planned", plan_file: str, *, as_json: bool) -> None:
     from llmpq_sim.search.online.planner import OnlineOutcome
     from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 
-    outcome, notes = planned.outcome, list(planned.notes)
+    outcome, notes, plan_file = planned.outcome, list(planned.notes), str(output.out)
     if isinstance(outcome, OnlineOutcome):
-        if as_json:
+        if output.as_json:
             print_json(online_content(outcome, planned.content, plan_file))
         else:
-            show_online(answer_console(), outcome, plan_file, notes)
+            show_online(answer_console(), outcome, plan_file, notes, verbose=output.verbose)
         return
     notes += extrapolations(outcome.best.plan, outcome.task.costs)
-    if as_json:
+    if output.as_json:
         print_json({**search_content(outcome, planned.content, plan_file), "notes": notes})
         return
     console = answer_console()
-    show_search(console, outcome, plan_file, notes)
+    show_search(console, outcome, plan_file, notes, verbose=output.verbose)
     if outcome.settings.wants_front:
         show_front(console, outcome)

@@ -124,10 +124,15 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
     if output.timeline is not None and found.score.result is not None:
         drawn = write_batch_timeline(output.timeline, found.plan, found.task.costs)
         written = [timeline_text(drawn, str(output.timeline))]
+    why_not = found.score.why_not()
     if output.as_json:
-        print_json(predicted_content(found.score, found.task))
-        return
-    show_simulation(answer_console(), found.score, found.task, written)
+        error = {"error": {"message": why_not, "kind": "InfeasibleError"}} if why_not else {}
+        print_json(predicted_content(found.score, found.task) | error)
+    else:
+        show_simulation(answer_console(), found.score, found.task, written)
+    if why_not:
+        print(f"error: {plan}: {why_not}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(1)
 
 
 @grouped

@@ -1,14 +1,37 @@
 """Cluster: devices, the nodes they sit in, and the links between them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import check_distinct, format_named
+from llmpq_sim.core.records import Codec, Fraction, NotNegative, Place
 from llmpq_sim.core.units import MIB
 
 RUNTIME_BYTES = 1024 * MIB
 """What a runtime takes on every device beside tensors: the driver's context, the collective
 library's buffers, and what the allocator cannot use. An assumption between the 0.5 GiB of a bare
 CUDA context and the reference's 1,930 MB + 5 %."""
+
+
+def _names(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct names, at least one."""
+    names, where = fields.texts(key), f"{fields.where}.{key}"
+    if not names:
+        raise InputError(f"{where}: expected at least one name, got an empty list")
+    check_distinct(names, where)
+    return names
+
+
+def format_names(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct names of weight formats, at least one."""
+    for name in fields.texts(key):
+        format_named(name, f"{fields.where}.{key}")
+    return _names(fields, key)
+
+
+Names = Annotated[tuple[str, ...], Codec(_names, list)]
 
 
 @dataclass(frozen=True)
@@ -38,14 +61,14 @@ class Device:
     flops_per_s: float
     multiprocessors: int
     l2_bytes: int
-    compute_fraction: float
-    memory_fraction: float
-    formats: tuple[str, ...]
-    kernels: tuple[str, ...]
+    compute_fraction: Fraction
+    memory_fraction: Fraction
+    formats: Annotated[tuple[str, ...], Codec(format_names, list)]
+    kernels: Names
     source: str
-    price_usd_per_hour: float | None = None
-    price_source: str = ""
-    runtime_bytes: int = RUNTIME_BYTES
+    price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None
+    price_source: Annotated[str, Place.OPTIONAL] = ""
+    runtime_bytes: Annotated[int, Place.OPTIONAL] = RUNTIME_BYTES
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,7 @@ class Link:
     Source: the alpha-beta model of LLM-PQ, arXiv:2403.01136, sec. 4.
     """
 
-    latency_s: float
+    latency_s: NotNegative
     bytes_per_s: float
 
     def transfer_s(self, message_bytes: float) -> float:
@@ -68,7 +91,7 @@ class ClusterDevice:
     """One device of a cluster: its own name, its kind, and the machine it sits in."""
 
     name: str
-    device: Device
+    device: Annotated[Device, Place.LAST]
     node: str
 
 

@@ -1,6 +1,10 @@
 """Decoder-only language model, as far as time and memory depend on it."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from llmpq_sim.core.fields import one_of
+from llmpq_sim.core.records import Natural
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ class ModelSpec:
     max_positions: int
     gated_mlp: bool
     tied_embeddings: bool
-    position_rows: int
-    bias_elements: int
-    norm_elements: int
-    dtype: str
+    position_rows: Natural
+    bias_elements: Natural
+    norm_elements: Natural
+    dtype: Annotated[str, one_of(("fp16", "bf16"))]
 
     @property
     def linears(self) -> tuple[Linear, ...]:

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
+from llmpq_sim.core.records import Natural, NotNegative
+
 
 @dataclass(frozen=True)
 class Summary:
     """Mean and percentiles of one quantity over requests; empty samples give zeros."""
 
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
+    mean: NotNegative
+    p50: NotNegative
+    p90: NotNegative
+    p95: NotNegative
+    p99: NotNegative
 
     @classmethod
     def of(cls, values: list[float]) -> "Summary":
@@ -45,21 +47,21 @@ class SimulationResult:
         good: requests that met every objective asked for; None where none was asked.
     """
 
-    requests: int
-    finished: int
-    output_tokens: int
-    makespan_s: float
+    requests: Natural
+    finished: Natural
+    output_tokens: Natural
+    makespan_s: NotNegative
     ttft_s: Summary
     tpot_s: Summary
     latency_s: Summary
-    stage_busy_s: tuple[float, ...]
-    stage_visits: int
+    stage_busy_s: tuple[NotNegative, ...]
+    stage_visits: Natural
     itl_s: Summary = Summary(0.0, 0.0, 0.0, 0.0, 0.0)
-    refused: int = 0
-    preemptions: int = 0
-    reused_prompt_tokens: int = 0
-    kv_peak_fraction: tuple[float, ...] = ()
-    good: int | None = None
+    refused: Natural = 0
+    preemptions: Natural = 0
+    reused_prompt_tokens: Natural = 0
+    kv_peak_fraction: tuple[NotNegative, ...] = ()
+    good: Natural | None = None
 
     @property
     def tokens_per_s(self) -> float:

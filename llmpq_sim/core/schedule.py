@@ -62,12 +62,12 @@ class BatchSchedule:
 
 def batch_schedules(workload: BatchWorkload, micro_batching: MicroBatching) -> list[BatchSchedule]:
     """Return the schedule of each wave of a batch, in the order they run."""
-    shapes, start = [], 0
+    schedules, start = [], 0
     for groups in micro_batching.waves(workload.requests):
         wanted = workload.output_tokens[start : start + sum(groups)]
-        shapes.append(_shape(wanted, groups, micro_batching.prefill))
+        schedules.append(_schedule(wanted, groups, micro_batching.prefill))
         start += sum(groups)
-    return shapes
+    return schedules
 
 
 def counted_batch_schedules(
@@ -77,7 +77,9 @@ def counted_batch_schedules(
     return list(Counter(batch_schedules(workload, micro_batching)).items())
 
 
-def _shape(output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int) -> BatchSchedule:
+def _schedule(
+    output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int
+) -> BatchSchedule:
     ends = list(accumulate(groups))
     return BatchSchedule(
         prefill_rows=equal_parts(len(output_tokens), prefill),

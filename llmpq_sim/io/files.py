@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import BinaryIO
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.limits import LARGEST_FILE_BYTES, LARGEST_YAML_BYTES
 from llmpq_sim.core.units import MIB
+from llmpq_sim.io.locks import hold, temporary_name
 from llmpq_sim.io.parsing import parse_json, parse_yaml
 
 __all__ = [
@@ -234,8 +234,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         target = path.resolve()
         if target.exists() and not target.is_file():  # never put a file in a device's place
             raise InputError(f"cannot write {path}: it is not a regular file")
-        temporary = target.with_name(f".llmpq-{secrets.token_hex(8)}")
+        temporary = target.with_name(temporary_name())
         stream = temporary.open("xb")
+        hold(stream)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot write {path}: {_reason(error)}") from None
     try:

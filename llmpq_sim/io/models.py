@@ -5,7 +5,6 @@ Foreign names stop here: every family's config becomes one ModelSpec.
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from llmpq_sim.core.errors import InputError, encodable
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import from_dict
 from llmpq_sim.io.files import is_folder, read_json
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
@@ -228,34 +228,10 @@ _FAMILIES: dict[str, Callable[[Fields, str], ModelSpec]] = {
 # ---- our own files
 
 
-def model_to_content(spec: ModelSpec) -> dict[str, object]:
-    """Return a model as plain data for a plan file."""
-    return asdict(spec)
-
-
-def model_from_snapshot(fields: Fields) -> ModelSpec:
-    """Return the model that ``model_to_content`` wrote.
+def model_from_dict(fields: Fields) -> ModelSpec:
+    """Return the model that ``to_dict`` made plain data of.
 
     Raises:
         InputError: a value is missing, unknown or cannot be.
     """
-    with fields:
-        spec = ModelSpec(
-            name=fields.text("name"),
-            family=fields.text("family"),
-            layers=fields.integer("layers"),
-            hidden_size=fields.integer("hidden_size"),
-            intermediate_size=fields.integer("intermediate_size"),
-            heads=fields.integer("heads"),
-            kv_heads=fields.integer("kv_heads"),
-            head_dim=fields.integer("head_dim"),
-            vocab_size=fields.integer("vocab_size"),
-            max_positions=fields.integer("max_positions"),
-            gated_mlp=fields.flag("gated_mlp"),
-            tied_embeddings=fields.flag("tied_embeddings"),
-            position_rows=fields.integer("position_rows", least=0),
-            bias_elements=fields.integer("bias_elements", least=0),
-            norm_elements=fields.integer("norm_elements", least=0),
-            dtype=fields.choice("dtype", ("fp16", "bf16")),
-        )
-    return _checked(spec, fields.where)
+    return _checked(from_dict(ModelSpec, fields), fields.where)

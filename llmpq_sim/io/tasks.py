@@ -213,12 +213,12 @@ def planning_task(
         members.append(replace(member, device=replace(member.device, formats=known)))
     restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
     quality = target.table(scenario.model.layers)
-    unmeasured = [name for name in formats if name not in quality.losses]
-    if unmeasured:
-        raise InputError(
-            f"formats: {', '.join(unmeasured)} was not measured in every layer; expected some of "
-            f"{', '.join(quality.losses)}"
+    unknown = ", ".join(name for name in formats if name not in quality.losses)
+    if unknown:
+        why = (
+            "has no nominal loss" if target.measured is None else "was not measured in every layer"
         )
+        raise InputError(f"formats: {unknown} {why}; expected some of {', '.join(quality.losses)}")
     costs = LayerCosts(restricted, profiles)
     return PlanningTask(costs, quality, formats, _budget(quality, target))
 

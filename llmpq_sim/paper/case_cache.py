@@ -5,16 +5,31 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.io.files import read_json, sha256_of, write_json
-from llmpq_sim.paper.cases import Case, task_sha256
+from llmpq_sim.paper.cases import task_sha256
+from llmpq_sim.search.bound.problem import PlanningTask
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VERSION = 1
 
 Content = dict[str, Any]
+
+
+class PlannedCase(Protocol):
+    """What is planned for: one of the paper's cases, or a mix of current devices."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def task(self) -> PlanningTask:
+        """Return what is planned."""
+        ...
+
+    def real_task(self) -> PlanningTask:
+        """Return what plans are judged by."""
+        ...
 
 
 def kept_results(
@@ -44,7 +59,7 @@ def kept_results(
     return results
 
 
-def case_sha256(case: Case) -> str:
+def case_sha256(case: PlannedCase) -> str:
     """Return a hash of all that results of a case follow from: its tasks, and our own code."""
     return sha256_of(
         {

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.paper.assumptions import STEP_S
-from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kernels import KERNELS_OF_2023
+from llmpq_sim.paper.cases import KERNELS_OF_2023, Case
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.simulator.static.recurrence import compute_steps

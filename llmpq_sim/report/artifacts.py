@@ -82,7 +82,7 @@ def replay_drawn(
             saved,
             trace=trace,
             options=options,
-            watch=Watch(timeline.visit, timeline.batch, MOST_SLICES + 1) if timeline else None,
+            watch=Watch(timeline.step, timeline.batch, MOST_SLICES + 1) if timeline else None,
             on_trial=lambda trial: show(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"
@@ -132,7 +132,7 @@ def check_figure(path: Path) -> None:
     if path.suffix not in ENDINGS:
         raise InputError(f"--plot: expected a file that ends in .png or .svg, got {path}")
     if find_spec("matplotlib") is None:
-        raise InputError('--plot needs Matplotlib: pip install "llmpq[plot]"')
+        raise InputError("--plot needs Matplotlib: pip install matplotlib")
     check_writable(path)
 
 

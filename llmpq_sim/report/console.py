@@ -3,6 +3,7 @@
 Every text is shown as it is, never as markup.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -31,8 +32,13 @@ def answer_console() -> Console:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Write one JSON object to stdout."""
-    sys.stdout.write(json_text(content))
+    """Write one JSON object to stdout, in ASCII where its encoding is too narrow."""
+    text = json_text(content)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
+    sys.stdout.write(text)
 
 
 def width_of(console: Console) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 import llmpq_sim
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.plans import plan_to_content
 from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.report.execution import comparison_headline, comparison_notes, reading_sentences
@@ -24,7 +24,6 @@ from llmpq_sim.search.scoring import PlanScore
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.saturation import Queue
 from llmpq_sim.simulator.continuous.service import Service
-from llmpq_sim.simulator.continuous.settings import settings_to_content
 
 SEARCH_SCHEMA = "llmpq/search-report"
 SIMULATION_SCHEMA = "llmpq/simulation"
@@ -152,7 +151,7 @@ def _front_member(score: PlanScore, task: PlanningTask) -> Content:
         "quality_loss": score.loss,
         "quality_interval": interval_of(score.plan, task),
         "formats": format_counts(score.plan.layer_formats),
-        "plan": plan_to_content(score.plan),
+        "plan": to_dict(score.plan),
     }
 
 
@@ -168,7 +167,7 @@ def replay_content(replay: Replay) -> Content:
         "queue": _queue(replay.queue),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
         "trace": trace_content(service.workload),
-        "settings": settings_to_content(service.settings),
+        "settings": to_dict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
         "seed": replay.seed,
@@ -274,7 +273,7 @@ def comparison_content(comparison: Comparison) -> Content:
         "plan_sha256": loaded.plan_sha256,
         "model": loaded.model,
         "policy": loaded.policy,
-        "settings": loaded.settings and settings_to_content(loaded.settings),
+        "settings": loaded.settings and to_dict(loaded.settings),
         "dtype": loaded.execution.dtype,
         "loading_s": loaded.execution.loading_s,
         "notes": comparison_notes(comparison),

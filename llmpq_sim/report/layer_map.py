@@ -6,9 +6,6 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.report.formatting import format_counts
 
-SYMBOLS = {name: "F" if name == "fp16" else "B" if name == "bf16" else name[-1] for name in FORMATS}
-"""One character for each format: F, B, or the digit of its bits."""
-
 BOUNDARY = "|"
 
 
@@ -32,7 +29,7 @@ def layer_map_lines(plan: Plan, width: int) -> list[LayerMapLine]:
     """
     lines: list[LayerMapLine] = []
     for number, stage in enumerate(plan.stages):
-        symbols = "".join(SYMBOLS[name] for name in stage.formats)
+        symbols = "".join(FORMATS[name].symbol for name in stage.formats)
         label = str(number) if len(str(number)) <= len(symbols) else ""
         if lines and len(lines[-1].layers) + 1 + len(symbols) <= width:
             before = lines.pop()
@@ -48,4 +45,4 @@ def layer_map_lines(plan: Plan, width: int) -> list[LayerMapLine]:
 def layer_map_legend(plan: Plan) -> str:
     """Return what the symbols of a plan's map mean, such as ``8 is int8, 4 is int4``."""
     names = format_counts(plan.layer_formats)
-    return ", ".join(f"{SYMBOLS[name]} is {name}" for name in names)
+    return ", ".join(f"{FORMATS[name].symbol} is {name}" for name in names)

@@ -1,7 +1,7 @@
 """Screens of a search, a simulation, a proof, a fit and what ships."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.fitting.fit import FitReport
@@ -21,9 +22,17 @@ from llmpq_sim.report.comparison import (
     thinned,
     what_if_rows,
 )
-from llmpq_sim.report.console import folded_lines, labelled, paragraph, plain, print_to, width_of
-from llmpq_sim.report.formatting import joined
-from llmpq_sim.report.layer_map import SYMBOLS, layer_map_legend, layer_map_lines
+from llmpq_sim.report.console import (
+    folded_lines,
+    labelled,
+    new_table,
+    paragraph,
+    plain,
+    print_to,
+    width_of,
+)
+from llmpq_sim.report.formatting import joined, seconds_text
+from llmpq_sim.report.layer_map import layer_map_legend, layer_map_lines
 from llmpq_sim.report.quality import risk_sentences
 from llmpq_sim.report.stages import bottleneck_text, stage_rows, unused_devices
 from llmpq_sim.report.summary import (
@@ -52,12 +61,10 @@ from llmpq_sim.report.tables import (
     what_if_table,
 )
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.planner import SearchOutcome
+from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
 
 SCATTER_HEIGHT = 14
-
-FORMAT_STYLES = {"fp16": "magenta", "bf16": "magenta", "int8": "cyan", "int4": "green"}
 
 
 def show_search(
@@ -65,6 +72,8 @@ def show_search(
     outcome: SearchOutcome,
     plan_file: str | None,
     profile_lines: Sequence[str] = (),
+    *,
+    verbose: bool = False,
 ) -> None:
     """Write what a search found, the answer first.
 
@@ -73,6 +82,7 @@ def show_search(
         outcome: what was found.
         plan_file: name of the file the plan was written to, or None.
         profile_lines: what else is to be said of latency profiles and measured losses.
+        verbose: whether to show the generations of the genetic search.
     """
     score, task = outcome.best, outcome.task
     _print_headline(console, search_headline(outcome), score, task.costs.profiles)
@@ -84,6 +94,8 @@ def show_search(
     print_to(console, "", comparison_table(comparison_rows(outcome), width_of(console)))
     if outcome.what_if:
         print_to(console, "", what_if_table(what_if_rows(outcome)))
+    if verbose:
+        show_logbook(console, outcome.logbook, seconds_text)
     if plan_file is not None:
         _print_next(console, plan_file)
 
@@ -124,6 +136,26 @@ def show_front(console: Console, outcome: SearchOutcome) -> None:
         lines = scatter_lines(front_marks(outcome), width_of(console), SCATTER_HEIGHT, measure)
         print_to(console, "", plain("tokens/s (o: these plans, +: baselines)", "dim"))
         print_to(console, plain("\n".join(lines)))
+
+
+def show_logbook(
+    console: Console, logbook: Sequence[LogbookRow], figure_text: Callable[[float], str]
+) -> None:
+    """Write the generations of a genetic search, one a row.
+
+    Args:
+        console: where to.
+        logbook: the rows.
+        figure_text: returns a figure of survivors in words, with its unit.
+    """
+    figures = ("best", "median", "worst")
+    table = new_table("generation", "tried", *figures, right=("generation", "tried", *figures))
+    for row in logbook:
+        texts = [figure_text(row[name]) for name in figures]
+        table.add_row(str(row["gen"]), str(row["evaluations"]), *texts)
+    print_to(
+        console, "", plain("Generations of the genetic search, and what survived", "bold"), table
+    )
 
 
 def show_verification(console: Console, verification: Verification) -> None:
@@ -198,7 +230,7 @@ def _print_layer_map(console: Console, plan: Plan) -> None:
 
 
 def _coloured(layers: str) -> Text:
-    styles = {SYMBOLS[name]: style for name, style in FORMAT_STYLES.items()}
+    styles = {each.symbol: each.colour for each in FORMATS.values()}
     runs = groupby(layers)
     return Text.assemble(*(("".join(run), styles.get(symbol, "")) for symbol, run in runs))
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side
 from llmpq_sim.report.console import (
     WIDTH,
@@ -94,12 +94,13 @@ def service_stage_table(service: Service, width: int) -> Table:
     )
     for number, (stage, first, needed, limit, peak, busy) in enumerate(rows):
         last = first + len(stage.formats) - 1
+        needed_gib, limit_gib = gib_apart(needed, limit)
         table.add_row(
             str(number),
             plain(stage.device),
             str(first) if first == last else f"{first}-{last}",
             plain("\n".join(folded(format_parts(stage.formats), FORMATS_WIDTH, ", "))),
-            _bar_cell(needed / limit, bar_width, "cyan", f"{gib(needed):>5} / {gib(limit)} GiB"),
+            _bar_cell(needed / limit, bar_width, "cyan", f"{needed_gib:>5} / {limit_gib} GiB"),
             _bar_cell(peak, bar_width, "magenta", f"{percent_text(peak):>6}"),
             _bar_cell(busy, bar_width, "green", f"{percent_text(busy):>6}"),
         )

@@ -115,14 +115,14 @@ def phase_seconds(plan: Plan, costs: LayerCosts) -> list[tuple[float, float]]:
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
     hops = pipeline_links(plan, costs)
     seconds = [(0.0, 0.0) for _ in stages]
-    for shape, count in counted_batch_schedules(costs.scenario.workload, plan.micro_batching):
-        wave = build_step_graph(shape, stages, hops, costs)
+    for schedule, count in counted_batch_schedules(costs.scenario.workload, plan.micro_batching):
+        graph = build_step_graph(schedule, stages, hops, costs)
         seconds = [
             (
-                prefill_s + count * sum(service_s[: wave.starts]),
-                decode_s + count * sum(service_s[wave.starts :]),
+                prefill_s + count * sum(service_s[: graph.starts]),
+                decode_s + count * sum(service_s[graph.starts :]),
             )
-            for (prefill_s, decode_s), service_s in zip(seconds, wave.service_s, strict=True)
+            for (prefill_s, decode_s), service_s in zip(seconds, graph.service_s, strict=True)
         ]
     return seconds
 

@@ -1,7 +1,7 @@
 """Summary of a search, a simulation, a proof or a fit, in a few words."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.cluster import Cluster
@@ -148,7 +148,15 @@ def effort_parts(outcome: SearchOutcome) -> list[str]:
         counted(outcome.generations, "generation"),
         f"seed {outcome.settings.seed}",
     ]
-    return parts + ([STOPPED[outcome.ended]] if outcome.ended in STOPPED else [])
+    return parts + stopped_parts(outcome.ended, outcome.cut_short)
+
+
+def stopped_parts(ended: str, cut_short: Sequence[str]) -> list[str]:
+    """Return why a search ended that did not end by itself, and what it left out."""
+    if ended not in STOPPED:
+        return []
+    cut = f"cut short: {joined(cut_short)}" if cut_short else None
+    return [STOPPED[ended], *([cut] if cut else [])]
 
 
 def verification_parts(verification: Verification) -> list[str]:

@@ -13,7 +13,7 @@ from llmpq_sim.core.formats import FORMATS, WeightFormat
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.result import Summary
-from llmpq_sim.core.units import GB, TFLOP, gib
+from llmpq_sim.core.units import GB, TFLOP, gib, gib_apart
 from llmpq_sim.io.clusters import bundled_clusters, load_cluster
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import bundled_models, load_model
@@ -64,7 +64,8 @@ def stage_table(rows: Sequence[StageRow], width: int) -> Table:
 
 
 def _memory_cell(row: StageRow, bar_width: int) -> Text:
-    figures = f"{gib(row.memory_bytes):>5} / {gib(row.limit_bytes)} GiB"
+    needed, limit = gib_apart(row.memory_bytes, row.limit_bytes)
+    figures = f"{needed:>5} / {limit} GiB"
     style = "cyan" if row.memory_bytes <= row.limit_bytes else "red"
     return Text.assemble((bar(row.memory_bytes / row.limit_bytes, bar_width), style), figures)
 
@@ -267,8 +268,20 @@ def _memory_bytes(cluster: Cluster) -> int:
 def _formats() -> Listing:
     columns = ("format", "bits", "stored bits per weight", "group", "quantizer")
     kept = list(FORMATS.values())
-    entries = tuple({**asdict(each), "bits_per_weight": each.bits_per_weight()} for each in kept)
-    return Listing("formats", columns, tuple(map(_format_row, kept)), entries)
+    return Listing(
+        "formats", columns, tuple(map(_format_row, kept)), tuple(map(_format_entry, kept))
+    )
+
+
+def _format_entry(weight_format: WeightFormat) -> dict[str, Any]:
+    return {
+        "name": weight_format.name,
+        "bits": weight_format.bits,
+        "group_size": weight_format.group_size,
+        "group_bits": weight_format.group_bits,
+        "quantizer": weight_format.quantizer,
+        "bits_per_weight": weight_format.bits_per_weight(),
+    }
 
 
 def _format_row(weight_format: WeightFormat) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from math import isinf
 from llmpq_sim.core.memory import StageMemory, plan_memory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.problem import BUDGET_TOLERANCE, PlanningTask
 from llmpq_sim.simulator.static.checked import CheckedSteps
 from llmpq_sim.simulator.static.recurrence import compute_steps
@@ -51,9 +51,10 @@ class PlanScore:
         """Return the first reason why the plan is not feasible, or None."""
         for number, stage in enumerate(self.memory):
             if not stage.fits:
+                needs, has = gib_apart(stage.total_bytes, stage.limit_bytes)
                 return (
                     f"does not fit: stage {number} on {self.plan.stages[number].device} needs "
-                    f"{gib(stage.total_bytes)} GiB, has {gib(stage.limit_bytes)}"
+                    f"{needs} GiB, has {has}"
                 )
         if isinf(self.loss):
             return "breaks a layer in its format, as measured"

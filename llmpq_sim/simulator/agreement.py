@@ -17,9 +17,8 @@ def check_figure(name: str, simulated: object, computed: object) -> None:
     """
     if simulated != computed:
         raise InternalError(
-            f"internal error: {name}: the SimPy model says {simulated!r}, the recurrence "
-            f"{computed!r}; they must be equal, so this is a fault of llmpq: please report it with "
-            "the command and its input"
+            f"{name}: the SimPy model says {simulated!r}, the recurrence {computed!r}, which must "
+            "be equal"
         )
 
 

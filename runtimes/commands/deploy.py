@@ -1,6 +1,7 @@
 """The commands that carry a plan out and look at how it went: ``llmpq deploy`` and ``compare``."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import grouped
 from llmpq_sim.commands.options import JsonFlag, PlanFile, Profiles, Seed
 from llmpq_sim.core.errors import InputError
+from runtimes.commands.installed import check_torch
 
 if TYPE_CHECKING:
     from llmpq_sim.io.workloads import TraceOptions
@@ -168,8 +170,11 @@ def deploy(
     profile: Profiles = None,
 ) -> None:
     """Carry out a plan: load the model's layers onto their devices and serve requests."""
+    if runtime == "torch":
+        check_torch("llmpq deploy computes")
     from llmpq_sim.api import load
     from llmpq_sim.io.files import check_writable
+    from llmpq_sim.io.locks import locked
     from runtimes.deployment.deploy import Deployment, write_result
     from runtimes.deployment.deploy import deploy as carry_out
     from runtimes.deployment.report import deploy_progress
@@ -189,10 +194,13 @@ def deploy(
         options=stages.options(),
         **vars(batching),
     )
-    with keeping(output.kept), deploy_progress(sys.stderr.isatty()) as on_progress:
-        outcome = carry_out(deployment, on_progress)
-    if outcome.measured is not None:
-        write_result(output.result, outcome.measured)
+    # Of several machines the first writes the result.
+    result = nullcontext() if stages.node_rank else locked(output.result, "--result")
+    with result:
+        with keeping(output.kept), deploy_progress(sys.stderr.isatty()) as on_progress:
+            outcome = carry_out(deployment, on_progress)
+        if outcome.measured is not None:
+            write_result(output.result, outcome.measured)
     _show(outcome, output)
 
 

@@ -4,7 +4,13 @@ from importlib.util import find_spec
 
 from llmpq_sim.core.errors import InputError
 
-TORCH_PACKAGES = ("torch>=2.6", "transformers>=5.10", "safetensors>=0.5", "tokenizers>=0.20")
+TORCH_PACKAGES = (
+    "torch>=2.6",
+    "transformers>=5.10",
+    "safetensors>=0.5",
+    "tokenizers>=0.20",
+    "psutil>=6",
+)
 """What the extra ``torch`` of pyproject.toml installs."""
 
 INSTALL_TORCH = f"pip install {' '.join(repr(package) for package in TORCH_PACKAGES)}"

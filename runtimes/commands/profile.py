@@ -60,6 +60,8 @@ class RowsOutput:
 def profile(timed: TimedKernels, machine: TimedDevice, output: RowsOutput) -> None:
     """Time this machine's kernels, layers and links, for llmpq fit."""
     check_torch("llmpq profile times kernels")
+    from llmpq_sim.io.files import check_writable
+    from llmpq_sim.io.locks import locked
     from llmpq_sim.report.console import answer_console, print_json
     from runtimes.profiling.profiler import profile as time_kernels
     from runtimes.profiling.report import profile_content, profile_progress, show_profile
@@ -80,7 +82,12 @@ def profile(timed: TimedKernels, machine: TimedDevice, output: RowsOutput) -> No
         neighbours=machine.neighbours,
         records_steps=timed.records_steps,
     )
-    with keeping(lambda: _kept(output.out)), profile_progress(sys.stderr.isatty()) as on_progress:
+    check_writable(output.out)
+    with (
+        locked(output.out),
+        keeping(lambda: _kept(output.out)),
+        profile_progress(sys.stderr.isatty()) as on_progress,
+    ):
         summary = time_kernels(settings, on_progress)
     if output.as_json:
         print_json(profile_content(summary))

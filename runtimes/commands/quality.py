@@ -117,6 +117,7 @@ def quality(
     """Measure how much quality each layer loses in each format, or what a whole plan loses."""
     check_torch("llmpq quality measures")
     _check_options(wanted, output)
+    from llmpq_sim.io.locks import locked
     from runtimes.quality.settings import QualitySettings, chosen_formats
     from runtimes.torch_pipeline.weights.quantizers import parse_quantizers
 
@@ -131,7 +132,8 @@ def quality(
         **vars(text),
         **vars(computing),
     )
-    with keeping(lambda: _kept(settings)):
+    held = locked(output.file) if wanted.plan is None else locked(settings.work_dir, "--plan")
+    with held, keeping(lambda: _kept(settings)):
         if wanted.plan is not None:
             _measure_plan(wanted.plan, settings, wanted.profile or [], as_json=output.as_json)
         else:

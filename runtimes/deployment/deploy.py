@@ -7,8 +7,9 @@ from pathlib import Path
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.executions import SavedExecution, execution_to_content, saved_execution
+from llmpq_sim.io.executions import SavedExecution, saved_execution
 from llmpq_sim.io.files import check_writable, sha256_of, write_json
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
@@ -166,7 +167,7 @@ def write_result(path: Path, measured: SavedExecution) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    write_json(path, execution_to_content(measured))
+    write_json(path, to_dict(measured))
 
 
 def _text_model(deployment: Deployment) -> TextModel:

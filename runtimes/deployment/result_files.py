@@ -13,7 +13,6 @@ What is kept when a file is taken up again follows from the ids, which are hashe
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from io import FileIO
@@ -23,6 +22,7 @@ from typing import Self
 
 from llmpq_sim.core.errors import ExecutionError, InputError
 from llmpq_sim.io.files import check_writable, whole_file
+from llmpq_sim.io.locks import locked
 from runtimes.base import Completion
 from runtimes.deployment.generation_config import TextModel
 from runtimes.deployment.requests import AcceptedRequest, RejectedRequest, RequestSet
@@ -60,12 +60,14 @@ class ResultWriter:
         model: TextModel,
         pending: tuple[AcceptedRequest, ...],
         totals: UsageTotals,
+        lock: contextlib.ExitStack,
     ) -> None:
         self.path = path
         self.pending = pending
         self.totals = totals
         self._model = model
         self._stream = stream
+        self._lock = lock
         self._good_bytes = stream.tell()
 
     def __enter__(self) -> Self:
@@ -100,7 +102,7 @@ class ResultWriter:
         self._append(rejected_line(rejected), result)
 
     def close(self) -> None:
-        """Close the file once the disk has it.
+        """Close the file once the disk has it, and let other runs write to it.
 
         Raises:
             ExecutionError: the disk does not take it.
@@ -112,6 +114,7 @@ class ResultWriter:
             raise self._failure(error) from None
         finally:
             self._stream.close()
+            self._lock.close()
 
     def _append(self, line: bytes, result: Result) -> None:
         try:
@@ -154,31 +157,19 @@ def open_results(
         ExecutionError: a refusal cannot be written.
     """
     check_writable(path)
-    if path.is_file():
-        with _opened(path):  # refused where another run holds it
-            pass
-    kept = _keep_results(path, asked, model, resume=resume)
-    done = {result.line_id for result in kept}
-    pending = tuple(item for item in asked.accepted if completion_id(item, model) not in done)
-    writer = ResultWriter(path, _opened(path), model, pending, usage_totals(kept))
-    try:
+    with contextlib.ExitStack() as at_failure:
+        lock = at_failure.enter_context(contextlib.ExitStack())
+        lock.enter_context(locked(path))
+        kept = _keep_results(path, asked, model, resume=resume)
+        done = {result.line_id for result in kept}
+        pending = tuple(item for item in asked.accepted if completion_id(item, model) not in done)
+        stream = at_failure.enter_context(_opened(path))
+        writer = ResultWriter(path, stream, model, pending, usage_totals(kept), lock)
         for rejected in asked.rejected:
             if rejected_id(rejected) not in done:
                 writer.write_rejected(rejected)
-    except BaseException:
-        writer.close()
-        raise
+        at_failure.pop_all()
     return writer
-
-
-def read_results(path: Path) -> tuple[Result, ...]:
-    """Return what the whole lines of a file of results say.
-
-    Raises:
-        InputError: it cannot be read, or a line is no result.
-    """
-    lines, _ = _whole_lines(_content(path))
-    return tuple(result for _, result in _results(path, lines))
 
 
 # ---- taking up a file again
@@ -267,17 +258,10 @@ def _content(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> FileIO:
-    """Return a file opened for writing at its end, for this run alone; made if there is none."""
+    """Return a file opened for writing at its end; made if there is none."""
     try:
         stream = path.open("r+b" if path.exists() else "xb", buffering=0)
         stream.seek(0, os.SEEK_END)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise InputError(
-            f"{path}: another run is writing to it; wait until it ends, or give another --out"
-        ) from None
     return stream

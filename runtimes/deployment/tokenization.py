@@ -135,7 +135,7 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer | None:
         from transformers import AutoTokenizer  # noqa: PLC0415  seconds, and only texts need it
     except ModuleNotFoundError as error:
         raise InputError(
-            f"reading texts needs the module {error.name}: pip install 'llmpq[torch]'; or give "
+            f"reading texts needs the module {error.name}: pip install {error.name}; or give "
             "prompts as lists of token ids"
         ) from None
     with library_errors(f"{model_dir}: expected a usable tokenizer, got"), _panics_untold():

@@ -10,7 +10,7 @@ import torch
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.machine import Machine, machine_path
-from llmpq_sim.io.machines import machine_beside, write_machine
+from llmpq_sim.io.profiles import machine_beside, write_machine
 from runtimes.profiling.co_runners import busy_co_runners
 from runtimes.profiling.conditions import MEMORY_FRACTION, Conditions, needed_bytes
 from runtimes.profiling.forecast import Forecast, Peaks

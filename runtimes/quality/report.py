@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import llmpq_sim
-from llmpq_sim.io.quality import quality_to_content
+from llmpq_sim.io.quality import quality_to_dict
 from llmpq_sim.quality.measured import MeasuredLoss, MeasuredQuality
 from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
@@ -223,5 +223,5 @@ def quality_content(measured: MeasuredQuality, layers: int, quality_file: str) -
             }
             for name, (loss, interval) in totals(measured, layers).items()
         },
-        "quality": quality_to_content(measured),
+        "quality": quality_to_dict(measured),
     }

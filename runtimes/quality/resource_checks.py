@@ -3,15 +3,14 @@
 import shutil
 from pathlib import Path
 
+import psutil
 import torch
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.units import MIB, gib
+from llmpq_sim.core.units import MIB, gib_apart
 from runtimes.quality.layer_stages import LayerSource
 from runtimes.quality.streaming import HEAD_TOKENS
-
-MEMINFO = Path("/proc/meminfo")
 
 ACTIVATIONS_HIDDEN, ACTIVATIONS_INNER = 8, 4
 """Vectors of a token that are there at once in a layer, as wide as the residual stream and as the
@@ -42,27 +41,24 @@ def needed_memory_bytes(spec: ModelSpec, source: LayerSource) -> int:
     return max(layer + windows, embedding, head) + BESIDE_BYTES
 
 
-def free_memory_bytes(device: torch.device) -> int | None:
-    """Return the memory that a device has left, or None where the system does not say."""
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the memory that a device has left."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if not MEMINFO.exists():
-        return None
-    lines = MEMINFO.read_text(encoding="ascii").splitlines()
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024
+    return int(psutil.virtual_memory().available)
 
 
-def check_memory(needed_bytes: int, free_bytes: int | None, model: str) -> None:
+def check_memory(needed_bytes: int, free_bytes: int, model: str) -> None:
     """Check that the largest layer or end of a model fits.
 
     Raises:
         InfeasibleError: it does not.
     """
-    if free_bytes is not None and needed_bytes > free_bytes:
+    if needed_bytes > free_bytes:
+        needs, has = gib_apart(needed_bytes, free_bytes)
         raise InfeasibleError(
-            f"{model}: measuring it, even layer by layer, needs {gib(needed_bytes)} GiB of memory, "
-            f"{gib(free_bytes)} GiB are free; free some, or give fewer --window-tokens"
+            f"{model}: measuring it, even layer by layer, needs {needs} GiB of memory, "
+            f"{has} GiB are free; free some, or give fewer --window-tokens"
         )
 
 
@@ -74,8 +70,9 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     """
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
+        needs, has = gib_apart(needed_bytes, free_bytes)
         raise InfeasibleError(
-            f"{folder}: hidden states of all candidates need {gib(needed_bytes)} GiB of disk, "
-            f"{gib(free_bytes)} GiB are free; give fewer --windows or --formats, or an --out on "
+            f"{folder}: hidden states of all candidates need {needs} GiB of disk, "
+            f"{has} GiB are free; give fewer --windows or --formats, or an --out on "
             "another disk"
         )

@@ -1,7 +1,5 @@
 """PyTorch runtime: one process for each stage, on GPUs or processor cores."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from llmpq_sim.core.errors import ExecutionError
 from llmpq_sim.core.execution import Execution
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.units import gib
+from llmpq_sim.io.locks import owned_folder
 from runtimes.base import (
     Completion,
     Job,
@@ -22,6 +21,9 @@ from runtimes.torch_pipeline.processes.job_spec import write_job
 from runtimes.torch_pipeline.processes.launching import launch
 from runtimes.torch_pipeline.processes.monitor import Watch
 from runtimes.torch_pipeline.processes.worker_files import MEASURED_FILE
+
+RUN_FOLDER = "llmpq-run-"
+"""With which the name of a run's folder begins, among temporary files."""
 
 
 class TorchRuntime:
@@ -54,11 +56,8 @@ class TorchRuntime:
             InputError: the model folder lacks something.
         """
         self.check(job)
-        folder = Path(tempfile.mkdtemp(prefix="llmpq-run-"))
-        try:
+        with owned_folder(RUN_FOLDER) as folder:
             return self._run_in(folder, job, on_completion, on_progress)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _run_in(
         self,
@@ -82,10 +81,10 @@ class TorchRuntime:
             watch.until_done(on_completion, on_progress)
         finally:
             launcher.stop()
-        if 0 not in stages:
+        if 0 not in launcher.processes:
             return None
         measured = folder / MEASURED_FILE
         if not measured.exists():
-            raise ExecutionError(f"the first stage left no measurements: {launcher.log_tail()}")
+            raise ExecutionError("the first stage left no measurements")
         run, records = read_records(measured)
         return run.execution(spec.requests, records, spec.dtype)

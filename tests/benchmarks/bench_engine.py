@@ -1,5 +1,6 @@
-"""Benchmark of the static engines: steps of stages simulated a second."""
+"""Benchmark of the static policy: steps of stages a second, by recurrence and by SimPy model."""
 
+import timeit
 from collections.abc import Callable
 
 import pytest
@@ -26,12 +27,25 @@ def offline_batch(stages: int, groups: int) -> StepGraph:
 
 @pytest.mark.parametrize("run", [compute_steps, simulate_steps])
 @pytest.mark.parametrize(("stages", "groups"), [(4, 4), (8, 32)])
-def test_stage_visits_per_second(
+def test_stage_steps_per_second(
     benchmark: BenchmarkFixture, stages: int, groups: int, run: Callable[[StepGraph], StepTimes]
 ) -> None:
     graph = offline_batch(stages, groups)
     benchmark(run, graph)
-    stage_visits = stages * graph.steps
-    benchmark.extra_info["stage_visits"] = stage_visits
+    stage_steps = stages * graph.steps
+    benchmark.extra_info["stage_steps"] = stage_steps
     if benchmark.stats is not None:
-        benchmark.extra_info["stage_visits_per_s"] = stage_visits / benchmark.stats.stats.median
+        rate = stage_steps / benchmark.stats.stats.median
+        benchmark.extra_info["stage_steps_per_s"] = rate
+        print(f" {rate / 1e6:.3f} million stage steps/s")  # noqa: T201
+
+
+def test_the_recurrence_is_worth_having_beside_the_model(benchmark: BenchmarkFixture) -> None:
+    """It stands in for the model in a search only as long as it is much faster, on any machine."""
+    graph = offline_batch(4, 16)
+    model_s = min(timeit.repeat(lambda: simulate_steps(graph), number=1, repeat=3))
+    benchmark(compute_steps, graph)
+    if benchmark.stats is not None:
+        ratio = model_s / benchmark.stats.stats.median
+        benchmark.extra_info["times_faster"] = ratio
+        assert ratio > 10

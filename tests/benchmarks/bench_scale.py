@@ -14,7 +14,7 @@ import pytest
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.clusters import cluster_from_yaml
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
@@ -46,7 +46,7 @@ def large_cluster(devices: int) -> Cluster:
             count = min(DEVICES_OF_NODE, left - number * DEVICES_OF_NODE)
             group = {"type": kind, "count": count}
             nodes.append({"name": f"{kind}-node-{number}", "devices": [group], "link": link})
-    return cluster_from_content(
+    return cluster_from_yaml(
         {
             "schema": "llmpq/cluster",
             "version": 1,

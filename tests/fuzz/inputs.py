@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import yaml
+from llmpq_sim.io.machines import machine_beside
 
 from llmpq_sim.api.prediction import predict
 from llmpq_sim.core.machine import machine_to_content
@@ -21,7 +22,6 @@ from llmpq_sim.io.checkpoints import load_checkpoint, write_checkpoint
 from llmpq_sim.io.clusters import cluster_to_content, load_cluster
 from llmpq_sim.io.executions import execution_to_content, load_execution
 from llmpq_sim.io.files import json_text, sha256_of
-from llmpq_sim.io.machines import machine_beside
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import load_model, model_to_content
 from llmpq_sim.io.plans import load_plan, outcome_to_content

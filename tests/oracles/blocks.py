@@ -18,7 +18,7 @@ class Request:
     decodes: bool = False
     in_flight: bool = False
     own_blocks: int = 0
-    units: list[int] = field(default_factory=list)
+    prefix: list[int] = field(default_factory=list)
 
     @property
     def known_tokens(self) -> int:
@@ -29,22 +29,22 @@ class Request:
 class Blocks:
     """Blocks by who holds them."""
 
-    def __init__(self, capacity: int, per_unit: int, settings: ContinuousSettings) -> None:
+    def __init__(self, capacity: int, per_prefix: int, settings: ContinuousSettings) -> None:
         self.capacity = capacity
-        self.per_unit = per_unit
-        self.unit_tokens = per_unit * settings.block_tokens
+        self.per_prefix = per_prefix
+        self.prefix_tokens = per_prefix * settings.block_tokens
         self.settings = settings
         self.running: list[Request] = []  # in order of admission
-        self.cached: list[int] = []  # units there, the one to be evicted first in front
+        self.cached: list[int] = []  # prefix blocks there, the one to be evicted first in front
 
-    def used_units(self) -> set[int]:
-        """Return the units that running requests share."""
-        return {name for one in self.running for name in one.units}
+    def used_prefixes(self) -> set[int]:
+        """Return the prefix blocks that running requests share."""
+        return {name for one in self.running for name in one.prefix}
 
     def used(self) -> int:
         """Return the blocks that running requests hold."""
         own = sum(one.own_blocks for one in self.running)
-        return own + self.per_unit * len(self.used_units())
+        return own + self.per_prefix * len(self.used_prefixes())
 
     def available(self) -> int:
         """Return the blocks that nobody holds."""
@@ -52,44 +52,44 @@ class Blocks:
 
     def needed(self, request: Request, tokens: int) -> int:
         """Return the blocks a request lacks to hold so many tokens."""
-        held = request.own_blocks + self.per_unit * len(request.units)
+        held = request.own_blocks + self.per_prefix * len(request.prefix)
         return self.settings.blocks(tokens) - held
 
     def take(self, request: Request, blocks: int) -> None:
-        """Give a request blocks, those of unused units last and the oldest of them first."""
+        """Give a request blocks, those of unused prefixes last and the oldest of them first."""
         request.own_blocks += blocks
-        while self.used() + self.per_unit * len(self.unused()) > self.capacity:
+        while self.used() + self.per_prefix * len(self.unused()) > self.capacity:
             self.cached.remove(self.unused()[0])
 
     def unused(self) -> list[int]:
-        """Return the units that nobody holds, the one to be evicted first in front."""
-        used = self.used_units()
+        """Return the prefix blocks that nobody holds, the one to be evicted first in front."""
+        used = self.used_prefixes()
         return [name for name in self.cached if name not in used]
 
-    def leading(self, request: Request) -> list[int]:
-        """Return the leading units that are there, so that a token is left to compute."""
+    def longest_cached_prefix(self, request: Request) -> list[int]:
+        """Return the leading prefix blocks that are there, so that a token is left to compute."""
         found: list[int] = []
-        for name in request.names[: (request.known_tokens - 1) // self.unit_tokens]:
+        for name in request.names[: (request.known_tokens - 1) // self.prefix_tokens]:
             if name not in self.cached:
                 break
             found.append(name)
         return found
 
     def share(self, request: Request, tokens: int) -> None:
-        """Move blocks that a request fills with a named unit, up to so many tokens."""
-        filled = range(request.computed_tokens // self.unit_tokens, tokens // self.unit_tokens)
+        """Move blocks that a request fills with a named prefix block, up to so many tokens."""
+        filled = range(request.computed_tokens // self.prefix_tokens, tokens // self.prefix_tokens)
         for name in request.names[filled.start : filled.stop]:
             if name not in self.cached:
-                request.own_blocks -= self.per_unit
-                request.units.append(name)
+                request.own_blocks -= self.per_prefix
+                request.prefix.append(name)
                 self.cached.append(name)
 
     def release(self, request: Request) -> None:
         """Take everything from a request that ends or is preempted."""
         self.running.remove(request)
-        units, request.units, request.own_blocks = request.units, [], 0
-        used = self.used_units()
-        for name in reversed(units):
+        prefix, request.prefix, request.own_blocks = request.prefix, [], 0
+        used = self.used_prefixes()
+        for name in reversed(prefix):
             if name not in used and name in self.cached:
                 self.cached.remove(name)
                 self.cached.append(name)

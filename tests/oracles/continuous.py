@@ -49,8 +49,8 @@ class _ContinuousService:
         self.environment = Environment()
         self.pipeline, self.workload, self.settings = pipeline, workload, settings
         self.on_step = on_step
-        per_unit = prefix_kv_blocks(workload, settings)
-        self.blocks = Blocks(pipeline.block_capacity, per_unit, settings)
+        per_prefix = prefix_kv_blocks(workload, settings)
+        self.blocks = Blocks(pipeline.block_capacity, per_prefix, settings)
         self.waiting: list[Request] = []
         self.served: list[Request] = []
         self.in_flight: list[_Batch] = []
@@ -172,18 +172,18 @@ class _ContinuousService:
         chunks = []
         while self.waiting and budget and len(self.blocks.running) < self.settings.sequence_limit:
             request = self.waiting[0]
-            units = self.blocks.leading(request)
-            reused = len(units) * self.blocks.unit_tokens
+            prefix = self.blocks.longest_cached_prefix(request)
+            reused = len(prefix) * self.blocks.prefix_tokens
             wanted = request.known_tokens - reused
             if wanted > budget and not self.settings.chunked_prefill:
                 break
             chunk = min(wanted, budget)
             self.blocks.running.append(request)
-            request.units = units
+            request.prefix = prefix
             needed = self.blocks.needed(request, reused + chunk)
             if needed > self.blocks.available():
                 self.blocks.running.remove(request)
-                request.units = []
+                request.prefix = []
                 break
             self.waiting.pop(0)
             self.blocks.take(request, needed)

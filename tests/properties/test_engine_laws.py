@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from math import isnan
 from random import Random
 
 from hypothesis import given
@@ -71,6 +72,18 @@ def test_the_recurrence_equals_the_simpy_model_in_every_bit(
     times = compute_steps(graph, start_s)
     assert times == simulate_steps(graph, start_s)
     assert times.end_s == max(times.sampled_s)
+
+
+@given(any_graphs, st.integers(1, 80))
+def test_a_simulation_that_ends_early_has_the_instants_until_then(
+    graph: StepGraph, most: int
+) -> None:
+    steps: list[StageStep] = []
+    early = simulate_steps(graph, 0.0, lambda *step: steps.append(step), most)
+    whole = simulate_steps(graph)
+    assert len(steps) >= min(most, graph.steps * len(graph.service_s))
+    for at_s, whole_s in zip(early.sampled_s, whole.sampled_s, strict=True):
+        assert at_s == whole_s <= early.end_s or (isnan(at_s) and whole_s >= early.end_s)
 
 
 @given(rings)

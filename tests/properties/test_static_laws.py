@@ -23,7 +23,7 @@ laws = settings(deadline=None, max_examples=60)
 
 @laws
 @given(tasks_and_plans())
-def test_the_engine_says_exactly_what_the_reference_says(drawn: Drawn) -> None:
+def test_the_recurrence_says_exactly_what_the_simpy_model_says(drawn: Drawn) -> None:
     task, plan = drawn
     check_plan(plan, task.costs.scenario)
     fast = simulate_static(plan, task.costs)

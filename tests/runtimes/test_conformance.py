@@ -3,7 +3,7 @@
 import pytest
 
 from runtimes.base import Runtime, load_runtime
-from tests.runtimes.conformance import RuntimeContract
+from runtimes.testing import RuntimeContract
 
 
 class TestSimulatedRuntime(RuntimeContract):

@@ -22,8 +22,8 @@ from runtimes.quality.report import (
     show_quality,
     value_text,
 )
+from runtimes.testing import saved_plan
 from tests.runtimes.models import save_model
-from tests.runtimes.plans import saved_plan
 from tests.runtimes.quality_subjects import quality_settings, save_subject
 
 LAYERS = 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.io.files import json_text
-from llmpq_sim.io.quality import quality_to_content
+from llmpq_sim.io.quality import quality_to_dict
 from runtimes.quality import measured_model, resource_checks
 from runtimes.quality.measured_model import open_measured_model
 from runtimes.quality.measuring import measure_kl
@@ -42,7 +42,7 @@ def killed_after(passes: int) -> Any:
 
 def content(chosen: QualitySettings) -> str:
     """Return the bytes of the file that a measurement gives."""
-    return json_text(quality_to_content(measure_kl(open_measured_model(chosen), chosen)))
+    return json_text(quality_to_dict(measure_kl(open_measured_model(chosen), chosen)))
 
 
 @pytest.fixture(scope="module")

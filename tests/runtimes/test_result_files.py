@@ -20,8 +20,8 @@ from runtimes.deployment.requests import (
     RejectedRequest,
     RequestSet,
 )
-from runtimes.deployment.result_files import open_results, read_results
-from runtimes.deployment.result_lines import UsageTotals, completion_line, usage_totals
+from runtimes.deployment.result_files import open_results
+from runtimes.deployment.result_lines import UsageTotals, completion_line, read_result, usage_totals
 from tests.runtimes.results_of_tests import (
     ALL,
     MODEL,
@@ -101,7 +101,10 @@ def test_refused_requests_come_first_and_all_are_counted(tmp_path: Path) -> None
     assert lines[0]["error"] == {"code": "invalid_request", "message": "in.jsonl line 4: no"}
     assert len({line["id"] for line in lines}) == 5
     assert totals == UsageTotals(served=3, rejected=2, prompt_tokens=6, completion_tokens=9)
-    assert usage_totals(read_results(path)) == totals
+    assert (
+        usage_totals(read_result(line, path.name) for line in path.read_bytes().splitlines())
+        == totals
+    )
 
 
 def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
@@ -290,4 +293,4 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_device_is_no_file_for_results(resume: bool) -> None:
     with pytest.raises(InputError) as caught:
         open_results(Path("/dev/full"), ALL, MODEL, resume=resume)
-    assert str(caught.value) == "/dev/full: expected a file, got a device or pipe"
+    assert str(caught.value) == "cannot write /dev/full: it is not a regular file"

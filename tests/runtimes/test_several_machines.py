@@ -9,11 +9,10 @@ import torch
 
 from llmpq_sim.core.execution import Execution
 from runtimes.base import Completion, Job, RuntimeOptions, TokenRequest
+from runtimes.testing import descendants, saved_plan
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
-from tests.runtimes.conformance import children
 from tests.runtimes.models import save_model
-from tests.runtimes.plans import saved_plan
 from tests.runtimes.single_process import load_stages, run, static, token_lists
 
 CUTS = [("int8",), ("bf16", "int4"), ("bf16",)]
@@ -58,4 +57,4 @@ def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:
     expected, _ = run(stages, static(list(REQUESTS), 4, 2, 2, 2), list(REQUESTS))
     found = {one.request: one for one in served[0]}
     assert token_lists(found) == token_lists(expected)
-    assert children() == set()
+    assert descendants() == set()

@@ -101,7 +101,7 @@ def test_without_transformers_texts_are_refused_with_what_to_do(
     with pytest.raises(InputError) as caught:
         load_tokenizer(folder)
     assert str(caught.value) == (
-        "reading texts needs the module transformers: pip install 'llmpq[torch]'; or give prompts "
+        "reading texts needs the module transformers: pip install transformers; or give prompts "
         "as lists of token ids"
     )
 

@@ -1,4 +1,4 @@
-"""The end of a command, whatever ends it: one line and an exit code."""
+"""That whatever ends a command ends it with one line and an exit code."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.commands.guard import failure, guarded
+from llmpq_sim.commands.guard import Failure, failure, guarded
 from llmpq_sim.core.errors import InfeasibleError, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +22,11 @@ def raising(error: BaseException) -> Callable[[], object]:
 
 
 def told_of(error: BaseException) -> tuple[str, int]:
-    told: list[tuple[str, int]] = []
-    code = guarded(raising(error), lambda *what: told.append(what))
-    assert told == [(told[0][0], code)]
-    assert "\n" not in told[0][0]
-    return told[0]
+    told: list[Failure] = []
+    code = guarded(raising(error), told.append)
+    assert [each.exit_code for each in told] == [code]
+    assert "\n" not in told[0].shown
+    return told[0].message, code
 
 
 @pytest.fixture(autouse=True)
@@ -92,15 +92,14 @@ def test_what_nobody_foresaw_is_a_line_and_a_report(
 
 def test_without_a_place_for_the_report_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    message, code = failure(ZeroDivisionError())
-    assert code == 70
-    assert message.endswith("(a report cannot be written: No such file or directory)")
+    found = failure(ZeroDivisionError())
+    assert (found.kind, found.exit_code) == ("InternalError", 70)
+    assert found.message.endswith("(a report cannot be written: No such file or directory)")
 
 
-@pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (2, 2), ("no", 1)])
-def test_an_exit_keeps_its_code(code: str | int | None, expected: int) -> None:
-    assert guarded(raising(SystemExit(code))) == expected
-    assert guarded(lambda: None) == 0
+@pytest.mark.parametrize(("returned", "expected"), [(None, 0), (0, 0), (2, 2)])
+def test_a_command_returns_its_exit_code(returned: int | None, expected: int) -> None:
+    assert guarded(lambda: returned, lambda _: None) == expected
 
 
 def shell(command: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -11,11 +11,16 @@ import pytest
 from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+from llmpq_sim.io.checkpoints import (
+    load_checkpoint,
+    resumed_state,
+    search_sha256,
+    write_checkpoint,
+)
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text, sha256_of, write_json
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import load_plan, outcome_to_content, task_to_content, with_workload
+from llmpq_sim.io.plans import load_plan, outcome_to_dict, task_to_dict, with_workload
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import (
     QualityTarget,
@@ -26,7 +31,7 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.genetic.evolution import EvolutionState
+from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from llmpq_sim.search.scoring import score_plan
 from tests.qualities import measured_quality
@@ -52,7 +57,7 @@ def outcome() -> SearchOutcome:
 
 @pytest.fixture(scope="module")
 def content(outcome: SearchOutcome) -> Content:
-    return outcome_to_content(outcome, TARGET)
+    return outcome_to_dict(outcome, TARGET)
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def test_a_plan_carries_the_profiles_that_do_not_ship(
     costs = outcome.task.costs
     own = replace(costs.profiles["t4"], kernels="of-mine", layer_overhead_s=1e-5)
     with_own = LayerCosts(costs.scenario, {**costs.profiles, "t4": own})
-    inputs = task_to_content(replace(outcome.task, costs=with_own), TARGET)
+    inputs = task_to_dict(replace(outcome.task, costs=with_own), TARGET)
     assert [part["device"] for part in inputs["profiles"] if "content" in part] == ["t4"]
     path = tmp_path / "plan.json"
     write_json(path, {**content, "inputs": inputs})
@@ -102,7 +107,7 @@ def test_a_plan_carries_the_losses_that_were_measured(tmp_path: Path) -> None:
     measured = replace(measured, quantizers={**measured.quantizers, "int4": "hqq"})
     target = QualityTarget(None, 0.03, None, measured)
     found = search(small_task(target), SETTINGS)
-    content, path = outcome_to_content(found, target), tmp_path / "plan.json"
+    content, path = outcome_to_dict(found, target), tmp_path / "plan.json"
     write_json(path, content)
     saved = load_plan(path, {})
     assert (saved.target, saved.task.quality) == (target, found.task.quality)
@@ -139,7 +144,7 @@ def test_a_search_is_not_resumed_with_other_losses() -> None:
 
 def test_the_same_seed_gives_the_same_bytes(content: Content) -> None:
     again = search(small_task(), SETTINGS)
-    assert json_text(outcome_to_content(again, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(again, TARGET)) == json_text(content)
 
 
 def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
@@ -148,14 +153,30 @@ def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
     task, path = small_task(), tmp_path / "plan.json.checkpoint.json"
     search_hash = search_sha256(task, TARGET, SETTINGS)
 
-    def save_second(state: EvolutionState) -> None:
+    def save_second(state: PlanState) -> None:
         if state.generation == 2:
             write_checkpoint(path, state, search_hash)
 
     search(task, SETTINGS, on_state=save_second)
     fresh = small_task()
     resumed = search(fresh, SETTINGS, resumed=load_checkpoint(path, fresh, search_hash))
-    assert json_text(outcome_to_content(resumed, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(resumed, TARGET)) == json_text(content)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from_and_a_note(tmp_path: Path) -> None:
+    state, notes = resumed_state(tmp_path / "plan.json.checkpoint.json", small_task(), "0")
+    assert state is None
+    (note,) = notes
+    assert note == "no checkpoint plan.json.checkpoint.json to go on from: the search began anew"
+
+
+def test_a_plan_keeps_the_generations_of_its_search(
+    outcome: SearchOutcome, content: Content
+) -> None:
+    rows = content["logbook"]
+    assert [row["gen"] for row in rows] == list(range(outcome.generations + 1))
+    assert sum(row["evaluations"] for row in rows) == outcome.evaluations
+    assert rows[-1]["best"] == outcome.best.makespan_s
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from llmpq_sim.core.execution import ServedTimes
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, check_plan
 from llmpq_sim.core.scenario import BatchWorkload
-from llmpq_sim.io.executions import SavedExecution
+from llmpq_sim.io.executions import saved_execution
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.service import serve
@@ -54,7 +54,7 @@ def test_an_execution_is_predicted_from_lengths_alone() -> None:
     saved = saved_plan()
     requests = [served(20 + number, 4 + number % 3) for number in range(11)]
     prediction = static(saved, requests)
-    execution = SavedExecution(measured(prediction, 3.0), "", "small", "static", None, seed=0)
+    execution = saved_execution(measured(prediction, 3.0), saved, "static", None, seed=0)
     assert predict(saved, execution=execution) == prediction
 
 

@@ -23,7 +23,7 @@ def test_an_ending_that_is_no_pictures_is_refused(tmp_path: Path) -> None:
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         check_figure(tmp_path / "p.png")
-    assert str(error.value) == '--plot needs Matplotlib: pip install "llmpq[plot]"'
+    assert str(error.value) == "--plot needs Matplotlib: pip install matplotlib"
 
 
 @needs_matplotlib

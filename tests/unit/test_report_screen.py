@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,3 +154,15 @@ def test_text_is_never_markup() -> None:
     console = paper()
     print_to(console, plain("[bold]:smile:[/bold]"))
     assert written(console) == "[bold]:smile:[/bold]\n"
+
+
+def test_the_generations_of_a_search_are_a_table_where_they_are_asked_for() -> None:
+    rows = ({"gen": 0, "evaluations": 25, "best": 2.5, "median": 3.0, "worst": 4.0},)
+    outcome = replace(small_outcome(small_task()), logbook=rows)
+    console = paper()
+    show_search(console, outcome, None, verbose=True)
+    (line,) = [each for each in written(console).splitlines() if each.split()[:2] == ["0", "25"]]
+    assert line.split() == ["0", "25", "2.50", "s", "3.00", "s", "4.00", "s"]
+    quiet = paper()
+    show_search(quiet, outcome, None)
+    assert "generation " not in written(quiet)

@@ -24,7 +24,7 @@ TRACKS = ["stage 0: v100-32g-0", "stage 1: p100-12g-0"]
 def written(path: Path, most_slices: int = 10**6) -> tuple[Service, Timeline, dict[str, Any]]:
     costs, workload = serving_costs(), made_workload(80, 100.0)
     with timeline_file(path, TRACKS, most_slices) as timeline:
-        watch = Watch(timeline.visit, timeline.batch)
+        watch = Watch(timeline.step, timeline.batch)
         service = serve(GOOD, costs, workload, SETTINGS, None, watch)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(content, dict)

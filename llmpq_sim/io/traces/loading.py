@@ -17,6 +17,7 @@ from llmpq_sim.io.traces.collecting import (
     spread_ticks,
 )
 from llmpq_sim.io.traces.detection import (
+    SERVEGEN,
     TraceFormat,
     detected_format,
     format_named,
@@ -28,7 +29,6 @@ from llmpq_sim.io.traces.text_formats import token_counter
 from llmpq_sim.workloads.shaping import drop_overlong, noted, truncate_overlong
 
 Overlong = Literal["error", "drop", "truncate"]
-SERVEGEN = "servegen"
 PLAUSIBLE_RATES_PER_S = (0.001, 1000.0)
 ENDINGS = (".gz", ".tar", ".csv", ".jsonl", ".json")
 

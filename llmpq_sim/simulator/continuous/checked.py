@@ -13,11 +13,11 @@ from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.workloads.shaping import head
 
 MOST_REQUESTS = 2_000
-MOST_TOKENS = 400_000
-MOST_STEPS = 50_000
+MOST_TOKENS = 500_000
+MOST_STEPS = 25_000
 """First requests, output tokens of theirs, and steps of all stages together that are simulated
-where nobody watches: about a second. Of longer traces, the rest is what the recurrence says, which
-agreed until then."""
+where nobody watches: half a second to a second. Of longer traces, the rest is what the recurrence
+says, which agreed until then."""
 
 
 def checked_service(

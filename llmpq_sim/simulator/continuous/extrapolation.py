@@ -19,9 +19,9 @@ def extrapolations(plan: Plan, costs: LayerCosts) -> list[str]:
     """
     workload = costs.scenario.workload
     tokens: set[int] = set()
-    for shape in batch_schedules(workload, plan.micro_batching):
-        tokens |= {rows * workload.prompt_tokens for rows in shape.prefill_rows}
-        tokens |= {rows for group in shape.decode_rows for rows in group}
+    for schedule in batch_schedules(workload, plan.micro_batching):
+        tokens |= {rows * workload.prompt_tokens for rows in schedule.prefill_rows}
+        tokens |= {rows for group in schedule.decode_rows for rows in group}
     scenario = costs.scenario
     return products_beyond(plan, scenario.model, scenario.cluster, costs.profiles, tokens)
 

@@ -10,7 +10,7 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.simulator.continuous.checked import checked_service
 from llmpq_sim.simulator.continuous.compilation import (
     ServingCosts,
@@ -137,9 +137,10 @@ def check_room(
         if blocks == 0:
             place = costs.cluster.index(stage.device, "plan")
             limit_bytes = costs.cluster.devices[place].device.memory_bytes
+            needs, has = gib_apart(fixed_bytes[number], limit_bytes)
             raise InfeasibleError(
                 f"does not fit: stage {number} on {stage.device} needs "
-                f"{gib(fixed_bytes[number])} GiB beside any KV cache, has {gib(limit_bytes)}; "
+                f"{needs} GiB beside any KV cache, has {has}; "
                 "lower --token-budget, or search for a plan for this trace"
             )
 

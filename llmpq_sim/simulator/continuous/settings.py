@@ -1,10 +1,8 @@
 """Settings of continuous batching, by default and as plain data, and objectives of its users."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.limits import MOST_BUDGET_TOKENS, MOST_SEQUENCES, check_count
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.trace import TraceWorkload
@@ -109,41 +107,6 @@ def default_settings(
         chunked_prefill=chunked_prefill,
         prefix_caching=caching,
     )
-
-
-def settings_to_content(settings: ContinuousSettings) -> dict[str, Any]:
-    """Return settings as plain data."""
-    return {
-        "token_budget": settings.token_budget,
-        "sequence_limit": settings.sequence_limit,
-        "longest_context_tokens": settings.longest_context_tokens,
-        "chunked_prefill": settings.chunked_prefill,
-        "block_tokens": settings.block_tokens,
-        "prefix_caching": settings.prefix_caching,
-        "schedules_ahead": settings.schedules_ahead,
-    }
-
-
-def settings_from_fields(fields: Fields) -> ContinuousSettings:
-    """Return the settings that `settings_to_content` wrote.
-
-    Raises:
-        InputError: a value is missing, unknown or cannot be.
-    """
-    with fields:
-        budget, limit = fields.integer("token_budget"), fields.integer("sequence_limit")
-        _check_limits(
-            budget, limit, f"{fields.where}.token_budget", f"{fields.where}.sequence_limit"
-        )
-        return ContinuousSettings(
-            token_budget=budget,
-            sequence_limit=limit,
-            longest_context_tokens=fields.integer("longest_context_tokens"),
-            chunked_prefill=fields.flag("chunked_prefill"),
-            block_tokens=fields.integer("block_tokens"),
-            prefix_caching=fields.flag("prefix_caching"),
-            schedules_ahead=fields.flag("schedules_ahead"),
-        )
 
 
 def _check_limits(budget: int, limit: int, budget_name: str, limit_name: str) -> None:

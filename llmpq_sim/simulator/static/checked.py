@@ -7,9 +7,9 @@ from llmpq_sim.simulator.static.engine import simulate_steps
 from llmpq_sim.simulator.static.recurrence import compute_steps
 from llmpq_sim.simulator.static.step_graph import OnStep, StepGraph, StepTimes
 
-MOST_STEPS = 50_000
-"""Steps of all stages together that are simulated of one batch: about a second. Most batches have
-fewer; of longer ones, the rest is what the recurrence says, which agreed until then."""
+MOST_STEPS = 25_000
+"""Steps of all stages together that are simulated of one batch: about half a second. Most batches
+have fewer; of longer ones, the rest is what the recurrence says, which agreed until then."""
 
 
 class CheckedSteps:

@@ -114,14 +114,14 @@ def batch_times(
     instants: list[tuple[float, float]] = []
     busy_s, steps = np.zeros(len(stages)), 0
     built: dict[BatchSchedule, StepGraph] = {}
-    for shape in batch_schedules(workload, plan.micro_batching):
-        if shape not in built:
-            built[shape] = build_step_graph(shape, stages, hops, costs)
-        times = run(built[shape], start_s)
-        wanted = workload.output_tokens[len(instants) : len(instants) + sum(shape.group_rows)]
-        instants += _token_instants_s(shape, wanted, times)
-        busy_s += [sum(service_s) for service_s in built[shape].service_s]
-        steps += shape.steps * len(stages)
+    for schedule in batch_schedules(workload, plan.micro_batching):
+        if schedule not in built:
+            built[schedule] = build_step_graph(schedule, stages, hops, costs)
+        times = run(built[schedule], start_s)
+        wanted = workload.output_tokens[len(instants) : len(instants) + sum(schedule.group_rows)]
+        instants += _token_instants_s(schedule, wanted, times)
+        busy_s += [sum(service_s) for service_s in built[schedule].service_s]
+        steps += schedule.steps * len(stages)
         start_s = times.end_s
     return BatchTimes(tuple(instants), tuple(busy_s.tolist()), steps, start_s)
 
@@ -139,42 +139,42 @@ def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
 
 
 def build_step_graph(
-    shape: BatchSchedule, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
+    schedule: BatchSchedule, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
 ) -> StepGraph:
     """Return what one wave asks of the pipeline: steps numbered prefill first, then by round."""
     prompt = costs.scenario.workload.prompt_tokens
-    service_s = tuple(_stage_service_s(shape, stage) for stage in stages)
-    decode_rows = [shape.decode_rows[group][turn] for group, turn in shape.decode_order]
-    tokens = [rows * prompt for rows in shape.prefill_rows] + decode_rows
-    rows = [*shape.prefill_rows, *decode_rows]
+    service_s = tuple(_stage_service_s(schedule, stage) for stage in stages)
+    decode_rows = [schedule.decode_rows[group][turn] for group, turn in schedule.decode_order]
+    tokens = [rows * prompt for rows in schedule.prefill_rows] + decode_rows
+    rows = [*schedule.prefill_rows, *decode_rows]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
     transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
     return StepGraph(
-        service_s, tuple(transfer_s), _successors(shape), starts=len(shape.prefill_rows)
+        service_s, tuple(transfer_s), _successors(schedule), starts=len(schedule.prefill_rows)
     )
 
 
-def _successors(shape: BatchSchedule) -> tuple[tuple[int, ...], ...]:
+def _successors(schedule: BatchSchedule) -> tuple[tuple[int, ...], ...]:
     """Return the steps that each step lets in: the next round of its group, or the first."""
-    step_of = shape.step_of
+    step_of = schedule.step_of
     successors = [
         tuple(step_of[group, 0] for group in groups if (group, 0) in step_of)
-        for groups in shape.releases()
+        for groups in schedule.releases()
     ]
-    for group, turn in shape.decode_order:
+    for group, turn in schedule.decode_order:
         following = step_of.get((group, turn + 1))
         successors.append(() if following is None else (following,))
     return tuple(successors)
 
 
-def _stage_service_s(shape: BatchSchedule, stage: StageCosts) -> tuple[float, ...]:
-    by_rows = {rows: stage.prefill_s(rows) for rows in set(shape.prefill_rows)}
-    service_s = [by_rows[rows] for rows in shape.prefill_rows]
-    sizes = {rows for group in shape.decode_rows for rows in group}
+def _stage_service_s(schedule: BatchSchedule, stage: StageCosts) -> tuple[float, ...]:
+    by_rows = {rows: stage.prefill_s(rows) for rows in set(schedule.prefill_rows)}
+    service_s = [by_rows[rows] for rows in schedule.prefill_rows]
+    sizes = {rows for group in schedule.decode_rows for rows in group}
     decode_s = {rows: stage.decode_s(rows).tolist() for rows in sizes}
     service_s += [
-        decode_s[shape.decode_rows[group][turn]][turn] for group, turn in shape.decode_order
+        decode_s[schedule.decode_rows[group][turn]][turn] for group, turn in schedule.decode_order
     ]
     return tuple(service_s)
 
@@ -187,15 +187,17 @@ def _transfers_s(hop: Link | None, units: list[int], unit_bytes: int) -> tuple[f
 
 
 def _token_instants_s(
-    shape: BatchSchedule, output_tokens: tuple[int, ...], times: StepTimes
+    schedule: BatchSchedule, output_tokens: tuple[int, ...], times: StepTimes
 ) -> list[tuple[float, float]]:
     """Return the instants at which each row's first and last tokens are sampled."""
     first_s = [
-        times.sampled_s[step] for step, rows in enumerate(shape.prefill_rows) for _ in range(rows)
+        times.sampled_s[step]
+        for step, rows in enumerate(schedule.prefill_rows)
+        for _ in range(rows)
     ]
-    group_of = [group for group, rows in enumerate(shape.group_rows) for _ in range(rows)]
+    group_of = [group for group, rows in enumerate(schedule.group_rows) for _ in range(rows)]
     last_s = [
-        first if tokens == 1 else times.sampled_s[shape.step_of[group, tokens - 2]]
+        first if tokens == 1 else times.sampled_s[schedule.step_of[group, tokens - 2]]
         for first, group, tokens in zip(first_s, group_of, output_tokens, strict=True)
     ]
     return list(zip(first_s, last_s, strict=True))

@@ -60,11 +60,6 @@ def heartbeat_path(folder: Path, stage: int) -> Path:
     return folder / f"stage-{stage}.heartbeat"
 
 
-def parent_path(folder: Path) -> Path:
-    """Return where whoever launches the stages writes the process that is to be their parent."""
-    return folder / "parent"
-
-
 def read_heartbeat(folder: Path, stage: int) -> HeartbeatRecord | None:
     """Return what a stage last said, or None where it has said nothing yet."""
     try:
@@ -75,9 +70,7 @@ def read_heartbeat(folder: Path, stage: int) -> HeartbeatRecord | None:
 
 
 class Heartbeat:
-    """Renews a stage's record, and ends the process when its parent is gone.
-
-    The parent may be gone by the first beat already: modules take seconds to load.
+    """Renews a stage's record.
 
     Attributes:
         record: what is said; the stage changes it as it goes on.
@@ -86,16 +79,12 @@ class Heartbeat:
     def __init__(self, folder: Path, stage: int) -> None:
         self.record = HeartbeatRecord(process=os.getpid())
         self._path = heartbeat_path(folder, stage)
-        self._parent_path = parent_path(folder)
-        self._parent = 0
         self._file: int | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def start(self) -> None:
         """Begin to beat."""
-        self._parent = int(self._parent_path.read_text(encoding="ascii"))
-        self._end_as_orphan()
         self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600)
         self._write()
         self._thread.start()
@@ -108,12 +97,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._stopped.wait(INTERVAL_S):
-            self._end_as_orphan()
             self._write()
-
-    def _end_as_orphan(self) -> None:
-        if os.getppid() != self._parent:
-            os._exit(1)  # whoever launched the stages is gone: none may outlive it
 
     def _write(self) -> None:
         self.record.beat_s = monotonic()

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from llmpq_sim.io.termination import Termination, interrupted_by_sigterm
 from runtimes.base import Completion
 from runtimes.torch_pipeline.engine.architecture import Cut
 from runtimes.torch_pipeline.engine.clocks import clocks_ahead_s
@@ -32,21 +33,37 @@ from runtimes.torch_pipeline.processes.failures import failure_of, write_failure
 from runtimes.torch_pipeline.processes.heartbeat import PHASES, Heartbeat
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, limit_memory, pin
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, read_job
-from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE, MEASURED_FILE
+from runtimes.torch_pipeline.processes.meeting import meeting_store
+from runtimes.torch_pipeline.processes.worker_files import (
+    FINISHED_FILE,
+    MEASURED_FILE,
+    PRIVATE_MODE,
+    private,
+)
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings
 
 logger = logging.getLogger(__name__)
 
 
-def main(folder: Path) -> None:
-    """Run one stage of the job in a folder; never returns, the process ends here."""
+def main(folder: Path, address: str = "", listener: str = "") -> None:
+    """Run one stage of the job in a folder; never returns, the process ends here.
+
+    Args:
+        folder: of the run.
+        address: where the stages of all machines meet; empty where they are on this one.
+        listener: file descriptor of the socket that listens there, for the first stage.
+    """
     number = int(os.environ["RANK"])
     heartbeat = Heartbeat(folder, number)
     heartbeat.start()
     try:
         job = read_job(folder)
-        _serve(job, number, folder, heartbeat)
+        meeting = int(listener) if listener else None
+        store = meeting_store(folder, len(job.stages), address, meeting)
+        _serve(job, number, folder, heartbeat, store)
+    except Termination:  # the launcher ends the run, and knows why
+        _leave(Termination.exit_code)
     except BaseException as error:  # whatever it is, the launcher must learn why
         write_failure(folder, number, failure_of(error, PHASES[min(heartbeat.record.phase, 2)]))
         logger.exception("stage %s failed", number)
@@ -68,12 +85,15 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _serve(job: JobSpec, number: int, folder: Path, heartbeat: Heartbeat) -> None:
+def _serve(
+    job: JobSpec, number: int, folder: Path, heartbeat: Heartbeat, store: dist.Store
+) -> None:
     begin_s = perf_counter()
     device = _prepared_device(job, number)
-    transport = join_stages([stage.device for stage in job.stages], device)
+    transport = join_stages([stage.device for stage in job.stages], device, store, number)
     heartbeat.record.phase = PHASES.index("loading")
-    stage = _load(job, number)
+    with interrupted_by_sigterm():  # half a file of the weight cache is removed
+        stage = _load(job, number)
     warm_up(stage, job)
     memory = PeakMemory(device)
     memory.start()
@@ -145,7 +165,7 @@ def _most_in_flight(job: JobSpec) -> int | None:
 @contextmanager
 def _finished_file(folder: Path) -> Iterator[Callable[[Completion], None]]:
     """Give a function that tells the launcher of finished requests, a line each."""
-    with (folder / FINISHED_FILE).open("a", encoding="utf-8") as stream:
+    with open(folder / FINISHED_FILE, "a", encoding="utf-8", opener=private) as stream:
 
         def tell(served: Completion) -> None:
             line = {"request": served.request, "ended_by": served.ended_by, "tokens": served.tokens}
@@ -163,7 +183,8 @@ def _report(folder: Path, member: Member, run: RunRecord, ahead_s: list[float]) 
         numbers = member.transport.receive(count, torch.float64, stage, REPORT)
         records.append(StageRecord.of(numbers.tolist(), ahead_s[stage]))
     write_records(folder / MEASURED_FILE, run, records)
+    (folder / MEASURED_FILE).chmod(PRIVATE_MODE)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -60,7 +60,7 @@ class Laws:
         flops, moved = float(terms[0]), float(terms[1])
         return self.fixed_s + flops / self.flops_per_s + moved / self.bytes_per_s
 
-    def switch_of(self, name: str, spec: ModelSpec) -> int | None:
+    def crossover_of(self, name: str, spec: ModelSpec) -> int | None:
         """Return the fewest tokens at which the dense kernel of a format is the faster on average.
 
         None if it never is.
@@ -80,10 +80,10 @@ class Laws:
     def layer_time_s(
         self, name: str, phase: str, batch: float, seq: float, spec: ModelSpec
     ) -> float:
-        """Return the time of a whole layer with the kernels of the best switch."""
+        """Return the time of a whole layer with the kernels of the best crossover."""
         m = batch * seq if phase == "prefill" else batch
-        switch = self.switch_of(name, spec) if name != "bf16" else 1
-        kernel = "dense" if switch is not None and m >= switch else "fused"
+        crossover = self.crossover_of(name, spec) if name != "bf16" else 1
+        kernel = "dense" if crossover is not None and m >= crossover else "fused"
         products_s = sum(
             self.gemm_s(name, kernel, m, part.out_features, part.in_features)
             for part in spec.linears
@@ -92,7 +92,7 @@ class Laws:
         return self.layer_s + moved_s + products_s + self.attention_s(phase, batch, seq, spec)
 
 
-def own_rows(
+def local_rows(
     spec: ModelSpec,
     laws: Laws,
     formats: Iterable[str] = tuple(BITS),
@@ -109,7 +109,7 @@ def own_rows(
     ]
 
 
-def own_machine() -> Machine:
+def local_machine() -> Machine:
     """Return the machine that such rows are of."""
     return Machine(
         device="lab",

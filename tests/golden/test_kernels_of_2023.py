@@ -15,7 +15,7 @@ from llmpq_sim.latency.fitting.layers import layer_rows
 from llmpq_sim.latency.fitting.overheads import kernels_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import sustained_bytes_per_s
-from llmpq_sim.paper.kernels import KERNELS_OF_2023
+from llmpq_sim.paper.cases import KERNELS_OF_2023
 from tests.golden.shipped_profiles import ROWS_OF_2023, profiles_of_2023
 
 FORMATS = ("fp16", "int8", "int4", "int3")

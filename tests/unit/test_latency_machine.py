@@ -8,21 +8,22 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import heads_s, products_s
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE
-from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
+from tests.local_rows import TOKENS, Laws, local_machine, local_rows
 from tests.measured import measured
-from tests.own_rows import TOKENS, Laws, own_machine, own_rows
-from tests.unit.test_latency_served_fits import visit
+from tests.unit.test_latency_pipeline_calibration import visit
 
 SPEC = load_model("llama-160m")
 LAWS = Laws()
-MACHINE = own_machine()
-ROWS = own_rows(SPEC, LAWS)
-SMALL = own_rows(SPEC, LAWS, ("bf16", "int8"), TOKENS[::2])
+MACHINE = local_machine()
+ROWS = local_rows(SPEC, LAWS)
+SMALL = local_rows(SPEC, LAWS, ("bf16", "int8"), TOKENS[::2])
 
 
 def fitted(rows: list[dict[str, Any]], name: str = "lab", kernels: str | None = None) -> FitReport:
@@ -36,7 +37,7 @@ def _report() -> FitReport:
     return fitted(ROWS)
 
 
-def test_own_rows_give_a_measured_profile_of_all_of_them(report: FitReport) -> None:
+def test_local_rows_give_a_measured_profile_of_all_of_them(report: FitReport) -> None:
     profile = report.profile
     assert (profile.status, profile.kernels, profile.machine) == ("measured", "torch-2.13", MACHINE)
     assert report.rows_used == profile.calibration_rows == len(ROWS)
@@ -104,8 +105,8 @@ def test_a_layer_that_follows_no_law_shows_in_the_stated_error() -> None:
 
 
 def test_the_profile_survives_its_file_exactly(report: FitReport) -> None:
-    content = parse_json(json_text(profile_to_content(report.profile)), "lab.json")
-    assert profile_from_fields(Fields(content, "lab.json")) == report.profile
+    content = parse_json(json_text(to_dict(report.profile)), "lab.json")
+    assert from_dict(DeviceProfile, Fields(content, "lab.json")) == report.profile
 
 
 def test_the_notes_say_which_kernels_are_used_and_what_is_added(report: FitReport) -> None:
@@ -163,14 +164,14 @@ def test_rows_may_be_fitted_under_another_name() -> None:
 
 def test_the_same_rows_give_the_same_bytes() -> None:
     some = [row for row in SMALL if row["op"] in ("gemm", "visit")]
-    first, second = (json_text(profile_to_content(fitted(some).profile)) for _ in range(2))
+    first, second = (json_text(to_dict(fitted(some).profile)) for _ in range(2))
     assert first == second
 
 
 def served(kernels: str | None, factor: float) -> list[dict[str, Any]]:
     """Return visits of a pipeline in which int8 layers take this much longer than alone."""
     alone = replace(fitted(SMALL, kernels=kernels).profile, step_overhead_s=0.0)
-    slower = replace(alone, served_factors={"int8": ((4.0, factor), (256.0, factor))})
+    slower = replace(alone, pipeline_factors={"int8": ((4.0, factor), (256.0, factor))})
     suffix = "" if kernels is None else ALL_DENSE
     rows = [
         visit(slower, "int8", end, phase, layers, 1e-4)
@@ -188,12 +189,12 @@ def test_each_kernel_set_is_fitted_to_its_own_visits() -> None:
     for kernels, factor in ((None, 0.8), ("torch-dense", 1.2)):
         report = fitted(rows, kernels=kernels)
         assert report.rows_dropped == {}
-        found = report.profile.served_factors["int8"]
+        found = report.profile.pipeline_factors["int8"]
         assert found == pytest.approx(np.array([(4.0, factor), (256.0, factor)]), rel=0.02)
         times = f"{found[0][1]:.2f} at 4 tokens and {found[1][1]:.2f} at 256 tokens."
         assert f"In a pipeline a layer in int8 takes as long as alone times {times}" in (
             report.profile.notes
         )
     blind = fitted([*SMALL, *served(None, 0.8)], kernels="torch-dense").profile
-    assert blind.served_factors == {}
+    assert blind.pipeline_factors == {}
     assert blind.step_overhead_s == pytest.approx(1e-4, rel=0.1)

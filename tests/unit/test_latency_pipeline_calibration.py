@@ -10,7 +10,10 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.units import US
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
-from llmpq_sim.latency.fitting.pipeline_calibration import served_with, with_served_visits
+from llmpq_sim.latency.fitting.pipeline_calibration import (
+    steps_of_kernels,
+    with_pipeline_calibration,
+)
 from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
@@ -67,7 +70,7 @@ def test_visits_take_what_they_took_in_a_pipeline(
     machine = replace(
         PROFILE,
         step_overhead_s=0.0,
-        served_factors={
+        pipeline_factors={
             name: ((float(BATCH), few), (float(BATCH * PROMPT), many)) for name, few, many in curves
         },
     )
@@ -79,10 +82,10 @@ def test_visits_take_what_they_took_in_a_pipeline(
         for phase in ("decode", "prefill")
         for layers in DEPTHS
     ]
-    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
+    found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     assert found.step_overhead_s == pytest.approx(min(first_s, last_s), rel=1e-2, abs=1e-7)
-    for name, curve in machine.served_factors.items():
-        assert np.array(found.served_factors[name]) == pytest.approx(np.array(curve), rel=1e-3)
+    for name, curve in machine.pipeline_factors.items():
+        assert np.array(found.pipeline_factors[name]) == pytest.approx(np.array(curve), rel=1e-3)
     for row in rows:
         again_s = visit_s(found, row["quant"], row["kernel"], row["phase"], row["layers"])
         assert again_s == pytest.approx(row["latency_us"] * US, rel=1e-3)
@@ -93,20 +96,22 @@ def test_at_one_depth_layers_take_what_they_take_alone(first_s: float, last_s: f
     extra_s = dict(zip(ENDS, (first_s, last_s), strict=True))
     bare = replace(PROFILE, step_overhead_s=0.0)
     rows = [visit(bare, quant, end, "decode", 2, extra_s[end]) for quant in QUANTS for end in ENDS]
-    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
-    assert found.served_factors == dict.fromkeys(("fp16", "int8", "int4"), ((BATCH, 1.0),))
+    found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
+    assert found.pipeline_factors == dict.fromkeys(("fp16", "int8", "int4"), ((BATCH, 1.0),))
     for row in rows:
         again_s = visit_s(found, row["quant"], row["kernel"], "decode", 2)
         assert again_s == pytest.approx(row["latency_us"] * US, rel=1e-3)
 
 
 def test_at_one_depth_prefill_tells_nothing_of_decode() -> None:
-    slow = replace(PROFILE, step_overhead_s=0.0, served_factors={"int8": ((BATCH * PROMPT, 1.5),)})
+    slow = replace(
+        PROFILE, step_overhead_s=0.0, pipeline_factors={"int8": ((BATCH * PROMPT, 1.5),)}
+    )
     rows = [visit(slow, "int8", end, "prefill", 2) for end in ENDS]
     bare = replace(PROFILE, step_overhead_s=0.0)
     rows += [visit(bare, "int8", end, "decode", 2) for end in ENDS]
-    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
-    (decode, prefill) = found.served_factors["int8"]
+    found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
+    (decode, prefill) = found.pipeline_factors["int8"]
     assert decode == (BATCH, 1.0)
     assert prefill == pytest.approx((BATCH * PROMPT, 1.5), rel=1e-3)
 
@@ -114,18 +119,18 @@ def test_at_one_depth_prefill_tells_nothing_of_decode() -> None:
 def test_visits_shorter_than_their_parts_cost_nothing_besides() -> None:
     bare = replace(PROFILE, step_overhead_s=0.0)
     rows = [visit(bare, "int8", end, "decode", 2, -1e-6) for end in ENDS]
-    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
+    found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     assert found.step_overhead_s < 1e-9
-    assert replace(found, step_overhead_s=0.0, served_factors={}) == bare
+    assert replace(found, step_overhead_s=0.0, pipeline_factors={}) == bare
 
 
 def test_a_factor_no_machine_has_is_bounded() -> None:
     """Rows of a machine that others used meanwhile do not make layers take nothing."""
-    disturbed = replace(PROFILE, served_factors={"int8": ((float(BATCH), 5.0),)})
+    disturbed = replace(PROFILE, pipeline_factors={"int8": ((float(BATCH), 5.0),)})
     rows = [visit(disturbed, "int8", end, "decode", layers) for end in ENDS for layers in DEPTHS]
-    found = with_served_visits(PROFILE, measured(rows), MODELS, PROFILE)
-    assert list(found.served_factors) == ["int8"]
-    assert found.served_factors["int8"][0] == pytest.approx((BATCH, 2.0), rel=1e-3)
+    found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
+    assert list(found.pipeline_factors) == ["int8"]
+    assert found.pipeline_factors["int8"][0] == pytest.approx((BATCH, 2.0), rel=1e-3)
 
 
 def test_each_kernel_set_has_its_own_visits() -> None:
@@ -136,8 +141,8 @@ def test_each_kernel_set_has_its_own_visits() -> None:
     ]
     rows[1]["latency_us"] = 7.0
     both = measured(rows)
-    assert served_with(both, all_dense=False).kernel.tolist() == ["first", "last"]
-    dense = served_with(both, all_dense=True)
+    assert steps_of_kernels(both, all_dense=False).kernel.tolist() == ["first", "last"]
+    dense = steps_of_kernels(both, all_dense=True)
     assert dense.kernel.tolist() == ["first", "last"]
     assert dense.latency_us[0] == 7.0
 
@@ -145,13 +150,13 @@ def test_each_kernel_set_has_its_own_visits() -> None:
 def test_layers_of_another_kernel_set_keep_their_times() -> None:
     rows = [visit(PROFILE, "int8", end, "decode", n, 1e-3 * n) for end in ENDS for n in DEPTHS]
     other = replace(PROFILE, notes=("another kernel set",))
-    found = with_served_visits(other, measured(rows), MODELS, PROFILE)
-    assert found.served_factors == {}
+    found = with_pipeline_calibration(other, measured(rows), MODELS, PROFILE)
+    assert found.pipeline_factors == {}
     assert found.notes == other.notes
 
 
 def test_without_served_visits_a_profile_stays_as_it_is() -> None:
-    assert with_served_visits(PROFILE, measured([]), MODELS, PROFILE) is PROFILE
+    assert with_pipeline_calibration(PROFILE, measured([]), MODELS, PROFILE) is PROFILE
 
 
 @pytest.mark.parametrize(
@@ -166,4 +171,4 @@ def test_without_served_visits_a_profile_stays_as_it_is() -> None:
 def test_a_visit_that_cannot_be_is_refused(change: dict[str, str], message: str) -> None:
     row = visit(PROFILE, "int8", "first", "decode", 2) | change
     with pytest.raises(InputError, match=message):
-        with_served_visits(PROFILE, measured([row]), MODELS, PROFILE)
+        with_pipeline_calibration(PROFILE, measured([row]), MODELS, PROFILE)

@@ -1,13 +1,13 @@
 from itertools import pairwise
 
-from llmpq_sim.search.online.limits import (
+from llmpq_sim.search.online.operators import (
     SEQUENCE_LIMITS,
     TOKEN_BUDGETS,
     first_limits,
-    is_on_grid,
     neighbours,
 )
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from tests.online import is_on_grid
 
 
 def settings(budget: int = 2048, limit: int = 256, longest: int = 1000) -> ContinuousSettings:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.fitting.transfer import transferred_profile
 from llmpq_sim.latency.spec import KERNEL_FIXED_S, spec_profile
+from tests.golden.transfer import transferred_profile
 from tests.measured import lab_device
 
 DEVICE = lab_device(formats=("fp16", "int4"))

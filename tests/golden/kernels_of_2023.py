@@ -30,12 +30,12 @@ from llmpq_sim.latency.fitting.fit import fit_profile
 from llmpq_sim.latency.fitting.kernels import significant
 from llmpq_sim.latency.fitting.layers import LayerRows, layer_rows
 from llmpq_sim.latency.fitting.rows import Measurements
-from llmpq_sim.latency.fitting.transfer import transferred_profile
 from llmpq_sim.latency.models import GemmModel, Roofline
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import sustained_bytes_per_s
+from llmpq_sim.paper.cases import KERNELS_OF_2023
+from tests.golden.transfer import transferred_profile
 
-KERNELS_OF_2023 = "gptq-2023"
 SOURCE_OF_2023 = (
     "LLM-PQ authors' notebooks of 2023 (arXiv:2403.01136): GPTQ kernels for 3 and 4 bits, "
     "LLM.int8 for 8, PyTorch for 16"
