@@ -14,24 +14,22 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import yaml
-from llmpq_sim.io.machines import machine_beside
 
 from llmpq_sim.api.prediction import predict
-from llmpq_sim.core.machine import machine_to_content
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.checkpoints import load_checkpoint, write_checkpoint
-from llmpq_sim.io.clusters import cluster_to_content, load_cluster
-from llmpq_sim.io.executions import execution_to_content, load_execution
+from llmpq_sim.io.clusters import cluster_to_dict, load_cluster
+from llmpq_sim.io.executions import load_execution
 from llmpq_sim.io.files import json_text, sha256_of
 from llmpq_sim.io.measurements import read_measurements
-from llmpq_sim.io.models import load_model, model_to_content
-from llmpq_sim.io.plans import load_plan, outcome_to_content
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import load_plan, outcome_to_dict
 from llmpq_sim.io.presets import load_preset
-from llmpq_sim.io.profiles import load_profile
-from llmpq_sim.io.quality import load_quality, quality_to_content
+from llmpq_sim.io.profiles import load_profile, machine_beside
+from llmpq_sim.io.quality import load_quality, quality_to_dict
 from llmpq_sim.io.resources import bundled_dir
 from llmpq_sim.io.tasks import load_output_lengths, load_sensitivity
 from llmpq_sim.io.workloads import TraceOptions, load_workload
-from llmpq_sim.latency.profile import profile_to_content
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.search.planner import SearchSettings, search
 from llmpq_sim.search.scoring import score_plan
@@ -40,8 +38,8 @@ from tests import trace_contents
 from tests.executions import executed, poisson, saved_plan
 from tests.fuzz.kinds import Kind
 from tests.fuzz.runtime_inputs import runtime_kinds
+from tests.local_rows import local_machine
 from tests.measured import attention_row, gemm_row, lab_device
-from tests.own_rows import own_machine
 from tests.qualities import measured_quality
 from tests.reports import small_task
 from tests.unit.test_device_files import CARD
@@ -106,9 +104,7 @@ def _hand_written() -> list[Kind]:
     devices = {**clusters[0], "device_types": [CARD]}
     sensitivity = {"schema": "llmpq/sensitivity", "version": 1, "model": "opt-125m"}
     return [
-        Kind(
-            "config", "config.json", (config,), lambda path: model_to_content(load_model(str(path)))
-        ),
+        Kind("config", "config.json", (config,), lambda path: to_dict(load_model(str(path)))),
         Kind("cluster", "lab.yaml", tuple(clusters), _use_cluster),
         Kind("devices", "lab.yaml", (devices,), _use_cluster),
         Kind("preset", "made.yaml", tuple(presets), _use_preset),
@@ -122,23 +118,21 @@ def _hand_written() -> list[Kind]:
         Kind(
             "quality",
             "quality.json",
-            (quality_to_content(measured_quality(load_model("opt-125m"))),),
+            (quality_to_dict(measured_quality(load_model("opt-125m"))),),
             lambda path: load_quality(path).table(12),
         ),
         Kind(
             "machine",
             "rows.machine.json",
-            (machine_to_content(own_machine()),),
+            (to_dict(local_machine()),),
             lambda path: machine_beside(path.with_name("rows.csv")),
         ),
-        Kind(
-            "profile", "own.json", (profile_to_content(spec_profile(lab_device())),), _use_profile
-        ),
+        Kind("profile", "own.json", (to_dict(spec_profile(lab_device())),), _use_profile),
     ]
 
 
 def _use_cluster(path: Path) -> object:
-    return sha256_of(cluster_to_content(load_cluster(str(path))))
+    return sha256_of(cluster_to_dict(load_cluster(str(path))))
 
 
 def _use_preset(path: Path) -> object:
@@ -152,7 +146,7 @@ def _use_profile(path: Path) -> object:
         profile.gemm_s(name, tokens, 4096.0, 4096.0)
     profile.elementwise_s(tokens)
     profile.decode_attention_s(tokens, tokens, 32, 8, 64)
-    return sha256_of(profile_to_content(profile))
+    return sha256_of(to_dict(profile))
 
 
 # ---- rows
@@ -225,8 +219,8 @@ def _of_a_plan() -> list[Kind]:
     states: list[Any] = []
     settings = SearchSettings(seed=1, generations=1)
     outcome = search(task, settings, on_state=states.append)
-    plan = json.loads(json_text(outcome_to_content(outcome, saved.target)))
-    execution = json.loads(json_text(execution_to_content(executed(saved, poisson(6)))))
+    plan = json.loads(json_text(outcome_to_dict(outcome, saved.target)))
+    execution = json.loads(json_text(to_dict(executed(saved, poisson(6)))))
     with TemporaryDirectory() as folder:
         kept = Path(folder) / "checkpoint.json"
         write_checkpoint(kept, states[-1], "0" * 64)

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from runtimes.deployment.generation_config import load_text_model
 from runtimes.deployment.request_files import read_requests
 from runtimes.deployment.requests import RequestSet
-from runtimes.deployment.result_files import read_results
+from runtimes.deployment.result_files import open_results
 from runtimes.deployment.result_lines import completion_line, rejected_line
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from tests.fuzz.kinds import Kind
@@ -90,10 +90,15 @@ def _requests() -> list[Kind]:
     results = [json.loads(each) for each in (*completions, *rejected)]
     return [
         Kind("requests", "requests.jsonl", (REQUESTS,), _use_requests, lines=True),
-        Kind("results", "out.jsonl", (results,), read_results, lines=True),
+        Kind("results", "out.jsonl", (results,), _use_results, lines=True),
     ]
 
 
 def _use_requests(path: Path) -> object:
     found: RequestSet = read_requests(path, PLAIN, LIMITS)
     return [rejected_line(each) for each in found.rejected]
+
+
+def _use_results(path: Path) -> object:
+    with open_results(path, ALL, MODEL, resume=True) as writer:
+        return writer.totals
