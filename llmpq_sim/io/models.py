@@ -9,12 +9,19 @@ from functools import cache, partial
 from pathlib import Path
 
 from llmpq_sim.core.errors import InputError, encodable
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import from_dict
 from llmpq_sim.io.files import is_folder, read_json
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
+
+ReadFamily = Callable[[Fields, str], ModelSpec]
+"""Reads the config of one family, given the model's name."""
+
+FAMILIES = ExtensionPoint("llmpq.model_families", "model family")
+"""Families of installed packages, by ``model_type``: those that are planned, not executed."""
 
 EXPECTED = "a bundled model, a folder with a config.json, or a config.json"
 _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
@@ -68,16 +75,33 @@ def model_from_config(content: object, name: str, where: str) -> ModelSpec:
         InputError: the architecture is not supported, or a value cannot be.
     """
     fields = Fields(content, where)
-    family = fields.text("model_type")
-    if family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        raise InputError(f"{where}: model_type {family!r} is not supported; supported are {known}")
+    read = _family(fields)
     if fields.has("quantization_config"):
         raise InputError(
             f"{where}.quantization_config: expected a model with 16-bit weights, got a quantized "
             "one; give the model it was made from"
         )
-    return _checked(_FAMILIES[family](fields, name), where)
+    return _checked(read(fields, name), where)
+
+
+def _family(fields: Fields) -> ReadFamily:
+    """Return what reads the config of a family that is known here, or to an installed package.
+
+    Raises:
+        InputError: none does, or the package cannot be loaded.
+    """
+    name = fields.text("model_type")
+    if name in _FAMILIES:
+        return _FAMILIES[name]
+    if name not in FAMILIES.names():
+        known = ", ".join((*_FAMILIES, *FAMILIES.names()))
+        raise InputError(
+            f"{fields.where}: model_type {name!r} is not supported; supported are {known}"
+        )
+    read: ReadFamily = FAMILIES.load(name)
+    if not callable(read):
+        raise FAMILIES.unfit(name, "a function", read)
+    return read
 
 
 def _checked(spec: ModelSpec, where: str) -> ModelSpec:
@@ -214,7 +238,7 @@ def _gated(
     )
 
 
-_FAMILIES: dict[str, Callable[[Fields, str], ModelSpec]] = {
+_FAMILIES: dict[str, ReadFamily] = {
     "opt": _opt,
     "bloom": _bloom,
     "llama": _gated,
