@@ -2,20 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.records import Codec, Natural, NotNegative
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:  # the processes of stages know no plan files, and so load no planner
     from llmpq_sim.io.plans import SavedPlan
 
-GROUP = "llmpq.runtimes"
-"""Entry-point group in which packages offer runtimes."""
+RUNTIMES = ExtensionPoint("llmpq.runtimes", "runtime")
 
 Policy = Literal["static", "continuous"]
 EndedBy = Literal["stop", "length"]
@@ -194,15 +193,10 @@ def load_runtime(name: str) -> Runtime:
     Raises:
         InputError: none does, or its package lacks something.
     """
-    offered = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in offered:
+    if name not in RUNTIMES.names():
         raise InputError(
-            f"--runtime: expected an installed runtime ({', '.join(sorted(offered))}), got {name!r}"
+            f"--runtime: expected an installed runtime ({', '.join(RUNTIMES.names())}), "
+            f"got {name!r}"
         )
-    try:
-        runtime: Runtime = offered[name].load()()
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"runtime {name!r} needs the module {error.name}, which is not installed"
-        ) from error
+    runtime: Runtime = RUNTIMES.load(name)()
     return runtime

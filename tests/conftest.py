@@ -1,8 +1,4 @@
-"""Settings of property tests: no limits on time, and in CI the same examples each run.
-
-In a checkout that cannot be written, examples that failed are kept in memory and what is computed
-once in a temporary folder; warnings that nothing could be written would be errors.
-"""
+"""Settings of property tests: no limits on time, and in CI the same examples each run."""
 
 import os
 import tempfile
@@ -10,12 +6,11 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
-from hypothesis.database import InMemoryExampleDatabase
 
-CAN_BE_WRITTEN = os.access(Path(__file__).parents[1], os.W_OK)
+HERE = Path(".hypothesis")
 
-if not CAN_BE_WRITTEN:
-    set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"hypothesis-{os.getuid()}")
+if not os.access(HERE if HERE.exists() else Path(), os.W_OK):  # a checkout that is only read
+    set_hypothesis_home_dir(tempfile.mkdtemp(prefix="llmpq-hypothesis-"))
 
 settings.register_profile(
     "llmpq",
@@ -24,7 +19,4 @@ settings.register_profile(
     derandomize=os.environ.get("CI") == "true",
     print_blob=True,
 )
-settings.register_profile(
-    "llmpq-unwritten", settings.get_profile("llmpq"), database=InMemoryExampleDatabase()
-)
-settings.load_profile("llmpq" if CAN_BE_WRITTEN else "llmpq-unwritten")
+settings.load_profile("llmpq")

@@ -125,7 +125,7 @@ def _predict_static(saved: SavedPlan, requests: Requests) -> Prediction:
         if workload not in known:
             known[workload] = _costs(saved, workload)
         run = _recording(visits, plan, workload)
-        times = batch_times(plan, known[workload], run, start_s)
+        times = batch_times(plan, known[workload], run, start_s=start_s)
         instants += times.instants_s
         busy_s, start_s = busy_s + times.busy_s, times.end_s
         stage_bytes = list(map(max, stage_bytes, _batch_bytes(saved, plan, batch)))

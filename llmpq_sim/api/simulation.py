@@ -12,6 +12,7 @@ from llmpq_sim.io.plans import with_workload
 from llmpq_sim.io.tasks import load_output_lengths
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+from llmpq_sim.simulator.static.policies import STATIC, batch_policy
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Simulation:
     Attributes:
         plan: what was simulated.
         task: the batch, with the model, the cluster and the latency profiles.
+        policy: how micro-batches follow each other.
         score: memory per stage in bytes, quality loss, and the times where the plan is feasible.
     """
 
     plan: Plan
     task: PlanningTask
     score: PlanScore
+    policy: str = STATIC
 
     @property
     def result(self) -> SimulationResult:
@@ -55,6 +58,7 @@ def simulate(
     batch: int | None = None,
     prompt_tokens: int | None = None,
     output_tokens: int | Sequence[int] | Path | None = None,
+    policy: str = STATIC,
     profiles: Profiles = (),
 ) -> Simulation:
     """Return what a plan does with its own batch, or with another.
@@ -65,10 +69,11 @@ def simulate(
         prompt_tokens: another length of the (padded) prompts.
         output_tokens: other numbers of tokens to generate, one for all or one for each request, or
             a file with a number a line.
+        policy: how micro-batches follow each other: ``static``, or the name of an installed policy.
         profiles: see ``load``.
 
     Raises:
-        InputError: the file is damaged, or the batch cannot be.
+        InputError: the file is damaged, the batch cannot be, or there is no such policy.
     """
     saved = load(plan, profiles=profiles)
     if isinstance(output_tokens, Path):
@@ -76,4 +81,5 @@ def simulate(
     elif output_tokens is not None and not isinstance(output_tokens, int):
         output_tokens = tuple(output_tokens)
     task, given = with_workload(saved, batch, prompt_tokens, output_tokens)
-    return Simulation(given, task, score_in_simpy(given, task))
+    score = score_in_simpy(given, task, batch_policy(policy))
+    return Simulation(given, task, score, policy)

@@ -47,6 +47,10 @@ class OtherBatchOptions(BatchOptions):
     batch: Annotated[int | None, typer.Option(help="Another number of requests.")] = None
     prompt_tokens: Annotated[int | None, typer.Option(help="Another prompt length.")] = None
     output_tokens: Annotated[int | None, typer.Option(help="Another output length.")] = None
+    policy: Annotated[
+        str,
+        typer.Option(help="How micro-batches follow each other: static, or one that is installed."),
+    ] = "static"
 
 
 @dataclass(frozen=True)

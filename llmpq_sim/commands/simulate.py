@@ -118,16 +118,19 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
         batch=batch.batch,
         prompt_tokens=batch.prompt_tokens,
         output_tokens=batch.outputs,
+        policy=batch.policy,
         profiles=output.profile or (),
     )
     written = []
     if output.timeline is not None and found.score.result is not None:
-        drawn = write_batch_timeline(output.timeline, found.plan, found.task.costs)
+        drawn = write_batch_timeline(output.timeline, found.plan, found.task.costs, found.policy)
         written = [timeline_text(drawn, str(output.timeline))]
+    if found.policy != "static":
+        written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
     why_not = found.score.why_not()
     if output.as_json:
         error = {"error": {"message": why_not, "kind": "InfeasibleError"}} if why_not else {}
-        print_json(predicted_content(found.score, found.task) | error)
+        print_json(predicted_content(found.score, found.task) | {"policy": found.policy} | error)
     else:
         show_simulation(answer_console(), found.score, found.task, written)
     if why_not:

@@ -39,15 +39,12 @@ class Device:
     """A kind of device, by its data sheet.
 
     Attributes:
-        name: such as ``t4`` or ``a100-sxm``.
         memory_bytes: what the driver reports as usable.
-        memory_bytes_per_s: peak memory bandwidth.
         flops_per_s: dense 16-bit peak with 32-bit accumulation.
         multiprocessors: SMs or compute units.
         l2_bytes: size of the last cache level.
         compute_fraction: share of the 16-bit peak that large matrix products sustain.
         memory_fraction: share of the peak bandwidth that decoding sustains.
-        formats: weight formats it may be given.
         kernels: kernel sets it has a profile for, the preferred one first.
         source: where the figures are from.
         price_usd_per_hour: what an hour costs, or None where it is not known.
@@ -100,8 +97,6 @@ class Cluster:
     """Devices and the links between them.
 
     Attributes:
-        name: such as ``paper-3``.
-        devices: in the order of the file.
         links: by unordered pair of device indices, lower first.
     """
 

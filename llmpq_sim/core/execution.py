@@ -12,11 +12,7 @@ from llmpq_sim.core.result import SimulationResult
 class ServedTimes:
     """Lengths and instants of one request; instants count from when the first could be scheduled.
 
-    Attributes:
-        name: the user's name for it.
-        prompt_tokens, output_tokens: of the prompt, and generated.
-        arrival_s: when it could first be scheduled.
-        first_s, last_s: when its first and last tokens were sampled.
+    It arrives when it could first be scheduled; its first and last tokens are those sampled.
     """
 
     name: Annotated[str, Rule("a text", lambda value: isinstance(value, str))]
@@ -32,10 +28,8 @@ class StageVisit:
     """One micro-batch at one stage.
 
     Attributes:
-        stage: number of the stage.
         visit: number of the micro-batch, in the order in which they enter the pipeline.
         decodes: sequences that decode one token each.
-        prompt_tokens: tokens of prompts.
         began_s, ended_s: instants at which the stage computed it.
     """
 

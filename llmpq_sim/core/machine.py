@@ -28,17 +28,12 @@ class Machine:
 
     Attributes:
         device: what the rows call it.
-        torch_device: ``cpu`` or ``cuda``.
         processor: its full name.
-        threads: CPU threads that computed; 1 or more.
         memory_bytes: what plans may use of its memory.
         memory_bytes_per_s: the fastest it was seen to read memory.
         flops_per_s: the fastest it was seen to multiply matrices at 16 bits.
         multiprocessors: of a GPU; of a CPU, its threads.
-        l2_bytes: size of the last cache level.
         runtime_bytes: what the runtime takes beside tensors.
-        formats: weight formats that it runs.
-        torch_version: of the PyTorch that was timed.
     """
 
     header: ClassVar = Header("llmpq/machine", 1)

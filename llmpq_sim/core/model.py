@@ -26,15 +26,11 @@ class ModelSpec:
     """Shapes of a decoder-only transformer whose layers are all alike.
 
     Attributes:
-        name: a bundled name, or the folder's.
         family: the ``model_type`` of its config.json.
-        layers: decoder layers.
         hidden_size: width of the residual stream.
         intermediate_size: width inside the MLP.
         heads, kv_heads, head_dim: attention; fewer KV heads than heads is grouped-query attention.
         vocab_size: rows of the embedding and of the LM head.
-        max_positions: longest context in tokens.
-        gated_mlp: whether the MLP has a gate beside its up projection.
         tied_embeddings: whether the LM head is the embedding.
         position_rows: rows of a learned position table, 0 where positions are computed.
         bias_elements: elements of all bias vectors of one layer.

@@ -32,7 +32,6 @@ class SimulationResult:
 
     Attributes:
         requests, finished: how many were asked for and served.
-        output_tokens: tokens generated.
         makespan_s: from the first arrival to the last token.
         ttft_s: time to first token.
         tpot_s: time per output token after the first, over requests with more than one.

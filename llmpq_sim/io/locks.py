@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import IO, Any
 
 from llmpq_sim.core.errors import InputError
@@ -33,6 +34,7 @@ MARK = ".llmpq-"
 
 LOCK_ENDING = ".lock"
 OWNER_FILE = "owner"
+ATTEMPTS, PAUSE_S = 10, 0.01
 LONGEST_COMMAND = 60
 LARGEST_NOTE_BYTES = 4096
 
@@ -78,6 +80,18 @@ def lock_name(name: str) -> str:
 
 
 def _acquired(lock: Path) -> int:
+    """Return the descriptor of a lock that is held.
+
+    Whoever looks for leftovers holds each lock for a moment, so one that is held is tried again.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(BlockingIOError):
+            return _acquired_at_once(lock)
+        sleep(PAUSE_S)
+    return _acquired_at_once(lock)
+
+
+def _acquired_at_once(lock: Path) -> int:
     """Return the descriptor of a lock that is held.
 
     Whoever lets go removes the file first; so one that was opened in between is another file by now

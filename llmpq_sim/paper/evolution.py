@@ -1,4 +1,4 @@
-"""What the genetic search brings: plans without it, and plans by it alone.
+"""Ablations of the genetic search: plans without it, and plans by it alone.
 
 - no genetic search: the best of what it starts from, which are the baselines' plans, the integer
   programs' and the partitions that relaxations guide to; the bounds are the same.

@@ -11,6 +11,7 @@ from llmpq_sim.paper.assumptions import STEP_S
 from llmpq_sim.paper.cases import KERNELS_OF_2023, Case
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.simulator.static.policies import pipelined
 from llmpq_sim.simulator.static.recurrence import compute_steps
 from llmpq_sim.simulator.static.simulate import (
     StageCosts,
@@ -87,5 +88,6 @@ def wave_of_kernels(
     costs, plan = task.costs, logged.plan
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
     (shape,) = batch_schedules(costs.scenario.workload, plan.micro_batching)
-    wave = build_step_graph(shape, stages, pipeline_links(plan, costs), costs)
+    links = pipeline_links(plan, costs)
+    wave = build_step_graph(shape, stages, links, costs, pipelined(shape))
     return wave, stages, len(shape.prefill_rows)

@@ -11,6 +11,7 @@ import numpy as np
 from llmpq_sim.api.replaying import Replay, ServingOptions, replay
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.io.files import check_writable, whole_file
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions
@@ -21,6 +22,7 @@ from llmpq_sim.report.timeline import MOST_SLICES, Timeline, timeline_file, time
 from llmpq_sim.simulator.continuous.service import FloatArray, Service
 from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.simulator.static.checked import CheckedSteps
+from llmpq_sim.simulator.static.policies import batch_policy
 from llmpq_sim.simulator.static.simulate import simulate_static
 from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
@@ -95,27 +97,28 @@ def replay_drawn(
     return found, written
 
 
-def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts) -> Timeline:
-    """Write the timeline of a plan's own batch.
+def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts, policy: str) -> Timeline:
+    """Write the timeline of a plan's own batch under a policy.
 
     Raises:
         InputError: it cannot be written.
     """
     with timeline_file(path, _tracks(plan)) as timeline:
         first, simulate = 0, CheckedSteps(MOST_SLICES + 1)
+        schedules = iter(batch_schedules(costs.scenario.workload, plan.micro_batching))
 
         def run(graph: StepGraph, start_s: float) -> StepTimes:
             nonlocal first
-            begin, starts = first, graph.starts
+            begin, prefills = first, len(next(schedules).prefill_rows)
 
             def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
-                phase = "prefill" if step < starts else "decode"
+                phase = "prefill" if step < prefills else "decode"
                 timeline.slice(stage, phase, (began_s, ended_s), {"visit": begin + step})
 
             first += graph.steps
             return simulate(graph, start_s, on_step)
 
-        simulate_static(plan, costs, run)
+        simulate_static(plan, costs, run, batch_policy(policy))
     return timeline
 
 

@@ -10,6 +10,7 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.report.formatting import joined, percent_text, span_text
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
+from llmpq_sim.simulator.static.policies import pipelined
 from llmpq_sim.simulator.static.simulate import StageCosts, build_step_graph, pipeline_links
 
 EVEN_FRACTION = 0.05
@@ -116,7 +117,7 @@ def phase_seconds(plan: Plan, costs: LayerCosts) -> list[tuple[float, float]]:
     hops = pipeline_links(plan, costs)
     seconds = [(0.0, 0.0) for _ in stages]
     for schedule, count in counted_batch_schedules(costs.scenario.workload, plan.micro_batching):
-        graph = build_step_graph(schedule, stages, hops, costs)
+        graph = build_step_graph(schedule, stages, hops, costs, pipelined(schedule))
         seconds = [
             (
                 prefill_s + count * sum(service_s[: graph.starts]),

@@ -1,4 +1,4 @@
-"""What every search goes by: its time budget, interruptions, and who is told of its progress."""
+"""Frame of every search: its time budget, interruptions, and who is told of its progress."""
 
 import time
 from collections.abc import Callable, Iterator

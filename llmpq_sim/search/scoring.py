@@ -10,6 +10,7 @@ from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.problem import BUDGET_TOLERANCE, PlanningTask
 from llmpq_sim.simulator.static.checked import CheckedSteps
+from llmpq_sim.simulator.static.policies import BatchPolicy, pipelined
 from llmpq_sim.simulator.static.recurrence import compute_steps
 from llmpq_sim.simulator.static.simulate import RunSteps, simulate_static
 
@@ -63,29 +64,36 @@ class PlanScore:
         return None
 
 
-def score_plan(plan: Plan, task: PlanningTask, run: RunSteps = compute_steps) -> PlanScore:
+def score_plan(
+    plan: Plan,
+    task: PlanningTask,
+    run: RunSteps = compute_steps,
+    policy: BatchPolicy = pipelined,
+) -> PlanScore:
     """Return the score of a plan, with its simulation if it is feasible.
 
     Args:
         plan: what is scored.
         task: what it is asked.
         run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
     """
     memory = tuple(plan_memory(plan, task.costs.scenario))
     loss = task.quality.plan_loss(plan.layer_formats)
     score = PlanScore(plan, memory, loss, task.budget, None)
     if not score.is_feasible:
         return score
-    return PlanScore(plan, memory, loss, task.budget, simulate_static(plan, task.costs, run))
+    result = simulate_static(plan, task.costs, run, policy)
+    return PlanScore(plan, memory, loss, task.budget, result)
 
 
-def score_in_simpy(plan: Plan, task: PlanningTask) -> PlanScore:
+def score_in_simpy(plan: Plan, task: PlanningTask, policy: BatchPolicy = pipelined) -> PlanScore:
     """Return the score of a plan that is shown: simulated in SimPy, checked by the recurrence.
 
     Raises:
         InternalError: they disagree.
     """
-    return score_plan(plan, task, CheckedSteps())
+    return score_plan(plan, task, CheckedSteps(), policy)
 
 
 def fits(plan: Plan, task: PlanningTask) -> bool:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import pytest
 
 from tests.e2e.commands import LLMPQ, llmpq
 from tests.runtimes.models import VOCABULARY, save_model
+from tests.runtimes.sockets_of_tests import LOOPBACK, free_port, listening
 
 CLUSTER = """schema: llmpq/cluster
 version: 1
@@ -210,14 +210,9 @@ def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> 
     address = f"127.0.0.1:{port}"
     arguments = ("--requests", "crowd.jsonl", "--out", "lone.jsonl", "--master", address)
     with deploying(folder, *arguments, after=1) as (running, stages):
-        listening = [
-            one.laddr
-            for process in (psutil.Process(running.pid), *stages)
-            for one in process.net_connections("inet")
-            if one.status == psutil.CONN_LISTEN
-        ]
-        assert ("127.0.0.1", port) in listening
-        assert {one.ip for one in listening} <= {"127.0.0.1", "::1"}
+        found = listening((psutil.Process(running.pid), *stages))
+        assert ("127.0.0.1", port) in found
+        assert {host for host, _ in found} <= LOOPBACK
         (run,) = (folder / "temporary").glob("llmpq-run-*")
         assert run.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in run.iterdir()} == {0o600}
@@ -248,13 +243,6 @@ def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> 
     )
     assert one.returncode == 0, one.stderr
     assert list((folder / "temporary").iterdir()) == []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_simulated_runtime_needs_no_model(folder: Path) -> None:

@@ -93,7 +93,8 @@ def _nest(holder: Any, key: Any, random: Random) -> None:
 
 def _repeat(holder: Any, key: Any, random: Random) -> None:
     if isinstance(holder, list):
-        holder.extend([holder[key]] * random.choice((1, 3, 1000)))
+        is_plain = not isinstance(holder[key], list | dict)  # or changes of changes have no end
+        holder.extend([holder[key]] * random.choice((1, 3, 1000 if is_plain else 8)))
     else:
         holder[f"{key}{random.choice(('', ' ', '_2', 'x'))}"] = holder[key]
 

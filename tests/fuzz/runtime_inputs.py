@@ -90,15 +90,15 @@ def _requests() -> list[Kind]:
     results = [json.loads(each) for each in (*completions, *rejected)]
     return [
         Kind("requests", "requests.jsonl", (REQUESTS,), _use_requests, lines=True),
-        Kind("results", "out.jsonl", (results,), _resume, lines=True),
+        Kind("results", "out.jsonl", (results,), _use_results, lines=True),
     ]
-
-
-def _resume(path: Path) -> None:
-    with open_results(path, ALL, MODEL, resume=True):
-        pass
 
 
 def _use_requests(path: Path) -> object:
     found: RequestSet = read_requests(path, PLAIN, LIMITS)
     return [rejected_line(each) for each in found.rejected]
+
+
+def _use_results(path: Path) -> object:
+    with open_results(path, ALL, MODEL, resume=True) as writer:
+        return writer.totals

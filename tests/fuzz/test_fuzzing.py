@@ -14,7 +14,7 @@ from tests.fuzz.mutations import mutated_bytes, mutated_tree
 from tests.fuzz.running import Fault, outcome, run_for
 
 ROOT = Path(__file__).parents[2]
-SECONDS = os.environ.get("FUZZ_S", "20")
+SECONDS = os.environ.get("FUZZ_S", "15")
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_fault_is_any_error_but_a_refusal(tmp_path: Path) -> None:
         told = outcome(kind_that(error), b"", tmp_path)
         assert told is not None
         assert type(error).__name__ in told
-    assert outcome(kind_that(InputError("x" * 4000)), b"", tmp_path) is not None
+    assert outcome(kind_that(InputError("")), b"", tmp_path) == "a message of 0 characters"
 
 
 def test_what_hangs_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from runtimes.torch_pipeline.processes import launching
 from runtimes.torch_pipeline.processes.launching import WORKER
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.models import save_model
+from tests.runtimes.sockets_of_tests import LOOPBACK, free_port, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY = tuple(TokenRequest(f"request-{i}", (3, 4, 5 + i % 90), 100) for i in range(160))
@@ -282,35 +283,16 @@ def test_a_stage_that_cannot_begin_says_why(folder: Path, monkeypatch: pytest.Mo
 def test_the_stages_of_one_machine_listen_on_loopback_alone(
     folder: Path, master: str | None
 ) -> None:
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
 
     def look(progress: Progress) -> None:
         if progress.phase == "serving":
-            for process in stages_started().values():
-                seen.update(listening(process))
+            seen.update(listening(stages_started().values()))
 
     options = {} if master is None else {"master": f"{master}:{free_port()}"}
     TorchRuntime().run(replace(long_job(folder, **options), requests=MANY[:4]), on_progress=look)
     assert seen
-    assert seen <= {"127.0.0.1", "::1"}
-
-
-def listening(process: psutil.Process) -> set[str]:
-    """Return the addresses at which a process accepts connections."""
-    with suppress(psutil.Error):
-        return {
-            one.laddr.ip
-            for one in process.net_connections("inet")
-            if one.status == psutil.CONN_LISTEN
-        }
-    return set()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    assert {address for address, _ in seen} <= LOOPBACK
 
 
 def test_a_taken_port_is_refused(folder: Path) -> None:

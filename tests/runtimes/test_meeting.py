@@ -15,6 +15,7 @@ from runtimes.torch_pipeline.processes.meeting import (
     meeting_store,
     parse_address,
 )
+from tests.runtimes.sockets_of_tests import free_port
 
 
 def test_addresses_are_read() -> None:
@@ -28,13 +29,6 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InputError) as refused:
         parse_address(text)
     assert str(refused.value) == f"--master: expected HOST:PORT, got {text!r}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -1,6 +1,5 @@
 """Launchers of several machines, which together serve what one serves."""
 
-import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +13,13 @@ from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.models import save_model
 from tests.runtimes.single_process import load_stages, run, static, token_lists
+from tests.runtimes.sockets_of_tests import free_port
 
 CUTS = [("int8",), ("bf16", "int4"), ("bf16",)]
 REQUESTS = tuple(
     TokenRequest(f"request-{number}", tuple(range(3 + number, 8 + 2 * number)), tokens)
     for number, tokens in enumerate((6, 1, 4, 6, 3))
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +171,26 @@ def test_a_lock_that_may_only_be_read_is_removed_when_nobody_holds_it(tmp_path: 
 def test_the_longest_name_has_a_lock(tmp_path: Path) -> None:
     with locked(tmp_path / ("x" * 255)):
         pass
+
+
+def test_many_locks_are_taken_while_others_look_for_leftovers(tmp_path: Path) -> None:
+    faults: list[InputError] = []
+
+    def take(name: str) -> None:
+        for _ in range(50):
+            try:
+                with locked(tmp_path / name):
+                    pass
+            except InputError as fault:
+                faults.append(fault)
+
+    takers = [threading.Thread(target=take, args=(f"{number}.json",)) for number in range(4)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert faults == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- temporary files

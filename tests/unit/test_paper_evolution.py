@@ -1,4 +1,4 @@
-"""What the genetic search brings is told from plans without it, and by it alone."""
+"""Ablations of the genetic search: neither half is better than the whole."""
 
 import pytest
 

@@ -101,7 +101,7 @@ RECORDS = st.builds(
     flag=st.booleans(),
     level=NUMBERS,
     last=st.builds(Spot, st.floats(0, 9), WORDS),
-    size=st.builds(Size, st.integers(1, 9), st.floats(0, 1, exclude_min=True)),
+    size=st.builds(Size, st.integers(1, 9), st.floats(0.01, 1)),
     limit=st.none() | st.floats(1e-9, 1e9),
     bounded=st.floats(1, 10),
     usual=st.integers(1, 9),

@@ -101,7 +101,7 @@ def test_a_timeline_told_does_not_change_the_service(tmp_path: Path) -> None:
 
 def test_the_batch_of_a_plan_has_a_timeline_too(tmp_path: Path) -> None:
     task, path = small_task(), tmp_path / "t.json"
-    timeline = write_batch_timeline(path, GOOD, task.costs)
+    timeline = write_batch_timeline(path, GOOD, task.costs, "static")
     content = json.loads(path.read_text(encoding="utf-8"))
     check_format(content)
     result = simulate_static(GOOD, task.costs)

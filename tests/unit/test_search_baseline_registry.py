@@ -8,7 +8,7 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.report.comparison import comparison_rows
-from llmpq_sim.search.baselines.registry import BUNDLED, GROUP, offered_planners
+from llmpq_sim.search.baselines.registry import BASELINES, BUNDLED, offered_planners
 from llmpq_sim.search.baselines.simple import all_baselines
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
@@ -61,7 +61,7 @@ def _offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
         metadata = tmp_path / "others-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {value}\n")
+        (metadata / "entry_points.txt").write_text(f"[{BASELINES.group}]\n{name} = {value}\n")
         monkeypatch.syspath_prepend(tmp_path)
 
     return install
@@ -70,7 +70,7 @@ def _offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
 def test_our_own_are_registered_in_the_order_of_tables() -> None:
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert tuple(project["entry-points"][GROUP]) == BUNDLED
+    assert tuple(project["entry-points"][BASELINES.group]) == BUNDLED
     assert tuple(offered_planners()) == BUNDLED
 
 
@@ -97,9 +97,13 @@ def test_a_refusal_is_what_the_table_says(offer: Offer, task: PlanningTask) -> N
     ("name", "value", "message"),
     [
         ("lost", "others_planner:absent", r"^baseline 'lost' of others cannot be loaded from "),
-        ("gone", "no_such_module:plans", r"^baseline 'gone' of others .* ModuleNotFoundError"),
-        ("seven", "others_planner:NUMBER", r"expected a function at .*, got a int$"),
-        ("uniform", "others_planner:plans", r"^baselines: 'uniform' is offered twice, by "),
+        (
+            "gone",
+            "no_such_module:plans",
+            r"^baseline 'gone' of others needs the module no_such_module",
+        ),
+        ("seven", "others_planner:NUMBER", r"expected a function at .*, got 7; repair"),
+        ("uniform", "others_planner:plans", r"^baseline 'uniform' is offered twice, by "),
         ("boom", "others_planner:boom", r"^baseline 'boom' failed with ZeroDivisionError: by no"),
         ("text", "others_planner:text", r"^baseline 'text': expected a sequence of .* got a str"),
         ("short", "others_planner:short", r"^baseline 'short'"),

@@ -7,12 +7,12 @@ under its own name. They are tried after those that ship, and loaded only then.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.io.traces import csv_formats, json_formats, text_formats
 from llmpq_sim.io.traces.collecting import TimeUnit
 from llmpq_sim.io.traces.csv_formats import CsvColumns, csv_rows, has_columns, header_cells
@@ -119,7 +119,7 @@ CSV_FORMATS = (
 FORMATS = (*JSON_FORMATS, *BY_NAME_ONLY, *CSV_FORMATS)
 SERVEGEN = "servegen"
 BUNDLED = (*dict.fromkeys(item.name for item in FORMATS), SERVEGEN)
-GROUP = "llmpq.trace_formats"
+TRACE_FORMATS = ExtensionPoint("llmpq.trace_formats", "trace format")
 CONVERT = (
     "convert it to JSON lines such as "
     '{"timestamp": 1500, "input_length": 512, "output_length": 64}, with the time in ms'
@@ -151,10 +151,9 @@ def format_named(name: str, path: Path) -> TraceFormat:
     """
     named = [item for item in FORMATS if item.name == name]
     if not named:
-        offered = [point for point in _offered() if point.name == name]
-        if not offered:
+        if name not in _offered():
             raise InputError(f"--trace-format: expected one of {_known()}, got {name!r}")
-        return _loaded(offered[0])
+        return _loaded(name)
     return named[0] if len(named) == 1 or _head_text(path)[0] in "[{" else named[-1]
 
 
@@ -195,41 +194,30 @@ def _json_format(keys: Names, name: str) -> TraceFormat:
 
 def _known() -> str:
     """Return the names of all formats; packages are not loaded for it."""
-    return ", ".join((*BUNDLED, *(point.name for point in _offered())))
+    return ", ".join((*BUNDLED, *_offered()))
 
 
-def _offered() -> list[EntryPoint]:
+def _offered() -> list[str]:
     """Return what packages offer, by name; a name that ships stays what it is."""
-    points = {point.name: point for point in entry_points(group=GROUP)}
-    return [points[name] for name in sorted(points) if name not in BUNDLED]
+    return [name for name in TRACE_FORMATS.names() if name not in BUNDLED]
 
 
-def _loaded(point: EntryPoint) -> TraceFormat:
+def _loaded(name: str) -> TraceFormat:
     """Return the format that a package offers.
 
     Raises:
         InputError: the package cannot be imported, or offers something else.
     """
-    package = point.dist.name if point.dist else point.value
-    try:
-        item = point.load()
-    except Exception as error:  # whatever code of others raises
-        raise InputError(
-            f"trace format {point.name!r} of {package} cannot be loaded "
-            f"({type(error).__name__}: {error}); repair or uninstall the package"
-        ) from error
-    if not isinstance(item, TraceFormat) or item.name != point.name:
-        raise InputError(
-            f"trace format {point.name!r} of {package}: expected a TraceFormat of this name at "
-            f"{point.value}, got {item!r:.80}; repair or uninstall the package"
-        )
+    item = TRACE_FORMATS.load(name)
+    if not isinstance(item, TraceFormat) or item.name != name:
+        raise TRACE_FORMATS.unfit(name, "a TraceFormat of this name", item)
     return item
 
 
 def _installed(kind: str) -> Iterator[TraceFormat]:
     """Yield the formats of packages, loaded when it is their turn."""
-    for point in _offered():
-        item = _loaded(point)
+    for name in _offered():
+        item = _loaded(name)
         if item.kind == kind:
             yield item
 

@@ -82,7 +82,7 @@ def fit_profile(
         seed: picks what is held out; the same seed gives the same report.
         models: the models that whole-layer rows name.
         source: where the measurements are from; None takes it from the rows.
-        machine: what the rows were measured on, where they are own ones.
+        machine: what the rows were measured on, where they are local ones.
         on_progress: called with a sentence before each step.
 
     Raises:

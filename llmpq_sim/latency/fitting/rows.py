@@ -46,7 +46,7 @@ class Measurements:
         gpu: device, as the source spells it.
         model: for whole layers, a model's name.
         kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
-            is one kernel only, or the source does not say. Of a served visit the end of the model
+            is one kernel only, or the source does not say. Of a pipeline step the end of the model
             that the stage has, ``first`` or ``last``, followed by ``-dense`` where all weights
             were decoded before products.
         m, n, k: tokens, output features and input features of a matrix product.

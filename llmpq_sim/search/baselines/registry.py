@@ -9,18 +9,16 @@ It then has a row in the tables of every search, and its plans are among those t
 search starts from.
 """
 
-import sys
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.plan import Plan, check_plan
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.deadline import OutOfTime
 
-GROUP = "llmpq.baselines"
+BASELINES = ExtensionPoint("llmpq.baselines", "baseline")
 
 BUNDLED = (
     "uniform",
@@ -55,15 +53,16 @@ def offered_planners() -> dict[str, BaselinePlanner]:
     Raises:
         InputError: one cannot be loaded, two have one name, or our own are missing.
     """
-    points = _points(tuple(sys.path))
-    missing = [name for name in BUNDLED if name not in points]
+    offered = BASELINES.names()
+    missing = [name for name in BUNDLED if name not in offered]
     if missing:
         raise InputError(
-            f"baselines: llmpq's own {', '.join(missing)} are not registered under {GROUP}; "
+            f"baselines: llmpq's own {', '.join(missing)} are not registered under "
+            f"{BASELINES.group}; "
             "install llmpq again"
         )
-    others = sorted(set(points) - set(BUNDLED))
-    return {name: _loaded(points[name]) for name in (*BUNDLED, *others)}
+    others = [name for name in offered if name not in BUNDLED]
+    return {name: _loaded(name) for name in (*BUNDLED, *others)}
 
 
 def plans_of(name: str, planner: BaselinePlanner, task: PlanningTask) -> Sequence[Plan]:
@@ -95,35 +94,8 @@ def plans_of(name: str, planner: BaselinePlanner, task: PlanningTask) -> Sequenc
     return plans
 
 
-@lru_cache(maxsize=1)
-def _points(path: tuple[str, ...]) -> dict[str, EntryPoint]:  # noqa: ARG001 - what they depend on
-    """Return the entry points by name; looking through all packages takes a while."""
-    points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        known = points.setdefault(point.name, point)
-        if known.value != point.value:
-            raise InputError(
-                f"baselines: {point.name!r} is offered twice, by {_package(known)} ({known.value}) "
-                f"and {_package(point)} ({point.value}); uninstall one of them"
-            )
-    return points
-
-
-def _loaded(point: EntryPoint) -> BaselinePlanner:
-    try:
-        planner: BaselinePlanner = point.load()
-    except Exception as error:  # whatever the module of another does when it is imported
-        raise InputError(
-            f"baseline {point.name!r} of {_package(point)} cannot be loaded from {point.value}: "
-            f"{type(error).__name__}: {error}; mend or uninstall that package"
-        ) from error
+def _loaded(name: str) -> BaselinePlanner:
+    planner: BaselinePlanner = BASELINES.load(name)
     if not callable(planner):
-        raise InputError(
-            f"baseline {point.name!r} of {_package(point)}: expected a function at {point.value}, "
-            f"got a {type(planner).__name__}"
-        )
+        raise BASELINES.unfit(name, "a function", planner)
     return planner
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "an unknown package"

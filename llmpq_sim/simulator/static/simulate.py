@@ -13,6 +13,7 @@ from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.simulator.static.policies import BatchPolicy, StepOrder, pipelined
 from llmpq_sim.simulator.static.recurrence import compute_steps
 from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
@@ -82,7 +83,7 @@ class BatchTimes:
 
 
 def simulate_static(
-    plan: Plan, costs: LayerCosts, run: RunSteps = compute_steps
+    plan: Plan, costs: LayerCosts, run: RunSteps = compute_steps, policy: BatchPolicy = pipelined
 ) -> SimulationResult:
     """Return what happens when the plan serves the scenario's batch.
 
@@ -90,14 +91,19 @@ def simulate_static(
         plan: a plan that `check_plan` accepts.
         costs: block times of the scenario.
         run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
     """
-    times = batch_times(plan, costs, run)
+    times = batch_times(plan, costs, run, policy)
     output_tokens = costs.scenario.workload.output_tokens
     return static_result(output_tokens, times.instants_s, times.busy_s, times.steps)
 
 
 def batch_times(
-    plan: Plan, costs: LayerCosts, run: RunSteps = compute_steps, start_s: float = 0.0
+    plan: Plan,
+    costs: LayerCosts,
+    run: RunSteps = compute_steps,
+    policy: BatchPolicy = pipelined,
+    start_s: float = 0.0,
 ) -> BatchTimes:
     """Return when each request of the scenario's batch has its tokens.
 
@@ -106,6 +112,7 @@ def batch_times(
             the batch are cut to it.
         costs: block times of the scenario.
         run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
         start_s: instant at which the batch begins.
     """
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
@@ -116,7 +123,8 @@ def batch_times(
     built: dict[BatchSchedule, StepGraph] = {}
     for schedule in batch_schedules(workload, plan.micro_batching):
         if schedule not in built:
-            built[schedule] = build_step_graph(schedule, stages, hops, costs)
+            order = policy(schedule)
+            built[schedule] = build_step_graph(schedule, stages, hops, costs, order)
         times = run(built[schedule], start_s)
         wanted = workload.output_tokens[len(instants) : len(instants) + sum(schedule.group_rows)]
         instants += _token_instants_s(schedule, wanted, times)
@@ -139,7 +147,11 @@ def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
 
 
 def build_step_graph(
-    schedule: BatchSchedule, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
+    schedule: BatchSchedule,
+    stages: list[StageCosts],
+    hops: list[Link | None],
+    costs: LayerCosts,
+    order: StepOrder,
 ) -> StepGraph:
     """Return what one wave asks of the pipeline: steps numbered prefill first, then by round."""
     prompt = costs.scenario.workload.prompt_tokens
@@ -150,22 +162,7 @@ def build_step_graph(
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
     transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
-    return StepGraph(
-        service_s, tuple(transfer_s), _successors(schedule), starts=len(schedule.prefill_rows)
-    )
-
-
-def _successors(schedule: BatchSchedule) -> tuple[tuple[int, ...], ...]:
-    """Return the steps that each step lets in: the next round of its group, or the first."""
-    step_of = schedule.step_of
-    successors = [
-        tuple(step_of[group, 0] for group in groups if (group, 0) in step_of)
-        for groups in schedule.releases()
-    ]
-    for group, turn in schedule.decode_order:
-        following = step_of.get((group, turn + 1))
-        successors.append(() if following is None else (following,))
-    return tuple(successors)
+    return StepGraph(service_s, tuple(transfer_s), order.successors, order.starts)
 
 
 def _stage_service_s(schedule: BatchSchedule, stage: StageCosts) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from the last stage to the first and closes the ring. A *step* is one micro-batc
 round. It passes every stage once; the return of its token lets others enter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 OnStep = Callable[[int, int, float, float], None]
@@ -45,22 +45,7 @@ class StepGraph:
         lengths = sorted({len(row) for row in self.service_s + self.transfer_s})
         if lengths != [self.steps]:
             raise ValueError(f"expected rows of {self.steps} steps, got rows of {lengths}")
-        if not 1 <= self.starts <= self.steps:
-            raise ValueError(f"starts: expected 1 to {self.steps}, got {self.starts}")
-        self._check_successors()
-
-    def _check_successors(self) -> None:
-        following = sorted(
-            follower
-            for step, followers in enumerate(self.successors)
-            for follower in followers
-            if follower > step
-        )
-        if following != list(range(self.starts, self.steps)):
-            raise ValueError(
-                f"successors: expected each of steps {self.starts} to {self.steps - 1} once, "
-                f"under an earlier step, got {following} there"
-            )
+        check_order(self.starts, self.successors)
 
     @property
     def steps(self) -> int:
@@ -79,3 +64,21 @@ class StepTimes:
 
     sampled_s: list[float]
     end_s: float
+
+
+def check_order(starts: int, successors: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError if some step would never enter the pipeline, or enter twice."""
+    steps = len(successors)
+    if not 1 <= starts <= steps:
+        raise ValueError(f"starts: expected 1 to {steps}, got {starts}")
+    following = sorted(
+        follower
+        for step, followers in enumerate(successors)
+        for follower in followers
+        if follower > step
+    )
+    if following != list(range(starts, steps)):
+        raise ValueError(
+            f"successors: expected each of steps {starts} to {steps - 1} once, under an earlier "
+            f"step, got {following} there"
+        )

@@ -79,6 +79,7 @@ class Launcher:
         processes = self.processes.values()
         for one in processes:
             one.signal(signal.SIGTERM)
+            one.signal(signal.SIGCONT)  # one that is stopped heeds nothing else
         end_s = monotonic() + PATIENCE_S
         while not self.has_ended() and monotonic() < end_s:
             sleep(0.02)
