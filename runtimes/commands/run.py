@@ -85,6 +85,10 @@ def deploy(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Let GPUs replay decode steps (experimental).")
     ] = False,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option("--batch-invariant", help="Same tokens in whatever batch (slower)."),
+    ] = False,
     hang_timeout_s: Annotated[
         float, typer.Option(help="Seconds of silence after which a stage counts as hung.", min=1)
     ] = 5.0,
@@ -116,6 +120,7 @@ def deploy(
         step_timeout_s=step_timeout_s,
         enforces_memory=enforce_memory,
         records_steps=cuda_graphs,
+        batch_invariant=batch_invariant,
     )
     saved = load_plan(plan, load_profiles(profile or []))
     requests_file, wanted_trace = _requested(requests, trace, rate, seed)

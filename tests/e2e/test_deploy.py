@@ -165,6 +165,38 @@ def test_an_interrupted_run_keeps_its_answers_and_leaves_no_process(folder: Path
     assert workers() == []
 
 
+def test_a_killed_run_is_resumed_with_the_tokens_of_a_whole_one(folder: Path) -> None:
+    """In bf16 with int8 layers, where without --batch-invariant tokens depend on the batch."""
+    options = ("deploy", "plan.json", "--model-dir", "model", "--batch-invariant")
+    asking = (*options, "--requests", "sixty.jsonl", "--out")
+    (folder / "sixty.jsonl").write_text(asked(60, 20), encoding="utf-8")
+    whole = llmpq(*asking, "whole-60.jsonl", cwd=folder)
+    assert whole.returncode == 0, whole.stderr
+    out = folder / "killed.jsonl"
+    running = subprocess.Popen(
+        [str(LLMPQ), *asking, "killed.jsonl"],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not (out.exists() and out.read_bytes().count(b"\n") >= 11):
+            assert running.poll() is None
+            sleep(0.02)
+    finally:
+        running.kill()
+        running.communicate()
+    assert 0 < len(answers(out)) < 60
+    resumed = llmpq(*asking, "killed.jsonl", "--resume", cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    expected = answers(folder / "whole-60.jsonl")
+    assert answers(out) == expected
+    served = llmpq(*asking, "served.jsonl", "--policy", "continuous", cwd=folder)
+    assert served.returncode == 0, served.stderr
+    assert answers(folder / "served.jsonl") == expected
+
+
 def workers() -> list[int]:
     """Return the processes of stages that this test started, told by its mark."""
     found = []
@@ -207,6 +239,7 @@ REFUSALS = [
     ((*DEPLOY, "--token-budget", "9"), "--token-budget: is of continuous batching"),
     ((*DEPLOY, "--devices", "cuda:0,cpu"), "needs cuda:0, this machine has"),
     ((*DEPLOY, "--out", "no/where.jsonl"), "cannot write no/where.jsonl"),
+    ((*DEPLOY, "--batch-invariant", "--cuda-graphs"), "expected without --cuda-graphs"),
     (("compare", "missing.json"), "cannot read missing.json"),
     (("profile", "--device", "abacus", "--out", "r.csv"), "--device"),
     (("profile", "--model", "gpt-9", "--out", "r.csv"), "model: expected"),

@@ -59,6 +59,7 @@ class JobSpec:
         weight_cache: folder for quantized weights, or None.
         records_steps: whether GPUs repeat decode steps that were recorded.
         quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
+        batch_invariant: whether no token depends on what is computed beside it.
     """
 
     model_dir: Path
@@ -73,6 +74,7 @@ class JobSpec:
     weight_cache: Path | None
     records_steps: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
+    batch_invariant: bool = False
 
 
 def write_job(folder: Path, job: JobSpec) -> None:
@@ -107,6 +109,7 @@ def job_to_content(job: JobSpec) -> dict[str, Any]:
         "weight_cache": None if job.weight_cache is None else str(job.weight_cache),
         "records_steps": job.records_steps,
         "quantizers": job.quantizers,
+        "batch_invariant": job.batch_invariant,
     }
 
 
@@ -139,6 +142,7 @@ def job_from_fields(fields: Fields) -> JobSpec:
             weight_cache=Path(fields.text("weight_cache")) if fields.has("weight_cache") else None,
             records_steps=fields.flag("records_steps"),
             quantizers=_quantizers(fields.fields("quantizers")),
+            batch_invariant=fields.flag("batch_invariant"),
         )
 
 
