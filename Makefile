@@ -3,19 +3,27 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := .demo
+FUZZ_S ?= 3600
+FUZZ_SEED ?= $(shell date +%s)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test fuzz test-environments check bench profiles clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
 	$(BIN)/llmpq search --model llama-3.1-70b --cluster a100-l40s --batch 32 \
-	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json
+	  --prompt-tokens 512 --output-tokens 128 --quality-at-least int4 --out $(DEMO)/plan.json --force
 	$(BIN)/llmpq verify $(DEMO)/plan.json
 	$(BIN)/llmpq simulate $(DEMO)/plan.json
 	$(BIN)/llmpq demo --dir $(DEMO)/run
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark
+
+fuzz: .venv/installed-test  # for as long as FUZZ_S says; what fails is in fuzz-faults/
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
+
+test-environments: .venv/installed-test
+	tests/environments.sh
 
 check: .venv/installed-check
 	$(BIN)/ruff check .
@@ -24,6 +32,10 @@ check: .venv/installed-check
 
 bench: .venv/installed-test
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only
+
+# Makes the latency profiles of cluster_profiles/profiles again from the measurements behind them.
+profiles: .venv/installed-test
+	$(BIN)/python -m tests.golden.shipped_profiles
 
 clean:
 	rm -rf .venv $(DEMO)

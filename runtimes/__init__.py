@@ -1,1 +1,1 @@
-"""What carries a plan out; the first runtimes are yet to come."""
+"""Runtimes, which execute plans, and the commands that compute on this machine."""

@@ -1,20 +1,20 @@
-"""What is a runtime given, what does it give back, and which runtimes are there?"""
+"""Runtime protocol, and discovery of runtimes by entry points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.extensions import ExtensionPoint
+from llmpq_sim.core.records import Codec, Natural, NotNegative
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:  # the processes of stages know no plan files, and so load no planner
     from llmpq_sim.io.plans import SavedPlan
 
-GROUP = "llmpq.runtimes"
-"""Entry-point group in which packages offer runtimes."""
+RUNTIMES = ExtensionPoint("llmpq.runtimes", "runtime")
 
 Policy = Literal["static", "continuous"]
 EndedBy = Literal["stop", "length"]
@@ -31,10 +31,10 @@ class Sampling:
         seed: of all draws for the request; equal seeds give equal tokens in any batch.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
+    temperature: NotNegative = 0.0
+    top_k: Natural = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: Annotated[int, Codec(lambda fields, key: int(fields.text(key)), str)] = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class TokenRequest:
         arrival_s: instant at which it may first be scheduled.
     """
 
-    name: str
-    prompt: tuple[int, ...]
+    name: Annotated[str, Codec(lambda fields, key: str(fields.value(key)))]
+    prompt: tuple[Natural, ...]
     output_tokens: int
     sampling: Sampling = Sampling()
-    stop_tokens: tuple[int, ...] = ()
-    arrival_s: float = 0.0
+    stop_tokens: tuple[Natural, ...] = ()
+    arrival_s: NotNegative = 0.0
 
     @property
     def context_tokens(self) -> int:
@@ -64,7 +64,7 @@ class TokenRequest:
 
 
 @dataclass(frozen=True)
-class Served:
+class Completion:
     """A finished request.
 
     Attributes:
@@ -149,7 +149,7 @@ class Job:
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
-def ignore_served(_: Served) -> None:
+def ignore_completion(_: Completion) -> None:
     """Keep nothing of a finished request."""
 
 
@@ -172,7 +172,7 @@ class Runtime(Protocol):
     def run(
         self,
         job: Job,
-        on_served: Callable[[Served], None] = ignore_served,
+        on_completion: Callable[[Completion], None] = ignore_completion,
         on_progress: Callable[[Progress], None] = ignore_progress,
     ) -> Execution | None:
         """Serve every request and return what happened; leave no process behind.
@@ -181,11 +181,11 @@ class Runtime(Protocol):
 
         Args:
             job: one that ``check`` accepts.
-            on_served: told of each request as it finishes.
-            on_progress: told now and then how far the run is.
+            on_completion: receives each request as it finishes.
+            on_progress: receives now and then how far the run is.
 
         Raises:
-            ExecutionError: a stage failed; requests told of until then are finished.
+            ExecutionError: a stage failed; requests received until then are finished.
         """
 
 
@@ -195,15 +195,10 @@ def load_runtime(name: str) -> Runtime:
     Raises:
         InputError: none does, or its package lacks something.
     """
-    offered = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in offered:
+    if name not in RUNTIMES.names():
         raise InputError(
-            f"--runtime: expected an installed runtime ({', '.join(sorted(offered))}), got {name!r}"
+            f"--runtime: expected an installed runtime ({', '.join(RUNTIMES.names())}), "
+            f"got {name!r}"
         )
-    try:
-        runtime: Runtime = offered[name].load()()
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"runtime {name!r} needs the module {error.name}: pip install 'llmpq[{name}]'"
-        ) from error
+    runtime: Runtime = RUNTIMES.load(name)()
     return runtime

@@ -1,4 +1,4 @@
-"""Carries out plans in simulated time: the reference that every runtime is compared with.
+"""Simulated runtime: executes plans in simulated time, the reference for other runtimes.
 
 There is no model: tokens are drawn from prompts and seeds, and instants are the simulator's.
 """
@@ -8,9 +8,16 @@ from zlib import crc32
 
 import numpy as np
 
-from llmpq_sim.api.predict import predict_requests
+from llmpq_sim.api.prediction import predict_requests
 from llmpq_sim.core.execution import Execution, ServedTimes
-from runtimes.base import Job, Progress, Served, TokenRequest, ignore_progress, ignore_served
+from runtimes.base import (
+    Completion,
+    Job,
+    Progress,
+    TokenRequest,
+    ignore_completion,
+    ignore_progress,
+)
 from runtimes.deployment.job_checks import check_job_alone
 
 
@@ -31,7 +38,7 @@ class SimulatedRuntime:
     def run(
         self,
         job: Job,
-        on_served: Callable[[Served], None] = ignore_served,
+        on_completion: Callable[[Completion], None] = ignore_completion,
         on_progress: Callable[[Progress], None] = ignore_progress,
     ) -> Execution:
         """Serve every request at once, in the order in which the simulator has them finished.
@@ -49,7 +56,7 @@ class SimulatedRuntime:
         predicted = predict_requests(job.saved, lengths, job.policy, job.settings)
         position = {one.name: number for number, one in enumerate(job.requests)}
         for times in sorted(predicted.requests, key=lambda one: one.last_s):
-            on_served(served[position[times.name]])
+            on_completion(served[position[times.name]])
         result = predicted.result
         on_progress(
             Progress(
@@ -73,12 +80,12 @@ class SimulatedRuntime:
         )
 
 
-def _drawn(number: int, request: TokenRequest, vocabulary: int) -> Served:
+def _drawn(number: int, request: TokenRequest, vocabulary: int) -> Completion:
     """Return tokens that depend on the prompt and, where it is sampled, on the seed."""
     seed = request.sampling.seed if request.sampling.temperature > 0 else 0
     rng = np.random.default_rng([seed, crc32(repr(request.prompt).encode())])
     tokens = rng.integers(vocabulary, size=request.output_tokens).tolist()
     for length, token in enumerate(tokens, start=1):
         if token in request.stop_tokens:
-            return Served(number, tuple(tokens[:length]), "stop")
-    return Served(number, tuple(tokens), "length")
+            return Completion(number, tuple(tokens[:length]), "stop")
+    return Completion(number, tuple(tokens), "length")

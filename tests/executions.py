@@ -1,10 +1,10 @@
-"""What tests of executions are built from: measurements made up from what is predicted."""
+"""Executions for tests: measurements made up from what is predicted."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.api.predict import Prediction, predict_requests
+from llmpq_sim.api.prediction import Prediction, predict_requests
 from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary

@@ -4,12 +4,16 @@ from random import Random
 
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.serving import default_settings
+from llmpq_sim.search.online.operators import SEQUENCE_LIMITS, TOKEN_BUDGETS
 from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
-from llmpq_sim.simulator.continuous.settings import ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    ServiceObjectives,
+    default_settings,
+)
 from tests.builders import tiny_cluster, tiny_costs, tiny_device, tiny_model, tiny_task
 from tests.serving import trace
 
@@ -53,3 +57,14 @@ def online_task(
 def found(task: OnlineTask, *, seed: int = 0, generations: int = 3) -> OnlineOutcome:
     """Return what a short search finds."""
     return search_online(task, SearchSettings(seed, generations))
+
+
+def is_on_grid(settings: ContinuousSettings) -> bool:
+    """Return whether a search may come to these settings, unless it starts from them."""
+    budget, limit = settings.token_budget, settings.sequence_limit
+    return (
+        budget in TOKEN_BUDGETS
+        and limit in SEQUENCE_LIMITS
+        and limit <= budget
+        and (settings.chunked_prefill or budget >= settings.longest_context_tokens)
+    )

@@ -1,4 +1,4 @@
-"""What measured losses are tests built from? Made up, of the shapes of a bundled model."""
+"""Measured losses for tests: made up, of the shapes of a bundled model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What report tests are built from: a small model on a bundled cluster, scored without a search."""
+"""Answers for report tests: a small model on a bundled cluster, scored without a search."""
 
 from dataclasses import replace
 from io import StringIO

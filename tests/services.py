@@ -1,10 +1,10 @@
-"""What tests of services are built from: a small plan that serves made-up requests."""
+"""Services for tests: a small plan that serves made-up requests."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.tasks import QualityTarget

@@ -1,38 +1,30 @@
-"""Which pipelines and traces do laws of continuous batching hold for? Made-up ones, small."""
+"""Small made-up pipelines and traces for the laws of continuous batching."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.simulator.continuous.engine import run_service_plainly
+from llmpq_sim.simulator.continuous.engine import simulate_service
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.step_graph import OnVisit
+from llmpq_sim.simulator.continuous.watch import Watch
+from tests.oracles.continuous import serve_plainly
 
-
-class Run(Protocol):
-    """An engine: one of two that must agree."""
-
-    def __call__(
-        self,
-        pipeline: Pipeline,
-        workload: TraceWorkload,
-        settings: ContinuousSettings,
-        on_visit: OnVisit | None = None,
-    ) -> ServiceTimes: ...
-
+Run = Callable[[Pipeline, TraceWorkload, ContinuousSettings], ServiceTimes]
+"""A form of continuous batching: one of three that must agree."""
 
 Case = tuple[Pipeline, TraceWorkload, ContinuousSettings]
-Visit = tuple[int, int, float, float]
+StageStep = tuple[int, int, float, float]
 
-ENGINES: tuple[Run, ...] = (run_service, run_service_plainly)
+ENGINES: tuple[Run, ...] = (simulate_service, compute_service, serve_plainly)
 
 
 def limits(**others: Any) -> ContinuousSettings:
@@ -112,11 +104,11 @@ def scaled(pipeline: Pipeline, factor: float) -> Pipeline:
     return replace(pipeline, stages=stages)
 
 
-def visits_of(case: Case, run: Run = run_service) -> list[Visit]:
-    """Return every stage visit, in the order in which they were told."""
-    visits: list[Visit] = []
-    run(*case, lambda *visit: visits.append(visit))
-    return visits
+def steps_of(case: Case) -> list[StageStep]:
+    """Return every step of a stage, in the order in which they were told."""
+    steps: list[StageStep] = []
+    simulate_service(*case, Watch(on_step=lambda *step: steps.append(step)))
+    return steps
 
 
 def outcome(times: ServiceTimes) -> tuple[object, ...]:

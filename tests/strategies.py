@@ -1,4 +1,4 @@
-"""Which tiny tasks do laws of the search hold for? Every plan of each can be written down."""
+"""Tiny tasks for the laws of the search: every plan of each can be written down."""
 
 import math
 from dataclasses import dataclass, replace

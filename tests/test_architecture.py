@@ -1,6 +1,7 @@
-"""Do imports point down, is every module in the docs, and does the command start light?"""
+"""Layers, packages and first lines of modules, and a command that starts light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,11 @@ LAYERS = (
 HEAVY = ("torch", "sklearn", "scipy", "matplotlib", "pyarrow", "joblib", "numpy", "rich", "simpy")
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-SOURCES = [*MODULES, ROOT / "cli.py", *sorted((ROOT / "runtimes").rglob("*.py"))]
+SOURCES = [*MODULES, *sorted((ROOT / "runtimes").rglob("*.py")), ROOT / "cli.py"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PAGE = ROOT / "docs/architecture.md"
+BASES = (ROOT, PACKAGE, ROOT / "runtimes")
+QUESTION_WORDS = {"How", "What", "Which", "Where", "When", "Why", "Who", "Whose", "Do", "Does"}
 
 
 def layer_of(name: str) -> int:
@@ -67,22 +72,45 @@ def test_a_module_is_small_and_says_what_it_answers(path: Path) -> None:
     assert ast.get_docstring(tree)
     assert text.count("\n") <= 400
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    if path.name == "cli.py" or path.parent.name == "commands":  # options are parameters
-        return
     for node in ast.walk(tree):
         if isinstance(node, functions) and node.end_lineno is not None:
             docstring = (ast.get_docstring(node) or "").count("\n")
             assert node.end_lineno - node.lineno + 1 - docstring <= 45, node.name
 
 
-def test_the_architecture_page_lists_every_module_with_its_question() -> None:
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    for path in SOURCES:
-        if path.name == "__init__.py":
-            continue
+def names_the_thing(path: Path) -> bool:
+    """Return whether a module's first line is a whole sentence or phrase, and no question."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if docstring is None:
+        return path in TESTS
+    first_line, *rest = docstring.split("\n")
+    asks = "?" in first_line or first_line.split()[0] in QUESTION_WORDS
+    return first_line.endswith(".") and not asks and (not rest or not rest[0])
+
+
+def test_first_lines_of_modules_name_the_thing() -> None:
+    assert [str(path) for path in [*SOURCES, *TESTS] if not names_the_thing(path)] == []
+
+
+def test_the_architecture_page_lists_every_package_with_its_first_line() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for path in [*PACKAGE.rglob("__init__.py"), *(ROOT / "runtimes").rglob("__init__.py")]:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first_line = docstring.splitlines()[0]
-        assert f"`{path.relative_to(ROOT)}`: {first_line}" in page
+        assert f"- `{path.parent.relative_to(ROOT)}`: {first_line}\n" in page
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    assert [path for path in SOURCES[:-1] if not (path.parent / "__init__.py").exists()] == []
+
+
+def test_the_paths_on_the_architecture_page_exist() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    paths = re.findall(r"`([a-z_]+(?:/[a-z_.]+)+/?)`", page)
+    assert len(paths) > 40
+    for path in paths:
+        places = [base / name for base in BASES for name in (path, f"{path}.py")]
+        assert any(place.exists() for place in places), path
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

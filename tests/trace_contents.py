@@ -1,4 +1,4 @@
-"""What tests write into tiny traces."""
+"""Contents of tiny traces for tests."""
 
 import json
 from typing import Any

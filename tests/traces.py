@@ -1,4 +1,4 @@
-"""How tests write tiny traces, read them, find the real ones and compare samples."""
+"""Tiny traces for tests: written and read, with the real ones and comparisons of samples."""
 
 import gzip
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Tests get a small Llama that is really trained, so that its layers differ as trained ones do.
+"""Small Llama that is really trained, so that its layers differ as trained ones do.
 
 It learns the standard library's sources, which are on every machine. The number of steps is fixed,
 not the time: on one machine and one thread the same seed gives the same weights.

@@ -1,4 +1,4 @@
-"""How much quality may a plan lose, by options and the files that they name?"""
+"""Quality target of a search, from options and the files that they name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,25 +1,30 @@
-"""What is a search asked, with names and options as the user gave them?"""
+"""Planning tasks from names and options as the user gave them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmpq_sim.api.planned import Profiles, own_profiles
 from llmpq_sim.api.quality_target import offered_formats
-from llmpq_sim.api.replay import ServingOptions, service_objectives
+from llmpq_sim.api.replaying import ServingOptions, service_objectives
+from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.clusters import load_cluster
-from llmpq_sim.io.profiles import cluster_profiles, load_profiles
-from llmpq_sim.io.serving import default_settings
+from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import (
     QualityTarget,
+    batch_workload,
     chosen_formats,
     formats_without_times,
+    load_output_lengths,
     planning_task,
 )
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.settings import default_settings
 from llmpq_sim.workloads.shaping import noted
 
 
@@ -28,18 +33,41 @@ class TaskOptions:
     """What is planned on what; None where an option was not given.
 
     Attributes:
-        cluster: a bundled name or a file.
-        formats: allowed formats with commas between.
+        cluster: a bundled name, a file, or the cluster itself.
+        formats: allowed formats, in a sequence or with commas between.
         kernels: kernel set for every device.
-        profiles: files with latency profiles of the user's.
+        profiles: latency profiles of the user's, or files that hold them.
         target: how much quality a plan may lose.
     """
 
-    cluster: str
-    formats: str | None
+    cluster: str | Path | Cluster
+    formats: str | Sequence[str] | None
     kernels: str | None
-    profiles: tuple[Path, ...]
+    profiles: Profiles
     target: QualityTarget
+
+
+def asked_batch(
+    model: ModelSpec,
+    requests: int | None,
+    prompt_tokens: int | None,
+    output_tokens: int | Sequence[int] | Path | None,
+) -> BatchWorkload:
+    """Return a batch as it is asked for, by default the paper's 32 requests of 512 tokens.
+
+    Raises:
+        InputError: see ``batch_workload`` and ``load_output_lengths``.
+    """
+    if output_tokens is None:
+        output_tokens = 128
+    elif isinstance(output_tokens, Path):
+        output_tokens = load_output_lengths(output_tokens)
+    return batch_workload(
+        model,
+        32 if requests is None else requests,
+        512 if prompt_tokens is None else prompt_tokens,
+        output_tokens if isinstance(output_tokens, int) else tuple(output_tokens),
+    )
 
 
 def batch_task(
@@ -50,10 +78,14 @@ def batch_task(
     Raises:
         InputError: a name or a file says something that cannot be.
     """
-    cluster = load_cluster(options.cluster)
-    profiles = cluster_profiles(cluster, options.kernels, load_profiles(list(options.profiles)))
+    cluster = options.cluster
+    if not isinstance(cluster, Cluster):
+        cluster = load_cluster(str(cluster))
+    profiles = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
+    text = options.formats
+    listed = text if text is None or isinstance(text, str) else ",".join(text)
     allowed, notes = offered_formats(
-        chosen_formats(options.formats, model, cluster), options.target.measured, model.layers
+        chosen_formats(listed, model, cluster), options.target.measured, model.layers
     )
     notes = [*formats_without_times(cluster, profiles, allowed), *notes]
     scenario = Scenario(model, cluster, workload)

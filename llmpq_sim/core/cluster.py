@@ -1,8 +1,12 @@
-"""Which devices there are, where they sit and how they are joined."""
+"""Cluster: devices, the nodes they sit in, and the links between them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import check_distinct, format_named
+from llmpq_sim.core.records import Codec, Fraction, NotNegative, Place
 from llmpq_sim.core.units import MIB
 
 RUNTIME_BYTES = 1024 * MIB
@@ -11,20 +15,36 @@ library's buffers, and what the allocator cannot use. An assumption between the 
 CUDA context and the reference's 1,930 MB + 5 %."""
 
 
+def _names(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct names, at least one."""
+    names, where = fields.texts(key), f"{fields.where}.{key}"
+    if not names:
+        raise InputError(f"{where}: expected at least one name, got an empty list")
+    check_distinct(names, where)
+    return names
+
+
+def format_names(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct names of weight formats, at least one."""
+    for name in fields.texts(key):
+        format_named(name, f"{fields.where}.{key}")
+    return _names(fields, key)
+
+
+Names = Annotated[tuple[str, ...], Codec(_names, list)]
+
+
 @dataclass(frozen=True)
 class Device:
     """A kind of device, by its data sheet.
 
     Attributes:
-        name: such as ``t4`` or ``a100-sxm``.
         memory_bytes: what the driver reports as usable.
-        memory_bytes_per_s: peak memory bandwidth.
         flops_per_s: dense 16-bit peak with 32-bit accumulation.
         multiprocessors: SMs or compute units.
         l2_bytes: size of the last cache level.
         compute_fraction: share of the 16-bit peak that large matrix products sustain.
         memory_fraction: share of the peak bandwidth that decoding sustains.
-        formats: weight formats it may be given.
         kernels: kernel sets it has a profile for, the preferred one first.
         source: where the figures are from.
         price_usd_per_hour: what an hour costs, or None where it is not known.
@@ -38,14 +58,14 @@ class Device:
     flops_per_s: float
     multiprocessors: int
     l2_bytes: int
-    compute_fraction: float
-    memory_fraction: float
-    formats: tuple[str, ...]
-    kernels: tuple[str, ...]
+    compute_fraction: Fraction
+    memory_fraction: Fraction
+    formats: Annotated[tuple[str, ...], Codec(format_names, list)]
+    kernels: Names
     source: str
-    price_usd_per_hour: float | None = None
-    price_source: str = ""
-    runtime_bytes: int = RUNTIME_BYTES
+    price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None
+    price_source: Annotated[str, Place.OPTIONAL] = ""
+    runtime_bytes: Annotated[int, Place.OPTIONAL] = RUNTIME_BYTES
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class Link:
     Source: the alpha-beta model of LLM-PQ, arXiv:2403.01136, sec. 4.
     """
 
-    latency_s: float
+    latency_s: NotNegative
     bytes_per_s: float
 
     def transfer_s(self, message_bytes: float) -> float:
@@ -68,7 +88,7 @@ class ClusterDevice:
     """One device of a cluster: its own name, its kind, and the machine it sits in."""
 
     name: str
-    device: Device
+    device: Annotated[Device, Place.LAST]
     node: str
 
 
@@ -77,8 +97,6 @@ class Cluster:
     """Devices and the links between them.
 
     Attributes:
-        name: such as ``paper-3``.
-        devices: in the order of the file.
         links: by unordered pair of device indices, lower first.
     """
 

@@ -1,7 +1,10 @@
-"""What was measured when a plan was carried out for real."""
+"""Execution: what was measured when a runtime executed a plan."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from llmpq_sim.core.fields import Rule
+from llmpq_sim.core.records import Natural, NotNegative, columns
 from llmpq_sim.core.result import SimulationResult
 
 
@@ -9,19 +12,15 @@ from llmpq_sim.core.result import SimulationResult
 class ServedTimes:
     """Lengths and instants of one request; instants count from when the first could be scheduled.
 
-    Attributes:
-        name: the user's name for it.
-        prompt_tokens, output_tokens: of the prompt, and generated.
-        arrival_s: when it could first be scheduled.
-        first_s, last_s: when its first and last tokens were sampled.
+    It arrives when it could first be scheduled; its first and last tokens are those sampled.
     """
 
-    name: str
+    name: Annotated[str, Rule("a text", lambda value: isinstance(value, str))]
     prompt_tokens: int
     output_tokens: int
-    arrival_s: float
-    first_s: float
-    last_s: float
+    arrival_s: NotNegative
+    first_s: NotNegative
+    last_s: NotNegative
 
 
 @dataclass(frozen=True)
@@ -29,39 +28,37 @@ class StageVisit:
     """One micro-batch at one stage.
 
     Attributes:
-        stage: number of the stage.
         visit: number of the micro-batch, in the order in which they enter the pipeline.
         decodes: sequences that decode one token each.
-        prompt_tokens: tokens of prompts.
         began_s, ended_s: instants at which the stage computed it.
     """
 
-    stage: int
-    visit: int
-    decodes: int
-    prompt_tokens: int
-    began_s: float
-    ended_s: float
+    stage: Natural
+    visit: Natural
+    decodes: Natural
+    prompt_tokens: Natural
+    began_s: NotNegative
+    ended_s: NotNegative
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """One real execution of a plan.
 
     Attributes:
+        dtype: in which everything was computed that is not quantized.
+        loading_s: from the start to when every stage was ready.
+        notes: what a reader should know, in sentences.
         result: the metrics, as a simulation gives them.
+        stage_peak_bytes: most memory each stage took while serving.
         requests: lengths and instants of each finished request, in the order of the job.
         visits: of all stages, by the instant at which they ended.
-        stage_peak_bytes: most memory each stage took while serving.
-        loading_s: from the start to when every stage was ready.
-        dtype: in which everything was computed that is not quantized.
-        notes: what a reader should know, in sentences.
     """
 
-    result: SimulationResult
-    requests: tuple[ServedTimes, ...]
-    visits: tuple[StageVisit, ...]
-    stage_peak_bytes: tuple[int, ...]
-    loading_s: float
     dtype: str
+    loading_s: NotNegative
     notes: tuple[str, ...] = ()
+    result: SimulationResult
+    stage_peak_bytes: tuple[Natural, ...]
+    requests: Annotated[tuple[ServedTimes, ...], columns(ServedTimes, "requests")]
+    visits: Annotated[tuple[StageVisit, ...], columns(StageVisit, "visits")]

@@ -1,14 +1,16 @@
-"""How to read a mapping strictly: each field by name and kind, and no field left unread."""
+"""Strict reader of mappings: each field by name and kind, and no field left unread."""
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
 
 MISSING = object()
-LARGEST_NUMBER = 1e18
+LARGEST_NUMBER = limits.LARGEST_NUMBER
 
 
 def kind_of(value: object) -> str:
@@ -21,6 +23,29 @@ def kind_of(value: object) -> str:
         return "nothing"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a single value must be.
+
+    Attributes:
+        expected: how a message calls it, such as ``a positive number``.
+        accept: whether a value is one.
+        convert: what is taken for it.
+        if_tiny: what a message adds for a number above zero but next to nothing.
+    """
+
+    expected: str
+    accept: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
+    if_tiny: str = ""
+
+    def refused(self, where: str, value: object) -> InputError:
+        """Return the error of a value that does not follow the rule."""
+        is_tiny = is_number(value, positive=False) and 0 < value < limits.LEAST_POSITIVE  # type: ignore[operator]
+        expected = self.expected + (self.if_tiny if is_tiny else "")
+        return InputError(f"{where}: expected {expected}, got {kind_of(value)}")
 
 
 class Fields:
@@ -67,55 +92,50 @@ class Fields:
 
     def text(self, name: str, default: object = MISSING) -> str:
         """Return a non-empty string of printable characters."""
-        return self._checked(name, default, "a text", is_text)  # type: ignore[no-any-return]
+        return self.checked(name, TEXT, default)  # type: ignore[no-any-return]
 
     def flag(self, name: str, default: object = MISSING) -> bool:
         """Return true or false."""
-        return self._checked(name, default, "true or false", lambda v: isinstance(v, bool))  # type: ignore[no-any-return]
+        return self.checked(name, FLAG, default)  # type: ignore[no-any-return]
 
     def choice(self, name: str, choices: tuple[str, ...], default: object = MISSING) -> str:
         """Return one of the given strings."""
-        expected = "one of " + ", ".join(choices)
-        return self._checked(name, default, expected, lambda v: isinstance(v, str) and v in choices)  # type: ignore[no-any-return]
+        return self.checked(name, one_of(choices), default)  # type: ignore[no-any-return]
 
     def integer(self, name: str, default: object = MISSING, *, least: int = 1) -> int:
         """Return a whole number that is at least ``least``."""
-        expected = f"a whole number of at least {least}"
-        accept = lambda v: type(v) is int and least <= v <= LARGEST_NUMBER  # noqa: E731
-        return self._checked(name, default, expected, accept)  # type: ignore[no-any-return]
+        return self.checked(name, whole(least), default)  # type: ignore[no-any-return]
 
     def number(self, name: str, default: object = MISSING, *, positive: bool = True) -> float:
-        """Return a finite number, above zero or (``positive=False``) at least zero."""
-        expected = "a positive number" if positive else "a number of at least 0"
-        accept = lambda v: is_number(v, positive=positive)  # noqa: E731
-        return float(self._checked(name, default, expected, accept))
+        """Return a finite number, above zero or (``positive=False``) at least zero.
+
+        What is above zero but next to nothing is refused where times or rates are divided by it.
+        """
+        return float(self.checked(name, POSITIVE if positive else NOT_NEGATIVE, default))
 
     def signed(self, name: str) -> float:
         """Return a finite number of either sign."""
-        return float(self._checked(name, MISSING, "a finite number", is_finite))
+        return float(self.checked(name, FINITE))
 
     def fraction(self, name: str, default: object = MISSING) -> float:
         """Return a number above 0 and at most 1."""
-        accept = lambda v: is_number(v, positive=True) and v <= 1  # noqa: E731
-        return float(self._checked(name, default, "a number above 0 and at most 1", accept))
+        return float(self.checked(name, FRACTION, default))
 
     def items(self, name: str, default: object = MISSING) -> list[Any]:
         """Return a list, whatever it holds."""
-        return list(self._checked(name, default, "a list", lambda v: isinstance(v, list)))
+        return list(self.checked(name, LIST, default))
 
     def texts(self, name: str, default: object = MISSING) -> tuple[str, ...]:
         """Return a list of non-empty strings as a tuple."""
-        accept = lambda v: isinstance(v, list | tuple) and all(is_text(i) for i in v)  # noqa: E731
-        return tuple(self._checked(name, default, "a list of texts", accept))
+        return self.checked(name, TEXTS, default)  # type: ignore[no-any-return]
 
     def numbers(self, name: str, default: object = MISSING) -> tuple[float, ...]:
         """Return a list of finite numbers as a tuple."""
-        accept = lambda v: isinstance(v, list | tuple) and all(is_finite(i) for i in v)  # noqa: E731
-        return tuple(float(i) for i in self._checked(name, default, "a list of numbers", accept))
+        return self.checked(name, NUMBERS, default)  # type: ignore[no-any-return]
 
     def value(self, name: str, default: object = MISSING) -> Any:
         """Return a field whatever it holds."""
-        return self._checked(name, default, "a value", lambda v: v is not None)
+        return self.checked(name, VALUE, default)
 
     def fields(self, name: str) -> "Fields":
         """Return a nested mapping as Fields of its own."""
@@ -134,18 +154,27 @@ class Fields:
         self._read.update(self._content)
         return list(self._content)
 
-    def _checked(
-        self, name: str, default: object, expected: str, accept: Callable[[Any], bool]
-    ) -> Any:
+    def checked(self, name: str, rule: Rule, default: object = MISSING) -> Any:
+        """Return a field that follows a rule, or the default where it is missing or null."""
         self._read.add(name)
         value = self._content.get(name)
         if value is None:
             if default is MISSING:
-                raise InputError(f"{self.where}.{name}: expected {expected}, but it is missing")
-            return default
-        if not accept(value):
-            raise InputError(f"{self.where}.{name}: expected {expected}, got {kind_of(value)}")
-        return value
+                raise InputError(
+                    f"{self.where}.{name}: expected {rule.expected}, but it is missing"
+                )
+            value = default
+        elif not rule.accept(value):
+            raise rule.refused(f"{self.where}.{name}", value)
+        return rule.convert(value)
+
+    def rows(self, name: str, rule: Rule) -> list[Any]:
+        """Return a list whose items follow a rule each."""
+        items = self.items(name)
+        for index, value in enumerate(items):
+            if not rule.accept(value):
+                raise rule.refused(f"{self.where}.{name}[{index}]", value)
+        return list(map(rule.convert, items))
 
 
 def is_text(value: object) -> bool:
@@ -162,7 +191,52 @@ def is_finite(value: object) -> bool:
 
 def is_number(value: object, *, positive: bool) -> bool:
     """Return whether the value is a finite number above zero, or at least zero."""
-    return is_finite(value) and (value > 0 if positive else value >= 0)  # type: ignore[operator]
+    least = limits.LEAST_POSITIVE if positive else 0
+    return is_finite(value) and value >= least  # type: ignore[operator]
+
+
+def whole(least: int) -> Rule:
+    """Return the rule of whole numbers of at least ``least``."""
+    return Rule(
+        f"a whole number of at least {least}",
+        lambda value: type(value) is int and least <= value <= LARGEST_NUMBER,
+    )
+
+
+def one_of(choices: tuple[str, ...]) -> Rule:
+    """Return the rule of the given strings."""
+    return Rule(
+        "one of " + ", ".join(choices), lambda value: isinstance(value, str) and value in choices
+    )
+
+
+def _list_of(noun: str, accept: Callable[[object], bool], convert: Callable[[Any], Any]) -> Rule:
+    return Rule(
+        f"a list of {noun}",
+        lambda value: isinstance(value, list | tuple) and all(map(accept, value)),
+        lambda value: tuple(map(convert, value)),
+    )
+
+
+TEXT = Rule("a text", is_text)
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+POSITIVE = Rule(
+    "a positive number",
+    lambda value: is_number(value, positive=True),
+    float,
+    f" of at least {limits.LEAST_POSITIVE:g}",
+)
+NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value, positive=False), float)
+FINITE = Rule("a finite number", is_finite, float)
+FRACTION = Rule(
+    "a number above 0 and at most 1",
+    lambda value: is_number(value, positive=True) and value <= 1,
+    float,
+)
+LIST = Rule("a list", lambda value: isinstance(value, list))
+TEXTS = _list_of("texts", is_text, str)
+NUMBERS = _list_of("numbers", is_finite, float)
+VALUE = Rule("a value", lambda value: value is not None)
 
 
 def check_header(fields: Fields, schema: str, version: int) -> None:

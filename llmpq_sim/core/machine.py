@@ -1,18 +1,25 @@
-"""What is a machine that was profiled, as far as plans depend on it?"""
+"""Profiled machine, as far as plans depend on it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.fields import Fields, one_of
 from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.records import Codec, Header
 
-SCHEMA = "llmpq/machine"
-VERSION = 1
-TORCH_DEVICES = ("cpu", "cuda")
 SUFFIX = ".machine.json"
+
+
+def _formats(fields: Fields, key: str) -> tuple[str, ...]:
+    names, where = fields.texts(key), f"{fields.where}.{key}"
+    for name in names:
+        format_named(name, where)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{where}: expected distinct names, at least one, got {list(names)}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -21,21 +28,18 @@ class Machine:
 
     Attributes:
         device: what the rows call it.
-        torch_device: ``cpu`` or ``cuda``.
         processor: its full name.
-        threads: CPU threads that computed; 1 or more.
         memory_bytes: what plans may use of its memory.
         memory_bytes_per_s: the fastest it was seen to read memory.
         flops_per_s: the fastest it was seen to multiply matrices at 16 bits.
         multiprocessors: of a GPU; of a CPU, its threads.
-        l2_bytes: size of the last cache level.
         runtime_bytes: what the runtime takes beside tensors.
-        formats: weight formats that it runs.
-        torch_version: of the PyTorch that was timed.
     """
 
+    header: ClassVar = Header("llmpq/machine", 1)
+
     device: str
-    torch_device: str
+    torch_device: Annotated[str, one_of(("cpu", "cuda"))]
     processor: str
     threads: int
     memory_bytes: int
@@ -44,7 +48,7 @@ class Machine:
     multiprocessors: int
     l2_bytes: int
     runtime_bytes: int
-    formats: tuple[str, ...]
+    formats: Annotated[tuple[str, ...], Codec(_formats, list)]
     torch_version: str
 
     def as_device(self, name: str, formats: tuple[str, ...], kernels: str) -> Device:
@@ -75,43 +79,3 @@ def machine_path(rows: Path) -> Path:
     """Return where the machine's facts are kept: ``rows.machine.json`` beside ``rows.csv``."""
     plain = rows.with_suffix("") if rows.suffix == ".gz" else rows
     return plain.with_suffix(SUFFIX)
-
-
-def machine_to_content(machine: Machine) -> dict[str, Any]:
-    """Return the mapping that ``machine_from_fields`` reads."""
-    content = asdict(machine) | {"formats": list(machine.formats)}
-    return {"schema": SCHEMA, "version": VERSION, **content}
-
-
-def machine_from_fields(fields: Fields) -> Machine:
-    """Return the machine that a mapping describes.
-
-    Raises:
-        InputError: a fact is missing, unknown or cannot be.
-    """
-    with fields:
-        check_header(fields, SCHEMA, VERSION)
-        return Machine(
-            device=fields.text("device"),
-            torch_device=fields.choice("torch_device", TORCH_DEVICES),
-            processor=fields.text("processor"),
-            threads=fields.integer("threads"),
-            memory_bytes=fields.integer("memory_bytes"),
-            memory_bytes_per_s=fields.number("memory_bytes_per_s"),
-            flops_per_s=fields.number("flops_per_s"),
-            multiprocessors=fields.integer("multiprocessors"),
-            l2_bytes=fields.integer("l2_bytes"),
-            runtime_bytes=fields.integer("runtime_bytes"),
-            formats=_formats(fields),
-            torch_version=fields.text("torch_version"),
-        )
-
-
-def _formats(fields: Fields) -> tuple[str, ...]:
-    names = fields.texts("formats")
-    where = f"{fields.where}.formats"
-    for name in names:
-        format_named(name, where)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"{where}: expected distinct names, at least one, got {list(names)}")
-    return names

@@ -1,4 +1,4 @@
-"""How many bytes each stage of a plan needs, and how many its device has."""
+"""Memory of a plan: bytes that each stage needs, and that its device has."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,6 +1,10 @@
-"""What a decoder-only language model consists of, as far as time and memory depend on it."""
+"""Decoder-only language model, as far as time and memory depend on it."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from llmpq_sim.core.fields import one_of
+from llmpq_sim.core.records import Natural
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,11 @@ class ModelSpec:
     """Shapes of a decoder-only transformer whose layers are all alike.
 
     Attributes:
-        name: a bundled name, or the folder's.
         family: the ``model_type`` of its config.json.
-        layers: decoder layers.
         hidden_size: width of the residual stream.
         intermediate_size: width inside the MLP.
         heads, kv_heads, head_dim: attention; fewer KV heads than heads is grouped-query attention.
         vocab_size: rows of the embedding and of the LM head.
-        max_positions: longest context in tokens.
-        gated_mlp: whether the MLP has a gate beside its up projection.
         tied_embeddings: whether the LM head is the embedding.
         position_rows: rows of a learned position table, 0 where positions are computed.
         bias_elements: elements of all bias vectors of one layer.
@@ -50,10 +50,10 @@ class ModelSpec:
     max_positions: int
     gated_mlp: bool
     tied_embeddings: bool
-    position_rows: int
-    bias_elements: int
-    norm_elements: int
-    dtype: str
+    position_rows: Natural
+    bias_elements: Natural
+    norm_elements: Natural
+    dtype: Annotated[str, one_of(("fp16", "bf16"))]
 
     @property
     def linears(self) -> tuple[Linear, ...]:

@@ -1,11 +1,15 @@
-"""What is decided: which layers run where, in which format, and in what micro-batches."""
+"""Plan: stages of layers on devices, a format for each layer, and micro-batches."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import ceil
+from typing import Annotated, Any
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.formats import format_named
+from llmpq_sim.core.records import Codec, Key, Place
 from llmpq_sim.core.scenario import Scenario
 
 
@@ -28,8 +32,8 @@ class MicroBatching:
     is the paper's schedule.
     """
 
-    prefill: int
-    decode: int
+    prefill: Annotated[int, Key("prefill_micro_batch")]
+    decode: Annotated[int, Key("decode_micro_batch")]
     groups_in_flight: int
 
     def within(self, requests: int) -> "MicroBatching":
@@ -55,12 +59,38 @@ def equal_parts(total: int, largest: int) -> tuple[int, ...]:
     return tuple(total // parts + (part < total % parts) for part in range(parts))
 
 
+def _first_layers(stages: tuple[Stage, ...]) -> list[int]:
+    return list(accumulate((len(stage.formats) for stage in stages), initial=0))[:-1]
+
+
+def _write_stages(stages: tuple[Stage, ...]) -> list[dict[str, Any]]:
+    return [
+        {"device": stage.device, "first_layer": first, "formats": list(stage.formats)}
+        for stage, first in zip(stages, _first_layers(stages), strict=True)
+    ]
+
+
+def _read_stages(fields: Fields, key: str) -> tuple[Stage, ...]:
+    stages, layer = [], 0
+    for each in fields.each(key):
+        with each:
+            stage = Stage(each.text("device"), each.texts("formats"))
+            first = each.integer("first_layer", least=0)
+        if first != layer:
+            raise InputError(f"{each.where}.first_layer: expected {layer}, got {first}")
+        for number, name in enumerate(stage.formats):
+            format_named(name, f"{each.where}.formats[{number}]")
+        stages.append(stage)
+        layer += len(stage.formats)
+    return tuple(stages)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A pipeline: stages in order, together all layers of the model, and the micro-batches."""
 
-    stages: tuple[Stage, ...]
-    micro_batching: MicroBatching
+    stages: Annotated[tuple[Stage, ...], Codec(_read_stages, _write_stages)]
+    micro_batching: Annotated[MicroBatching, Place.INLINE]
 
     @cached_property
     def layer_formats(self) -> tuple[str, ...]:
@@ -69,11 +99,7 @@ class Plan:
 
     def first_layers(self) -> list[int]:
         """Return the index of the first layer of each stage."""
-        first, position = [], 0
-        for stage in self.stages:
-            first.append(position)
-            position += len(stage.formats)
-        return first
+        return _first_layers(self.stages)
 
 
 def check_plan(plan: Plan, scenario: Scenario, where: str = "plan") -> None:

@@ -1,17 +1,19 @@
-"""What happened, or would happen, when a plan was carried out."""
+"""Result of a simulated or executed plan."""
 
 from dataclasses import dataclass
+
+from llmpq_sim.core.records import Natural, NotNegative
 
 
 @dataclass(frozen=True)
 class Summary:
     """Mean and percentiles of one quantity over requests; empty samples give zeros."""
 
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
+    mean: NotNegative
+    p50: NotNegative
+    p90: NotNegative
+    p95: NotNegative
+    p99: NotNegative
 
     @classmethod
     def of(cls, values: list[float]) -> "Summary":
@@ -30,7 +32,6 @@ class SimulationResult:
 
     Attributes:
         requests, finished: how many were asked for and served.
-        output_tokens: tokens generated.
         makespan_s: from the first arrival to the last token.
         ttft_s: time to first token.
         tpot_s: time per output token after the first, over requests with more than one.
@@ -45,21 +46,21 @@ class SimulationResult:
         good: requests that met every objective asked for; None where none was asked.
     """
 
-    requests: int
-    finished: int
-    output_tokens: int
-    makespan_s: float
+    requests: Natural
+    finished: Natural
+    output_tokens: Natural
+    makespan_s: NotNegative
     ttft_s: Summary
     tpot_s: Summary
     latency_s: Summary
-    stage_busy_s: tuple[float, ...]
-    stage_visits: int
+    stage_busy_s: tuple[NotNegative, ...]
+    stage_visits: Natural
     itl_s: Summary = Summary(0.0, 0.0, 0.0, 0.0, 0.0)
-    refused: int = 0
-    preemptions: int = 0
-    reused_prompt_tokens: int = 0
-    kv_peak_fraction: tuple[float, ...] = ()
-    good: int | None = None
+    refused: Natural = 0
+    preemptions: Natural = 0
+    reused_prompt_tokens: Natural = 0
+    kv_peak_fraction: tuple[NotNegative, ...] = ()
+    good: Natural | None = None
 
     @property
     def tokens_per_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What is given: a model, a cluster and a workload."""
+"""Scenario: a model, a cluster and a workload."""
 
 from dataclasses import dataclass
 from functools import cached_property

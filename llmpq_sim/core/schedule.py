@@ -1,4 +1,4 @@
-"""In which micro-batches a batch passes the pipeline: rows per prefill visit and decode round."""
+"""Batch schedule: rows of each prefill micro-batch and decode group."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -11,7 +11,7 @@ from llmpq_sim.core.scenario import BatchWorkload
 
 
 @dataclass(frozen=True)
-class WaveShape:
+class BatchSchedule:
     """The micro-batches of one wave.
 
     Attributes:
@@ -32,7 +32,7 @@ class WaveShape:
 
     @cached_property
     def decode_order(self) -> tuple[tuple[int, int], ...]:
-        """Group and turn (round less one) of each decode visit: by round, then by group."""
+        """Group and turn (round less one) of each decode step: by round, then by group."""
         return tuple(
             (group, turn)
             for turn in range(self.rounds)
@@ -41,13 +41,13 @@ class WaveShape:
         )
 
     @cached_property
-    def visit_of(self) -> dict[tuple[int, int], int]:
-        """Number of the visit of a group and turn; prefill visits are numbered first."""
+    def step_of(self) -> dict[tuple[int, int], int]:
+        """Number of the step of a group and turn; prefill steps are numbered first."""
         starts = len(self.prefill_rows)
         return {place: starts + number for number, place in enumerate(self.decode_order)}
 
     @property
-    def visits(self) -> int:
+    def steps(self) -> int:
         """Micro-batches that pass each stage."""
         return len(self.prefill_rows) + len(self.decode_order)
 
@@ -60,26 +60,28 @@ class WaveShape:
         return released
 
 
-def wave_shapes(workload: BatchWorkload, micro_batching: MicroBatching) -> list[WaveShape]:
-    """Return the shape of each wave of a batch, in the order they run."""
-    shapes, start = [], 0
+def batch_schedules(workload: BatchWorkload, micro_batching: MicroBatching) -> list[BatchSchedule]:
+    """Return the schedule of each wave of a batch, in the order they run."""
+    schedules, start = [], 0
     for groups in micro_batching.waves(workload.requests):
         wanted = workload.output_tokens[start : start + sum(groups)]
-        shapes.append(_shape(wanted, groups, micro_batching.prefill))
+        schedules.append(_schedule(wanted, groups, micro_batching.prefill))
         start += sum(groups)
-    return shapes
+    return schedules
 
 
-def counted_wave_shapes(
+def counted_batch_schedules(
     workload: BatchWorkload, micro_batching: MicroBatching
-) -> list[tuple[WaveShape, int]]:
-    """Return each different wave shape with how often it runs."""
-    return list(Counter(wave_shapes(workload, micro_batching)).items())
+) -> list[tuple[BatchSchedule, int]]:
+    """Return each different schedule of a wave with how often it runs."""
+    return list(Counter(batch_schedules(workload, micro_batching)).items())
 
 
-def _shape(output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int) -> WaveShape:
+def _schedule(
+    output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int
+) -> BatchSchedule:
     ends = list(accumulate(groups))
-    return WaveShape(
+    return BatchSchedule(
         prefill_rows=equal_parts(len(output_tokens), prefill),
         group_rows=groups,
         decode_rows=tuple(

@@ -1,4 +1,4 @@
-"""Which requests arrive when, and how long their prompts and outputs are."""
+"""Trace: arrival times, prompt lengths and output lengths of requests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ class TraceWorkload:
     """Requests in the order of their arrival, as columns of one length.
 
     Attributes:
-        name: what reports call it.
         arrival_s: instants, sorted; the first is 0. All are 0 where the requests are present at
             the start.
         prompt_tokens: length of each prompt, at least 1.

@@ -1,1 +1,1 @@
-"""Files and screens of others: one module a file kind."""
+"""Readers and writers of files: one module a file kind."""

@@ -1,4 +1,4 @@
-"""How a cluster is read from YAML, and kept in our own files."""
+"""Cluster files: YAML of users, and plain data in our own files."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,23 +8,17 @@ from pathlib import Path
 from llmpq_sim.core.cluster import Cluster, ClusterDevice, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
-from llmpq_sim.io.devices import (
-    check_distinct,
-    device_from_snapshot,
-    device_to_content,
-    device_types,
-    link_from_fields,
-    load_devices,
-    load_links,
-)
+from llmpq_sim.core.formats import check_distinct
+from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
 __all__ = [
     "bundled_clusters",
-    "cluster_from_content",
-    "cluster_from_snapshot",
-    "cluster_to_content",
+    "cluster_from_dict",
+    "cluster_from_yaml",
+    "cluster_to_dict",
     "load_cluster",
     "load_devices",
     "load_links",
@@ -53,10 +47,10 @@ def load_cluster(name_or_path: str) -> Cluster:
             expected = "a bundled cluster or a .yaml file"
             raise unknown_name("cluster", expected, name_or_path, bundled_clusters())
         path = bundled_dir("cluster_profiles") / "clusters" / f"{name_or_path}.yaml"
-    return cluster_from_content(read_yaml(path), path.name)
+    return cluster_from_yaml(read_yaml(path), path.name)
 
 
-def cluster_from_content(content: object, where: str) -> Cluster:
+def cluster_from_yaml(content: object, where: str) -> Cluster:
     """Return the cluster that a parsed YAML file describes.
 
     Args:
@@ -156,7 +150,7 @@ def _link_if(fields: Fields, name: str, *, needed: bool) -> Link | None:
 def _link(fields: Fields, name: str) -> Link:
     """Return a link given by the name of a bundled one, or by its figures."""
     if isinstance(fields.value(name), Mapping):
-        return link_from_fields(fields.fields(name))
+        return link_from_sheet(fields.fields(name))
     named, known = fields.text(name), load_links()
     if named not in known:
         raise unknown_name(f"{fields.where}.{name}", "a kind of link", named, tuple(known))
@@ -171,7 +165,7 @@ def _links_by_pair(listed: list[Fields], members: tuple[ClusterDevice, ...]) -> 
         pair = _pair(fields, positions)
         if pair in links:
             raise InputError(f"{fields.where}.between: expected each pair once, got it twice")
-        links[pair] = _link(fields, "link") if fields.has("link") else link_from_fields(fields)
+        links[pair] = _link(fields, "link") if fields.has("link") else link_from_sheet(fields)
         fields.check_all_read()
     return links
 
@@ -192,65 +186,37 @@ def _pair(fields: Fields, positions: dict[str, int]) -> Pair:
 # ---- our own files
 
 
-def cluster_to_content(cluster: Cluster) -> dict[str, object]:
+def cluster_to_dict(cluster: Cluster) -> dict[str, object]:
     """Return a cluster as plain data in SI units, with every figure and every pair's link."""
     names = [member.name for member in cluster.devices]
     return {
         "name": cluster.name,
-        "devices": [
-            {
-                "name": member.name,
-                "node": member.node,
-                "device": device_to_content(member.device),
-            }
-            for member in cluster.devices
-        ],
+        "devices": [to_dict(member) for member in cluster.devices],
         "links": [
-            {
-                "between": [names[first], names[second]],
-                "latency_s": link.latency_s,
-                "bytes_per_s": link.bytes_per_s,
-            }
+            {"between": [names[first], names[second]], **to_dict(link)}
             for (first, second), link in cluster.links.items()
         ],
     }
 
 
-def cluster_from_snapshot(fields: Fields) -> Cluster:
-    """Return the cluster that ``cluster_to_content`` wrote.
+def cluster_from_dict(fields: Fields) -> Cluster:
+    """Return the cluster that ``cluster_to_dict`` made plain data of.
 
     Raises:
         InputError: a value is missing, unknown or cannot be.
     """
     with fields:
         name = fields.text("name")
-        members = tuple(_member_from_snapshot(each) for each in fields.each("devices"))
+        members = tuple(from_dict(ClusterDevice, each) for each in fields.each("devices"))
         listed = fields.each("links")
     if not members:
         raise InputError(f"{fields.where}.devices: expected at least one device, got none")
     check_distinct([member.name for member in members], f"{fields.where}.devices")
-    return Cluster(name, members, _links_from_snapshot(listed, members, fields.where))
-
-
-def _member_from_snapshot(fields: Fields) -> ClusterDevice:
-    with fields:
-        device = device_from_snapshot(fields.fields("device"))
-        return ClusterDevice(fields.text("name"), device, fields.text("node"))
-
-
-def _links_from_snapshot(
-    listed: list[Fields], members: tuple[ClusterDevice, ...], where: str
-) -> dict[Pair, Link]:
     positions = {member.name: position for position, member in enumerate(members)}
-    links: dict[Pair, Link] = {}
-    for fields in listed:
-        with fields:
-            links[_pair(fields, positions)] = Link(
-                latency_s=fields.number("latency_s", positive=False),
-                bytes_per_s=fields.number("bytes_per_s"),
-            )
+    links = {_pair(each, positions): from_dict(Link, each) for each in listed}
     for pair in combinations(range(len(members)), 2):
         if pair not in links:
             between = " and ".join(members[position].name for position in pair)
-            raise InputError(f"{where}.links: expected a link between {between}, but it is missing")
-    return links
+            expected = f"a link between {between}"
+            raise InputError(f"{fields.where}.links: expected {expected}, but it is missing")
+    return Cluster(name, members, links)

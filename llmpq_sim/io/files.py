@@ -1,21 +1,29 @@
-"""How files are read strictly and written whole."""
+"""Strict reading and atomic writing of files."""
 
 import hashlib
 import json
 import os
-import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import LARGEST_FILE_BYTES, LARGEST_YAML_BYTES
 from llmpq_sim.core.units import MIB
+from llmpq_sim.io.locks import hold, temporary_name
 from llmpq_sim.io.parsing import parse_json, parse_yaml
 
 __all__ = [
+    "LARGEST_FILE_BYTES",
+    "check_regular",
     "check_writable",
+    "is_file",
+    "is_folder",
     "json_text",
+    "make_folder",
+    "open_regular",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -26,9 +34,6 @@ __all__ = [
     "write_json",
     "write_text",
 ]
-
-LARGEST_FILE_BYTES = 64 * MIB
-LARGEST_YAML_BYTES = MIB  # people write it, and its parser takes seconds for more
 
 
 def read_json(path: Path) -> object:
@@ -67,17 +72,65 @@ def read_text(path: Path, largest_bytes: int = LARGEST_FILE_BYTES) -> str:
 
 
 def _read_bytes(path: Path, largest_bytes: int) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            found = "a folder" if path.is_dir() else "a device or pipe"
-            raise InputError(f"{path}: expected a file, got {found}")
-        size_bytes = path.stat().st_size
+    with open_regular(path) as stream:
+        size_bytes = os.fstat(stream.fileno()).st_size
         if size_bytes > largest_bytes:
             limit = f"at most {largest_bytes // MIB} MiB"
             raise InputError(f"{path}: expected {limit}, got {size_bytes / MIB:.1f} MiB")
-        return path.read_bytes()
+        try:
+            return stream.read()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {_reason(error)}") from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return an open file: every reader's way to a path, which never waits.
+
+    Opening a pipe waits for a writer, and a device may have no end; so it is looked at what was
+    opened, and nothing but a regular file is given.
+
+    Raises:
+        InputError: it cannot be opened, or is a folder, a device or a pipe.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
+        _check_kind(path)  # sockets cannot be opened at all
         raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(number)
+        raise _not_regular(path, mode)
+    return os.fdopen(number, "rb")
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError unless a path is a file that a library may open by its name."""
+    open_regular(path).close()
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        raise _not_regular(path, mode)
+
+
+def _not_regular(path: Path, mode: int) -> InputError:
+    found = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+    return InputError(f"{path}: expected a file, got {found}")
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that is none, say too long a one, has none."""
+    return os.path.isfile(path)  # noqa: PTH113  pathlib's raises for names that are too long
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; a name that is none, say too long a one, has none."""
+    return os.path.isdir(path)  # noqa: PTH112  pathlib's raises for names that are too long
 
 
 def _reason(error: Exception) -> str:
@@ -93,13 +146,33 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: its folder is missing or closed, or the path is a folder.
     """
-    folder = path.resolve().parent
-    if path.is_dir():
+    try:
+        folder = path.resolve().parent
+        path.is_dir()  # says so where the name is too long for any file
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from None
+    if is_folder(path):
         raise InputError(f"cannot write {path}: it is a folder")
-    if not folder.is_dir():
+    if path.exists() and not is_file(path):
+        raise InputError(f"cannot write {path}: it is not a regular file")
+    if not is_folder(folder):
         raise InputError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write {path}: the folder {folder} is not writable")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or something else has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"cannot make the folder {path}: a file has its name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot make the folder {path}: {_reason(error)}") from None
 
 
 def write_json(path: Path, content: object) -> None:
@@ -161,8 +234,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         target = path.resolve()
         if target.exists() and not target.is_file():  # never put a file in a device's place
             raise InputError(f"cannot write {path}: it is not a regular file")
-        temporary = target.with_name(f".llmpq-{secrets.token_hex(8)}")
+        temporary = target.with_name(temporary_name())
         stream = temporary.open("xb")
+        hold(stream)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot write {path}: {_reason(error)}") from None
     try:

@@ -1,20 +1,28 @@
-"""How a model's shapes are read from a Hugging Face config.json, and kept in our own files.
+"""Model shapes: Hugging Face's config.json, and plain data in our own files.
 
 Foreign names stop here: every family's config becomes one ModelSpec.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, encodable
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.files import read_json
+from llmpq_sim.core.records import from_dict
+from llmpq_sim.io.files import is_folder, read_json
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
-MOST_LAYERS = 1000
+ReadFamily = Callable[[Fields, str], ModelSpec]
+"""Reads the config of one family, given the model's name."""
+
+FAMILIES = ExtensionPoint("llmpq.model_families", "model family")
+"""Families of installed packages, by ``model_type``: those that are planned, not executed."""
+
 EXPECTED = "a bundled model, a folder with a config.json, or a config.json"
 _DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
 
@@ -33,12 +41,17 @@ def load_model(name_or_path: str) -> ModelSpec:
     if name_or_path in bundled_models():
         return _bundled_model(name_or_path)
     path = Path(name_or_path)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
-    elif not (is_path(name_or_path, (".json",)) and path.exists()):
+    elif not (is_path(name_or_path, (".json",)) and os.path.lexists(path)):
         raise unknown_name("model", EXPECTED, name_or_path, bundled_models())
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return model_from_config(read_json(path), name or "model", path.name)
+    return model_from_config(read_json(path), _printable(name) or "model", path.name)
+
+
+def _printable(name: str) -> str:
+    """Return a folder's name as it can stand in files: one line of characters that print."""
+    return "".join(letter if letter.isprintable() else "?" for letter in encodable(name))
 
 
 @cache
@@ -62,16 +75,33 @@ def model_from_config(content: object, name: str, where: str) -> ModelSpec:
         InputError: the architecture is not supported, or a value cannot be.
     """
     fields = Fields(content, where)
-    family = fields.text("model_type")
-    if family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        raise InputError(f"{where}: model_type {family!r} is not supported; supported are {known}")
+    read = _family(fields)
     if fields.has("quantization_config"):
         raise InputError(
             f"{where}.quantization_config: expected a model with 16-bit weights, got a quantized "
             "one; give the model it was made from"
         )
-    return _checked(_FAMILIES[family](fields, name), where)
+    return _checked(read(fields, name), where)
+
+
+def _family(fields: Fields) -> ReadFamily:
+    """Return what reads the config of a family that is known here, or to an installed package.
+
+    Raises:
+        InputError: none does, or the package cannot be loaded.
+    """
+    name = fields.text("model_type")
+    if name in _FAMILIES:
+        return _FAMILIES[name]
+    if name not in FAMILIES.names():
+        known = ", ".join((*_FAMILIES, *FAMILIES.names()))
+        raise InputError(
+            f"{fields.where}: model_type {name!r} is not supported; supported are {known}"
+        )
+    read: ReadFamily = FAMILIES.load(name)
+    if not callable(read):
+        raise FAMILIES.unfit(name, "a function", read)
+    return read
 
 
 def _checked(spec: ModelSpec, where: str) -> ModelSpec:
@@ -208,7 +238,7 @@ def _gated(
     )
 
 
-_FAMILIES: dict[str, Callable[[Fields, str], ModelSpec]] = {
+_FAMILIES: dict[str, ReadFamily] = {
     "opt": _opt,
     "bloom": _bloom,
     "llama": _gated,
@@ -222,34 +252,10 @@ _FAMILIES: dict[str, Callable[[Fields, str], ModelSpec]] = {
 # ---- our own files
 
 
-def model_to_content(spec: ModelSpec) -> dict[str, object]:
-    """Return a model as plain data for a plan file."""
-    return asdict(spec)
-
-
-def model_from_snapshot(fields: Fields) -> ModelSpec:
-    """Return the model that ``model_to_content`` wrote.
+def model_from_dict(fields: Fields) -> ModelSpec:
+    """Return the model that ``to_dict`` made plain data of.
 
     Raises:
         InputError: a value is missing, unknown or cannot be.
     """
-    with fields:
-        spec = ModelSpec(
-            name=fields.text("name"),
-            family=fields.text("family"),
-            layers=fields.integer("layers"),
-            hidden_size=fields.integer("hidden_size"),
-            intermediate_size=fields.integer("intermediate_size"),
-            heads=fields.integer("heads"),
-            kv_heads=fields.integer("kv_heads"),
-            head_dim=fields.integer("head_dim"),
-            vocab_size=fields.integer("vocab_size"),
-            max_positions=fields.integer("max_positions"),
-            gated_mlp=fields.flag("gated_mlp"),
-            tied_embeddings=fields.flag("tied_embeddings"),
-            position_rows=fields.integer("position_rows", least=0),
-            bias_elements=fields.integer("bias_elements", least=0),
-            norm_elements=fields.integer("norm_elements", least=0),
-            dtype=fields.choice("dtype", ("fp16", "bf16")),
-        )
-    return _checked(spec, fields.where)
+    return _checked(from_dict(ModelSpec, fields), fields.where)

@@ -1,9 +1,10 @@
-"""How a plan is written to a file with its inputs and certificate, and read back."""
+"""Plan files: a plan with its inputs and certificate."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import llmpq_sim
 from llmpq_sim.core.cluster import Device
@@ -11,15 +12,14 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import format_named
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.plan import MicroBatching, Plan, Stage, check_plan
+from llmpq_sim.core.plan import MicroBatching, Plan, check_plan
+from llmpq_sim.core.records import Place, from_dict, to_dict
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.certificates import certificate_from_fields, certificate_to_content
-from llmpq_sim.io.clusters import cluster_from_snapshot, cluster_to_content
+from llmpq_sim.io.clusters import cluster_from_dict, cluster_to_dict
 from llmpq_sim.io.files import read_json, sha256_of
-from llmpq_sim.io.models import model_from_snapshot, model_to_content
+from llmpq_sim.io.models import model_from_dict
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
-from llmpq_sim.io.quality import check_shape, quality_from_fields, quality_to_content
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
+from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -28,11 +28,11 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
-from llmpq_sim.search.bound.bound import Certificate
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.online.planner import OnlineOutcome
-from llmpq_sim.search.planner import SearchOutcome
+from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 SCHEMA = "llmpq/plan"
@@ -50,6 +50,7 @@ class SavedPlan:
         certificate: the proof of its bound.
         seed: of the search that found it.
         serving: how to batch continuously, where the plan was made for a trace.
+        stated: figures that the file states, by name; ``verify`` recomputes them.
     """
 
     plan: Plan
@@ -58,6 +59,7 @@ class SavedPlan:
     certificate: Certificate
     seed: int
     serving: ContinuousSettings | None = None
+    stated: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def quantizers(self) -> dict[str, str]:
@@ -65,7 +67,7 @@ class SavedPlan:
         return {} if self.target.measured is None else dict(self.target.measured.quantizers)
 
 
-def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[str, Any]:
+def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search: same search, same bytes."""
     task = outcome.task
     return {
@@ -73,24 +75,25 @@ def outcome_to_content(outcome: SearchOutcome, target: QualityTarget) -> dict[st
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         "seed": outcome.settings.seed,
-        "inputs": task_to_content(task, target),
-        "plan": plan_to_content(outcome.best.plan),
+        "inputs": task_to_dict(task, target),
+        "plan": to_dict(outcome.best.plan),
         "predicted": {
             "makespan_s": outcome.best.makespan_s,
             "quality_loss": outcome.best.loss,
             "bound_s": outcome.certificate.bound_s,
         },
-        "certificate": certificate_to_content(outcome.certificate),
+        "certificate": certificate_to_dict(outcome.certificate),
+        "logbook": logbook_to_dict(outcome.logbook),
     }
 
 
-def online_to_content(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
+def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
     task, result = outcome.task, outcome.best.result
     return {
-        **outcome_to_content(outcome.batch, target),
+        **outcome_to_dict(outcome.batch, target),
         "serving": {
-            "settings": settings_to_content(outcome.best.serving.settings),
+            "settings": to_dict(outcome.best.serving.settings),
             "trace": task.workload.name,
             "sha256": workload_sha256(task.workload),
             "requests": task.workload.requests,
@@ -106,62 +109,48 @@ def online_to_content(outcome: OnlineOutcome, target: QualityTarget) -> dict[str
                 "tpot_s": asdict(result.tpot_s),
                 "latency_s": asdict(result.latency_s),
             },
+            "logbook": logbook_to_dict(outcome.logbook),
         },
     }
 
 
-def plan_to_content(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain data."""
-    return {
-        "stages": [
-            {"device": stage.device, "first_layer": first, "formats": list(stage.formats)}
-            for stage, first in zip(plan.stages, plan.first_layers(), strict=True)
-        ],
-        "prefill_micro_batch": plan.micro_batching.prefill,
-        "decode_micro_batch": plan.micro_batching.decode,
-        "groups_in_flight": plan.micro_batching.groups_in_flight,
-    }
+def logbook_to_dict(logbook: Sequence[LogbookRow]) -> list[dict[str, Any]]:
+    """Return a search's generations as plain data; a figure that is infinite is null."""
+    return [
+        {name: figure if isfinite(figure) else None for name, figure in row.items()}
+        for row in logbook
+    ]
 
 
-def plan_from_fields(fields: Fields) -> Plan:
-    """Return the plan that `plan_to_content` wrote.
+def logbook_from_dict(fields: Fields) -> list[dict[str, float]]:
+    """Return the generations that `logbook_to_dict` wrote in a search of a batch.
 
     Raises:
-        InputError: a value is missing, unknown or cannot be.
+        InputError: a value is missing or cannot be.
     """
-    stages, layer = [], 0
-    with fields:
-        for each in fields.each("stages"):
-            with each:
-                device, formats = each.text("device"), each.texts("formats")
-                first = each.integer("first_layer", least=0)
-            if first != layer:
-                raise InputError(f"{each.where}.first_layer: expected {layer}, got {first}")
-            for number, name in enumerate(formats):
-                format_named(name, f"{each.where}.formats[{number}]")
-            stages.append(Stage(device, formats))
-            layer += len(formats)
-        cuts = MicroBatching(
-            fields.integer("prefill_micro_batch"),
-            fields.integer("decode_micro_batch"),
-            fields.integer("groups_in_flight"),
-        )
-    return Plan(tuple(stages), cuts)
+    rows = []
+    for each in fields.each("logbook"):
+        with each:
+            row: dict[str, float] = {"gen": each.integer("gen", least=0)}
+            row["evaluations"] = each.integer("evaluations", least=0)
+            row |= {name: each.number(name) for name in ("best", "median", "worst")}
+            rows.append(row)
+    return rows
 
 
-def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
+def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
     """Return everything a plan depends on; profiles that ship by name and hash, others in full."""
     scenario = task.costs.scenario
     outputs = scenario.workload.output_tokens
     content: dict[str, Any] = {
-        "model": model_to_content(scenario.model),
-        "cluster": cluster_to_content(scenario.cluster),
+        "model": to_dict(scenario.model),
+        "cluster": cluster_to_dict(scenario.cluster),
         "workload": {
             "prompt_tokens": scenario.workload.prompt_tokens,
             "output_tokens": list(outputs),
         },
         "profiles": [
-            _profile_to_content(profile, task.costs.devices[kind])
+            _profile_to_dict(profile, task.costs.devices[kind])
             for kind, profile in task.costs.profiles.items()
         ],
         "formats": list(task.formats),
@@ -170,7 +159,7 @@ def task_to_content(task: PlanningTask, target: QualityTarget) -> dict[str, Any]
             "budget": task.budget,
             "at_least": target.at_least,
             "sensitivity": target.sensitivity and list(target.sensitivity),
-            **({"measured": quality_to_content(target.measured)} if target.measured else {}),
+            **({"measured": quality_to_dict(target.measured)} if target.measured else {}),
         },
     }
     return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
@@ -190,18 +179,31 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         check_header(fields, SCHEMA, VERSION)
         fields.text("llmpq_version")
         seed = fields.integer("seed", least=0)
-        task, target = task_from_fields(fields.fields("inputs"), own)
-        plan = plan_from_fields(fields.fields("plan"))
-        fields.fields("predicted").ignore_rest()
-        certificate = certificate_from_fields(fields.each("certificate"))
+        task, target = task_from_dict(fields.fields("inputs"), own)
+        plan = from_dict(Plan, fields.fields("plan"))
+        stated = _stated(fields.fields("predicted"))
+        certificate = certificate_from_dict(fields.each("certificate"))
+        if fields.has("logbook"):  # for readers
+            logbook_from_dict(fields)
         serving = _serving(fields.fields("serving")) if fields.has("serving") else None
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed, serving)
+    return SavedPlan(plan, task, target, certificate, seed, serving, stated)
+
+
+def _stated(fields: Fields) -> dict[str, float]:
+    """Return the figures of a plan's prediction that can be recomputed from the file alone."""
+    stated = {
+        name: fields.number(name, positive=False)
+        for name in ("makespan_s", "quality_loss", "bound_s")
+        if fields.has(name)
+    }
+    fields.ignore_rest()
+    return stated
 
 
 def _serving(fields: Fields) -> ContinuousSettings:
     """Return the settings of a plan for a trace; what else is said of it is for readers."""
-    settings = settings_from_fields(fields.fields("settings"))
+    settings = from_dict(ContinuousSettings, fields.fields("settings"))
     fields.ignore_rest()
     return settings
 
@@ -225,27 +227,27 @@ def with_workload(
         output_tokens = workload.output_tokens
     changed = batch_workload(
         scenario.model,
-        requests or workload.requests,
-        prompt_tokens or workload.prompt_tokens,
-        output_tokens or workload.longest_output_tokens,
+        workload.requests if requests is None else requests,
+        workload.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        workload.longest_output_tokens if output_tokens is None else output_tokens,
     )
     costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
     check_plan(saved.plan, costs.scenario)
     return replace(saved.task, costs=costs), saved.plan
 
 
-def task_from_fields(
+def task_from_dict(
     fields: Fields, own: Mapping[str, DeviceProfile]
 ) -> tuple[PlanningTask, QualityTarget]:
-    """Return the task and quality target that `task_to_content` wrote.
+    """Return the task and quality target that `task_to_dict` wrote.
 
     Raises:
         InputError: a part does not match its hash, or a value cannot be.
     """
     with fields:
         _check_hashes(fields)
-        model = model_from_snapshot(fields.fields("model"))
-        cluster = cluster_from_snapshot(fields.fields("cluster"))
+        model = model_from_dict(fields.fields("model"))
+        cluster = cluster_from_dict(fields.fields("cluster"))
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
             outputs = _whole_numbers(part, "output_tokens")
@@ -275,14 +277,14 @@ def _check_hashes(fields: Fields) -> None:
                 )
 
 
-def _profile_to_content(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
     """Return a profile by name and hash, and in full where it is of the user's own."""
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
     ships = profile.kernels in (*device.kernels, SPEC)
     if ships and profile_sha256(bundled_profile(device, profile.kernels)) == stated:
         return content
-    return {**content, "content": profile_to_content(profile)}
+    return {**content, "content": to_dict(profile)}
 
 
 def _profiles(
@@ -299,7 +301,7 @@ def _profiles(
         if kind in own:
             profile = own[kind]
         elif carried is not None:
-            profile = profile_from_fields(carried)
+            profile = from_dict(DeviceProfile, carried)
         elif kernels in (*device.kernels, SPEC):
             profile = bundled_profile(device, kernels)
         else:
@@ -329,7 +331,7 @@ def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str
             sensitivity = checked_sensitivity(fields.numbers("sensitivity"), model.layers, where)
         measured = None
         if fields.has("measured"):
-            measured = quality_from_fields(fields.fields("measured"))
+            measured = quality_from_dict(fields.fields("measured"))
             check_shape(measured, model, f"{fields.where}.measured")
     most_loss = None if at_least else budget
     return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
@@ -344,3 +346,34 @@ def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:
                 f"got {number}"
             )
     return tuple(int(number) for number in numbers)
+
+
+# ---- certificates
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a certificate says of one micro-batching."""
+
+    cuts: Annotated[MicroBatching, Place.INLINE]
+    entry: Annotated[BoundEntry, Place.INLINE]
+
+
+def certificate_to_dict(certificate: Certificate) -> list[dict[str, Any]]:
+    """Return a certificate as plain data, an entry per micro-batching."""
+    return [to_dict(_Bound(cuts, entry)) for cuts, entry in certificate.entries.items()]
+
+
+def certificate_from_dict(entries: list[Fields]) -> Certificate:
+    """Return the certificate that `certificate_to_dict` made plain data of.
+
+    Raises:
+        InputError: a value is missing, unknown or cannot be, or an entry occurs twice.
+    """
+    found: dict[MicroBatching, BoundEntry] = {}
+    for fields in entries:
+        bound = from_dict(_Bound, fields)
+        if bound.cuts in found:
+            raise InputError(f"{fields.where}: the micro-batching has an entry already")
+        found[bound.cuts] = bound.entry
+    return Certificate(found)

@@ -1,4 +1,4 @@
-"""Which cluster do profiled machines make up, and how is it written as YAML?"""
+"""Cluster files made of profiled machines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,15 +8,15 @@ import yaml
 
 from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
+from llmpq_sim.core.formats import share_times
+from llmpq_sim.core.limits import MOST_DEVICES, check_count, check_name
+from llmpq_sim.core.records import to_dict
+from llmpq_sim.io.devices import DataSheet, LinkSheet
 from llmpq_sim.io.profiles import load_profiles
 from llmpq_sim.latency.profile import DeviceProfile
 
 PROBE_BYTES = 64 * 1024
 """Message by which links are compared: the slower one is taken."""
-
-TWINS = {"bf16": "fp16", "fp16": "bf16"}
-"""The 16-bit types share one table of times."""
 
 
 def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> str:
@@ -36,21 +36,21 @@ def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> s
     profiles = load_profiles(paths)
     if not profiles:
         raise InputError("cluster: expected at least one profile, got none")
-    if count < 1:
-        raise InputError(f"cluster: expected at least one device of each kind, got {count}")
+    check_name("--name", name)
+    check_count("--count", count, MOST_DEVICES // len(profiles), "devices of each kind")
     devices = [_device(profile) for profile in profiles.values()]
     node: dict[str, Any] = {
         "name": "node-0",
         "devices": [{"type": device.name, "count": count} for device in devices],
     }
     if len(devices) * count > 1:
-        node["link"] = _link_content(_slowest_link(profiles))
+        node["link"] = to_dict(LinkSheet(**vars(_slowest_link(profiles))))
     content = {
         "schema": "llmpq/cluster",
         "version": 1,
         "name": name,
         "source": f"measured: {', '.join(profile.source for profile in profiles.values())}",
-        "device_types": [_device_content(device) for device in devices],
+        "device_types": [to_dict(DataSheet(**vars(device))) for device in devices],
         "nodes": [node],
     }
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
@@ -81,7 +81,7 @@ def _device(profile: DeviceProfile) -> Device:
             "fit it again from the rows of llmpq profile, with the machine file beside them"
         )
     timed = {*profile.gemms}
-    timed |= {name for name, other in profile.aliases.items() if TWINS.get(name) == other}
+    timed |= {name for name, other in profile.aliases.items() if share_times(name, other)}
     formats = tuple(name for name in machine.formats if name in timed)
     if not formats:
         raise InputError(
@@ -99,25 +99,3 @@ def _slowest_link(profiles: Mapping[str, DeviceProfile]) -> Link:
             "profile again, or write the cluster by hand"
         )
     return max(links, key=lambda link: link.transfer_s(PROBE_BYTES))
-
-
-def _device_content(device: Device) -> dict[str, Any]:
-    """Return a kind of device in the units of cluster files."""
-    return {
-        "name": device.name,
-        "memory_gib": device.memory_bytes / GIB,
-        "memory_gb_per_s": device.memory_bytes_per_s / GB,
-        "fp16_tflops": device.flops_per_s / TFLOP,
-        "multiprocessors": device.multiprocessors,
-        "l2_mib": device.l2_bytes / MIB,
-        "compute_fraction": device.compute_fraction,
-        "memory_fraction": device.memory_fraction,
-        "formats": list(device.formats),
-        "kernels": list(device.kernels),
-        "source": device.source,
-        "runtime_gib": device.runtime_bytes / GIB,
-    }
-
-
-def _link_content(link: Link) -> dict[str, float]:
-    return {"latency_us": link.latency_s / US, "gb_per_s": link.bytes_per_s / GB}

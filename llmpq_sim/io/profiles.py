@@ -1,4 +1,4 @@
-"""Which latency profile each kind of device is given."""
+"""Latency profile of each kind of device: bundled, fitted or from the data sheet."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.machine import Machine, machine_path
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.devices import load_devices
-from llmpq_sim.io.files import read_json, sha256_of
-from llmpq_sim.io.machines import machine_beside
+from llmpq_sim.io.files import read_json, sha256_of, write_json
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import bundled_models, load_model
 from llmpq_sim.io.resources import bundled_dir, unknown_name
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.fitting.rows import Measurements
-from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
 
 SPEC = "spec"
@@ -28,7 +29,7 @@ def load_profile(path: Path) -> DeviceProfile:
     Raises:
         InputError: it cannot be read or is no profile.
     """
-    return profile_from_fields(Fields(read_json(path), path.name))
+    return from_dict(DeviceProfile, Fields(read_json(path), path.name))
 
 
 def load_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
@@ -135,6 +136,29 @@ def _models_of(rows: Measurements, own_models: Sequence[ModelSpec]) -> dict[str,
     return models
 
 
+def machine_beside(rows: Path) -> Machine | None:
+    """Return the machine that a file of rows was measured on, or None where nothing says so.
+
+    Raises:
+        InputError: the file beside the rows is not one of ours.
+    """
+    path = machine_path(rows)
+    if not path.exists():
+        return None
+    return from_dict(Machine, Fields(read_json(path), path.name))
+
+
+def write_machine(rows: Path, machine: Machine) -> Path:
+    """Write a machine's facts beside a file of rows and return where.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = machine_path(rows)
+    write_json(path, to_dict(machine))
+    return path
+
+
 def profile_sha256(profile: DeviceProfile) -> str:
     """Return the hash by which plans name a profile."""
-    return sha256_of(profile_to_content(profile))
+    return sha256_of(to_dict(profile))

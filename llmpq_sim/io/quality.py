@@ -1,4 +1,4 @@
-"""How are measured quality losses written to a file and read back?"""
+"""Files of measured quality losses."""
 
 import math
 from pathlib import Path
@@ -9,8 +9,8 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import from_dict, keys, to_dict
 from llmpq_sim.io.files import read_json, sha256_of, write_json
-from llmpq_sim.io.models import model_to_content
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
@@ -22,16 +22,12 @@ from llmpq_sim.quality.measured import (
 SCHEMA = "llmpq/quality"
 VERSION = 1
 
-COLUMNS = (
-    "layer", "format", "loss", "standard_error", "cross_entropy_increase", "seconds", "diverged",
-)  # fmt: skip
-
-QUANTIZED = tuple(name for name, each in FORMATS.items() if each.is_quantized)
+COLUMNS = (*keys(MeasuredLoss), "diverged")
 
 
 def shape_sha256(spec: ModelSpec) -> str:
     """Return the hash of a model's shapes, whatever it is called."""
-    content = model_to_content(spec)
+    content = to_dict(spec)
     del content["name"]
     return sha256_of(content)
 
@@ -42,7 +38,7 @@ def write_quality(path: Path, measured: MeasuredQuality) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    write_json(path, quality_to_content(measured))
+    write_json(path, quality_to_dict(measured))
 
 
 def load_quality(path: Path) -> MeasuredQuality:
@@ -51,7 +47,7 @@ def load_quality(path: Path) -> MeasuredQuality:
     Raises:
         InputError: it cannot be read, or a value is missing, unknown or cannot be.
     """
-    return quality_from_fields(Fields(read_json(path), path.name))
+    return quality_from_dict(Fields(read_json(path), path.name))
 
 
 def check_shape(measured: MeasuredQuality, model: ModelSpec, where: str) -> None:
@@ -69,9 +65,9 @@ def check_shape(measured: MeasuredQuality, model: ModelSpec, where: str) -> None
         )
 
 
-def quality_to_content(measured: MeasuredQuality) -> dict[str, Any]:
+def quality_to_dict(measured: MeasuredQuality) -> dict[str, Any]:
     """Return measured losses as plain data."""
-    text, nats, additivity = measured.text, measured.reference_nats, measured.additivity
+    nats = measured.reference_nats
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -84,43 +80,19 @@ def quality_to_content(measured: MeasuredQuality) -> dict[str, Any]:
             "shape_sha256": measured.shape_sha256,
             "weights_sha256": measured.weights_sha256,
         },
-        "text": {
-            "name": text.name,
-            "sha256": text.sha256,
-            "tokens": text.tokens,
-            "windows": text.windows,
-            "window_tokens": text.window_tokens,
-        },
+        "text": to_dict(measured.text),
         "quantizers": dict(measured.quantizers),
         "reference": None
         if nats is None
         else {"cross_entropy_nats": nats, "perplexity": math.exp(nats)},
-        "additivity": None
-        if additivity is None
-        else {
-            "assignments": additivity.assignments,
-            "error_fraction": additivity.error_fraction,
-        },
+        "additivity": measured.additivity and to_dict(measured.additivity),
         "columns": list(COLUMNS),
-        "rows": [_row_content(row) for row in measured.rows],
+        "rows": [[*to_dict(row).values(), row.diverged] for row in measured.rows],
     }
 
 
-def _row_content(row: MeasuredLoss) -> list[Any]:
-    cells = {
-        "layer": row.layer,
-        "format": row.format,
-        "loss": row.loss,
-        "standard_error": row.standard_error,
-        "cross_entropy_increase": row.cross_entropy_increase,
-        "seconds": row.seconds,
-        "diverged": row.diverged,
-    }
-    return [cells[name] for name in COLUMNS]
-
-
-def quality_from_fields(fields: Fields) -> MeasuredQuality:
-    """Return the losses that `quality_to_content` wrote.
+def quality_from_dict(fields: Fields) -> MeasuredQuality:
+    """Return the losses that ``quality_to_dict`` made plain data of.
 
     Raises:
         InputError: a value is missing, unknown or cannot be.
@@ -140,32 +112,24 @@ def quality_from_fields(fields: Fields) -> MeasuredQuality:
             model_name=name,
             shape_sha256=shape,
             weights_sha256=weights,
-            text=_text(fields.fields("text")),
+            text=from_dict(TextFacts, fields.fields("text")),
             quantizers=quantizers,
             reference_nats=_reference_nats(fields),
-            additivity=_additivity(fields),
+            additivity=from_dict(Additivity, fields.fields("additivity"))
+            if fields.has("additivity")
+            else None,
             rows=_rows(fields, quantizers),
-        )
-
-
-def _text(fields: Fields) -> TextFacts:
-    with fields:
-        return TextFacts(
-            fields.text("name"),
-            fields.text("sha256"),
-            fields.integer("tokens"),
-            fields.integer("windows"),
-            fields.integer("window_tokens"),
         )
 
 
 def _quantizers(fields: Fields) -> dict[str, str]:
     with fields:
         named = {name: fields.text(name) for name in fields.names()}
+    quantized = [name for name, each in FORMATS.items() if each.is_quantized]
     for name in named:
-        if name not in QUANTIZED:
+        if name not in quantized:
             raise InputError(
-                f"{fields.where}: expected quantized formats ({', '.join(QUANTIZED)}), got {name!r}"
+                f"{fields.where}: expected quantized formats ({', '.join(quantized)}), got {name!r}"
             )
     return named
 
@@ -181,15 +145,6 @@ def _reference_nats(fields: Fields) -> float | None:
             f"{part.where}.perplexity: expected the exponential of {nats} nats, got {perplexity}"
         )
     return nats
-
-
-def _additivity(fields: Fields) -> Additivity | None:
-    if not fields.has("additivity"):
-        return None
-    with fields.fields("additivity") as part:
-        return Additivity(
-            part.integer("assignments"), part.number("error_fraction", positive=False)
-        )
 
 
 def _rows(fields: Fields, quantizers: dict[str, str]) -> tuple[MeasuredLoss, ...]:
@@ -209,16 +164,9 @@ def _rows(fields: Fields, quantizers: dict[str, str]) -> tuple[MeasuredLoss, ...
 
 
 def _row(fields: Fields, formats: tuple[str, ...]) -> MeasuredLoss:
-    with fields:
-        diverged, has_loss = fields.flag("diverged"), fields.has("loss")
-        if diverged == has_loss:
-            expected = "no loss, for it diverged" if diverged else "a loss, for it did not diverge"
-            raise InputError(f"{fields.where}.loss: expected {expected}")
-        return MeasuredLoss(
-            layer=fields.integer("layer", least=0),
-            format=fields.choice("format", formats),
-            loss=None if diverged else fields.number("loss", positive=False),
-            standard_error=fields.number("standard_error", positive=False),
-            cross_entropy_increase=fields.signed("cross_entropy_increase"),
-            seconds=fields.number("seconds", positive=False),
-        )
+    diverged, has_loss = fields.flag("diverged"), fields.has("loss")
+    if diverged == has_loss:
+        expected = "no loss, for it diverged" if diverged else "a loss, for it did not diverge"
+        raise InputError(f"{fields.where}.loss: expected {expected}")
+    fields.choice("format", formats)
+    return from_dict(MeasuredLoss, fields)

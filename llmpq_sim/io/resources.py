@@ -1,4 +1,4 @@
-"""Where bundled files are, and which names they have."""
+"""Names and places of bundled files."""
 
 import re
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What a search or a simulation is asked, put together from names, files and numbers."""
+"""Planning tasks put together from names, files and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +9,12 @@ from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import FORMATS, PAPER_FORMATS, format_named
+from llmpq_sim.core.limits import (
+    LONGEST_LINE_CHARACTERS,
+    MOST_BATCH_REQUESTS,
+    MOST_BATCH_TOKENS,
+    check_count,
+)
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.files import read_json, read_text
@@ -17,9 +23,6 @@ from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.quality.measured import MeasuredQuality
 from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.bound.problem import PlanningTask
-
-MOST_REQUESTS = 4096
-MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ def batch_workload(
     Raises:
         InputError: a number is out of range, or a request exceeds the model's longest context.
     """
-    outputs = output_tokens if isinstance(output_tokens, tuple) else (output_tokens,) * requests
-    _check_range("--batch", len(outputs), MOST_REQUESTS, "requests")
-    _check_range("--prompt-tokens", prompt_tokens, MOST_TOKENS, "tokens")
-    for tokens in set(outputs):
-        _check_range("--output-tokens", tokens, MOST_TOKENS, "tokens")
+    listed = output_tokens if isinstance(output_tokens, tuple) else (output_tokens,)
+    asked = len(listed) if isinstance(output_tokens, tuple) else requests
+    check_count("--batch", asked, MOST_BATCH_REQUESTS, "requests")
+    check_count("--prompt-tokens", prompt_tokens, MOST_BATCH_TOKENS, "tokens")
+    for tokens in set(listed):
+        check_count("--output-tokens", tokens, MOST_BATCH_TOKENS, "tokens")
+    outputs = listed if isinstance(output_tokens, tuple) else listed * requests
     workload = BatchWorkload(prompt_tokens, outputs)
     if workload.context_tokens > model.max_positions:
         raise InputError(
@@ -95,44 +100,31 @@ def batch_workload(
     return workload
 
 
-def asked_batch(
-    model: ModelSpec,
-    requests: int | None,
-    prompt_tokens: int | None,
-    output_tokens: int | None,
-    output_lengths: Path | None,
-) -> BatchWorkload:
-    """Return a batch as options ask for it, by default the paper's 32 requests of 512 tokens.
-
-    Raises:
-        InputError: see ``batch_workload`` and ``load_output_lengths``.
-    """
-    return batch_workload(
-        model,
-        32 if requests is None else requests,
-        512 if prompt_tokens is None else prompt_tokens,
-        load_output_lengths(output_lengths)
-        if output_lengths
-        else (128 if output_tokens is None else output_tokens),
-    )
-
-
 def load_output_lengths(path: Path) -> tuple[int, ...]:
     """Return the tokens to generate per request, one whole number a line.
 
     Raises:
-        InputError: a line is no whole number of at least 1.
+        InputError: a line is no whole number of at least 1, or there are more lines than a batch
+            has requests.
     """
-    lengths = []
+    lengths: list[int] = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        if not line.strip().isascii() or not line.strip().isdigit() or int(line) < 1:
+        tokens = _whole_number(line.strip())
+        if tokens < 1:
             raise InputError(
                 f"{path.name}:{number}: expected a whole number of at least 1, got {line[:40]!r}"
             )
-        lengths.append(int(line))
+        lengths.append(tokens)
+        check_count("--batch", len(lengths), MOST_BATCH_REQUESTS, "requests")
     return tuple(lengths)
+
+
+def _whole_number(text: str) -> int:
+    """Return the number that digits state, 0 where they are none; too many digits are none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= LONGEST_LINE_CHARACTERS
+    return int(text) if is_number else 0
 
 
 def load_sensitivity(path: Path, model: ModelSpec) -> tuple[float, ...]:
@@ -221,12 +213,12 @@ def planning_task(
         members.append(replace(member, device=replace(member.device, formats=known)))
     restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
     quality = target.table(scenario.model.layers)
-    unmeasured = [name for name in formats if name not in quality.losses]
-    if unmeasured:
-        raise InputError(
-            f"formats: {', '.join(unmeasured)} was not measured in every layer; expected some of "
-            f"{', '.join(quality.losses)}"
+    unknown = ", ".join(name for name in formats if name not in quality.losses)
+    if unknown:
+        why = (
+            "has no nominal loss" if target.measured is None else "was not measured in every layer"
         )
+        raise InputError(f"formats: {unknown} {why}; expected some of {', '.join(quality.losses)}")
     costs = LayerCosts(restricted, profiles)
     return PlanningTask(costs, quality, formats, _budget(quality, target))
 
@@ -256,8 +248,3 @@ def _budget(quality: QualityTable, target: QualityTarget) -> float:
             "format or the largest loss"
         )
     return loss
-
-
-def _check_range(option: str, value: int, most: int, unit: str) -> None:
-    if not 1 <= value <= most:
-        raise InputError(f"{option}: expected 1 to {most} {unit}, got {value}")

@@ -1,6 +1,7 @@
-"""Which requests arrive when: from a trace file, a bundled preset, or laws given as options."""
+"""Workloads from a trace file, a bundled preset, or laws given as options."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,15 @@ from zlib import crc32
 import numpy as np
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import (
+    LEAST_CHARS_PER_TOKEN,
+    LEAST_RATE_PER_S,
+    MOST_CHARS_PER_TOKEN,
+    MOST_RATE_PER_S,
+    MOST_TRACE_REQUESTS,
+    check_count,
+    check_number,
+)
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.presets import load_preset, preset_names
 from llmpq_sim.io.traces.collecting import TimeUnit
@@ -62,24 +72,44 @@ def load_workload(options: TraceOptions, longest_context_tokens: int) -> TraceWo
     Raises:
         InputError: the options contradict each other, or name nothing that can be read.
     """
+    check_trace_options(options)
     rng = np.random.default_rng([options.seed, crc32(b"workload")])
     if options.lengths is not None:
         if options.trace is not None:
             raise InputError("--lengths: expected either a trace or lengths, got both")
         preset = preset_from_options(options.lengths, options.arrivals)
-        drawn = synthesize(preset, options.requests or DEFAULT_REQUESTS, None, rng)
+        drawn = synthesize(preset, _requests(options), None, rng)
         workload = _shortened(drawn, options.overlong, longest_context_tokens)
     elif options.trace is None:
         raise InputError("--trace: expected a file or the name of a workload, got neither")
     elif _is_preset(options.trace):
         preset = load_preset(options.trace)
-        drawn = synthesize(preset, options.requests or DEFAULT_REQUESTS, None, rng)
+        drawn = synthesize(preset, _requests(options), None, rng)
         workload = _arriving(_shortened(drawn, "drop", longest_context_tokens), options, rng)
     else:
         workload = _arriving(_read(options, longest_context_tokens, rng), options, rng)
     if options.rate_per_s is None:
         return workload
     return scale_rate(workload, options.rate_per_s, options.rate_how, rng)
+
+
+def check_trace_options(options: TraceOptions) -> None:
+    """Raise InputError for a number of an option that no workload can have."""
+    if options.requests is not None:
+        check_count("--requests", options.requests, MOST_TRACE_REQUESTS, "requests")
+    if options.rate_per_s is not None:
+        check_number("--rate", options.rate_per_s, LEAST_RATE_PER_S, MOST_RATE_PER_S, "requests/s")
+    if options.chars_per_token is not None:
+        check_number(
+            "--chars-per-token",
+            options.chars_per_token,
+            LEAST_CHARS_PER_TOKEN,
+            MOST_CHARS_PER_TOKEN,
+        )
+
+
+def _requests(options: TraceOptions) -> int:
+    return DEFAULT_REQUESTS if options.requests is None else options.requests
 
 
 def workload_sha256(workload: TraceWorkload) -> str:
@@ -99,7 +129,7 @@ def _read(
     options: TraceOptions, longest_context_tokens: int, rng: np.random.Generator
 ) -> TraceWorkload:
     path = Path(options.trace or "")
-    if not path.exists() and path.suffix == "" and path.name == str(path):
+    if not os.path.lexists(path) and path.suffix == "" and path.name == str(path):
         load_preset(str(path))  # says which names there are
     return load_trace(
         path,

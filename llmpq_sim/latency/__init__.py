@@ -1,1 +1,1 @@
-"""How long kernels, layers and steps take on a device."""
+"""Latency models of kernels, layers and steps on a device."""

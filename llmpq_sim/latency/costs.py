@@ -1,4 +1,4 @@
-"""How long a layer, the embedding and the LM head take for a micro-batch of a scenario."""
+"""Latency of a layer, the embedding and the LM head for a micro-batch of a scenario."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -45,7 +45,7 @@ def products_s(
     total_s = profile.layer_overhead_s + profile.elementwise_s(moved)
     for linear in model.linears:
         total_s += profile.gemm_s(format_name, tokens, linear.out_features, linear.in_features)
-    return total_s * profile.served_factor(format_name, tokens)
+    return total_s * profile.pipeline_factor(format_name, tokens)
 
 
 def embeddings_s(model: ModelSpec, profile: DeviceProfile, tokens: FloatArray) -> FloatArray:

@@ -1,23 +1,50 @@
-"""How long one kernel takes: a roofline or linear base, and what trees learned about its error."""
+"""Kernel latency models: a roofline or linear base, corrected by trees."""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmpq_sim.latency.trees import Trees
-from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
-
-BoolArray = NDArray[np.bool_]
-
-LARGEST_CORRECTION = 5.0
-"""Bound of a correction's logarithm (a factor of 148): a damaged file cannot give infinity."""
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import Codec, NotNegative, Place
+from llmpq_sim.latency.corrections import Correction, correction_codec
+from llmpq_sim.latency.work import (
+    ATTENTION_FEATURES,
+    ATTENTION_TERMS,
+    GEMM_FEATURES,
+    AttentionSizes,
+    BoolArray,
+    FloatArray,
+    GemmSizes,
+)
 
 SHORTEST_S = 1e-9
 """No kernel takes less: keeps times above zero where every constant of a fit is zero."""
 
-Factors = tuple[tuple[float, float], ...]
+
+def _factors(fields: Fields, key: str) -> tuple[tuple[float, float], ...]:
+    factors = []
+    for part in fields.each(key):
+        with part:
+            factors.append((part.number("tokens"), part.number("factor")))
+    tokens = [count for count, _ in factors]
+    if not factors or any(after <= before for before, after in pairwise(tokens)):
+        raise InputError(f"{fields.where}.{key}: expected growing tokens, got {tokens}")
+    return tuple(factors)
+
+
+Factors = Annotated[
+    tuple[tuple[float, float], ...],
+    Codec(_factors, lambda pairs: [{"tokens": at, "factor": factor} for at, factor in pairs]),
+]
 """Factors of times at growing numbers of tokens."""
+
+
+def _seconds(fields: Fields, key: str) -> tuple[float, ...]:
+    with fields.fields(key) as seconds:
+        return tuple(seconds.number(term, positive=False) for term in ATTENTION_TERMS)
 
 
 @dataclass(frozen=True)
@@ -27,7 +54,7 @@ class Roofline:
     Source: Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009, with a launch cost.
     """
 
-    fixed_s: float
+    fixed_s: NotNegative
     flops_per_s: float
     bytes_per_s: float
 
@@ -41,44 +68,12 @@ class Roofline:
 class Overhead:
     """What a part of a step costs beside its matrix products: ``fixed + bytes x byte_s``."""
 
-    fixed_s: float
-    byte_s: float
+    fixed_s: NotNegative
+    byte_s: NotNegative
 
     def time_s(self, moved_bytes: FloatArray) -> FloatArray:
         """Return the time where so many bytes are moved."""
         return self.fixed_s + moved_bytes * self.byte_s
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What trees learned about the logarithm of measured over base time, and where.
-
-    Attributes:
-        trees: the ensemble.
-        least, most: the box of sizes that was profiled; beyond it the base is corrected as at
-            the nearest point of the box, so that times follow the base there.
-    """
-
-    trees: Trees
-    least: tuple[float, ...]
-    most: tuple[float, ...]
-
-    def clamp(self, sizes: tuple[FloatArray, ...]) -> list[FloatArray]:
-        """Return the sizes moved into the box."""
-        bounds = zip(sizes, self.least, self.most, strict=True)
-        return [np.clip(size, least, most) for size, least, most in bounds]
-
-    def beyond(self, sizes: tuple[FloatArray, ...]) -> BoolArray:
-        """Return where the sizes lie outside the box."""
-        moved = zip(sizes, self.clamp(sizes), strict=True)
-        outside: BoolArray = np.any([size != clamped for size, clamped in moved], axis=0)
-        return outside
-
-    def factor(self, features: FloatArray) -> FloatArray:
-        """Return the factor by which the base time is off; ``features`` is (..., features)."""
-        rows = features.reshape(-1, features.shape[-1])
-        log_factor = self.trees.predict(rows).reshape(features.shape[:-1])
-        return np.exp(np.clip(log_factor, -LARGEST_CORRECTION, LARGEST_CORRECTION))
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,13 @@ class GemmModel:
     """
 
     weight_bits: float
-    base: Roofline
-    correction: Correction | None
+    base: Annotated[Roofline, Place.INLINE]
+    correction: Annotated[
+        Correction | None,
+        correction_codec(GemmSizes._fields, len(GEMM_FEATURES)),
+        Place.INLINE,
+        Place.LAST,
+    ]
     multiprocessors: int
 
     def time_s(self, sizes: GemmSizes) -> FloatArray:
@@ -124,9 +124,17 @@ class AttentionModel:
         multiprocessors: of the device.
     """
 
-    phase: str
-    seconds: tuple[float, ...]
-    correction: Correction | None
+    phase: Annotated[str, Place.ABSENT]
+    seconds: Annotated[
+        tuple[float, ...],
+        Codec(_seconds, lambda seconds: dict(zip(ATTENTION_TERMS, seconds, strict=True))),
+    ]
+    correction: Annotated[
+        Correction | None,
+        correction_codec(AttentionSizes._fields, len(ATTENTION_FEATURES)),
+        Place.INLINE,
+        Place.LAST,
+    ]
     multiprocessors: int
 
     def time_s(self, sizes: AttentionSizes) -> FloatArray:

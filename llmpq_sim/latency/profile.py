@@ -1,38 +1,50 @@
-"""How long each kernel takes on one device with one set of kernels."""
+"""Latency profile: kernel times on one device with one set of kernels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields, check_header
-from llmpq_sim.core.formats import format_named
-from llmpq_sim.core.machine import Machine, machine_from_fields, machine_to_content
-from llmpq_sim.latency.models import AttentionModel, BoolArray, Factors, GemmModel, Overhead
-from llmpq_sim.latency.serialization import (
-    attention_from_fields,
-    attention_to_content,
-    factors_from_fields,
-    factors_to_content,
-    gemm_from_fields,
-    gemm_to_content,
-    link_from_fields,
-    link_to_content,
-    overhead_from_fields,
-    overhead_to_content,
+from llmpq_sim.core.fields import Fields, one_of
+from llmpq_sim.core.formats import FORMATS, format_named
+from llmpq_sim.core.machine import Machine
+from llmpq_sim.core.records import (
+    Codec,
+    Header,
+    Key,
+    Natural,
+    NotNegative,
+    Place,
+    from_dict,
+    to_dict,
 )
-from llmpq_sim.latency.work import FloatArray, attention_sizes, gemm_sizes
+from llmpq_sim.latency.models import AttentionModel, Factors, GemmModel, Overhead
+from llmpq_sim.latency.work import BoolArray, FloatArray, attention_sizes, gemm_sizes
 
-SCHEMA = "llmpq/profile"
-VERSION = 1
-STATUSES = ("measured", "calibrated", "spec")
-OVERHEADS = ("embedding_overhead", "head_overhead")
+FormatName = Annotated[str, format_named]
 
 
-@dataclass(frozen=True)
+def _aliases(fields: Fields, key: str) -> dict[str, str]:
+    """Return which format is priced as which of those that have a model."""
+    gemms = fields.fields("gemms").names()
+    if "fp16" not in gemms:
+        raise InputError(f"{fields.where}.gemms: expected fp16 among the weight formats")
+    with fields.fields(key) as aliases:
+        for name in aliases.names():
+            if format_named(name, aliases.where).name in gemms:
+                raise InputError(f"{aliases.where}.{name}: it has a model of its own in gemms")
+        return {name: aliases.choice(name, tuple(gemms)) for name in aliases.names()}
+
+
+def _attention(phase: str) -> Codec:
+    return Codec(
+        lambda fields, key: from_dict(AttentionModel, fields.fields(key), phase=phase), to_dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
     """Kernel times of a device, with how far they can be trusted.
 
@@ -54,8 +66,8 @@ class DeviceProfile:
         elementwise_bytes_per_s: sustained rate of kernels that only move activations, or None
             where the other rows contain their time.
         layer_overhead_s: constant cost of each visit of a layer.
-        no_gain_tokens: from so many tokens on a quantized product takes at least as long as the
-            fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
+        no_gain_tokens: from so many tokens on a weight-only product takes at least as long as
+            the fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
             the same arithmetic and decode besides; gains measured there come from 16-bit kernels
             that were timed at sustained, lower clocks.
         step_overhead_s: what a stage visit costs beside its layers, embedding and LM head.
@@ -63,34 +75,40 @@ class DeviceProfile:
             matrix products; None where they move bytes as fast as other activations.
         dense_from_tokens: by weight format, the tokens from which weights are decoded first and
             multiplied densely; a format that is absent has one kernel for all tokens.
-        served_factors: by weight format, how many times as long as alone a layer takes in a real
+        pipeline_factors: by weight format, how many times as long as alone a layer takes in a real
             pipeline, at growing numbers of tokens computed at once; between them linear in the
             logarithm of the tokens, beyond them constant.
         machine: what was profiled, or None where nothing says.
         link: between two processes of that machine, or None where it was not timed.
     """
 
+    header: ClassVar = Header("llmpq/profile", 1)
+
     device: str
     kernels: str
-    status: str
-    calibration_rows: int
-    error_fraction: float
+    status: Annotated[str, one_of(("measured", "calibrated", "spec"))]
+    calibration_rows: Natural
+    error_fraction: NotNegative
     notes: tuple[str, ...]
     source: str
-    gemms: dict[str, GemmModel]
-    aliases: dict[str, str]
-    prefill_attention: AttentionModel
-    decode_attention: AttentionModel
     elementwise_bytes_per_s: float | None
-    layer_overhead_s: float
+    layer_overhead_s: NotNegative
     no_gain_tokens: float | None = None
-    step_overhead_s: float = 0.0
-    embedding_overhead: Overhead | None = None
-    head_overhead: Overhead | None = None
-    dense_from_tokens: dict[str, int] = field(default_factory=dict)
-    served_factors: dict[str, Factors] = field(default_factory=dict)
-    machine: Machine | None = None
-    link: Link | None = None
+    aliases: Annotated[dict[str, str], Codec(_aliases, dict)]
+    prefill_attention: Annotated[AttentionModel, _attention("prefill")]
+    decode_attention: Annotated[AttentionModel, _attention("decode")]
+    gemms: dict[FormatName, GemmModel]
+    step_overhead_s: Annotated[NotNegative, Place.OPTIONAL] = 0.0
+    embedding_overhead: Annotated[Overhead | None, Place.OPTIONAL] = None
+    head_overhead: Annotated[Overhead | None, Place.OPTIONAL] = None
+    dense_from_tokens: Annotated[dict[FormatName, int], Place.OPTIONAL] = field(
+        default_factory=dict
+    )
+    pipeline_factors: Annotated[
+        dict[FormatName, Factors], Key("served_factors"), Place.OPTIONAL
+    ] = field(default_factory=dict)
+    machine: Annotated[Machine | None, Place.OPTIONAL] = None
+    link: Annotated[Link | None, Place.OPTIONAL] = None
 
     @property
     def name(self) -> str:
@@ -112,7 +130,7 @@ class DeviceProfile:
         """
         model, sizes = self._gemm(format_name), gemm_sizes(tokens, out_features, in_features)
         time_s = model.time_s(sizes)
-        if self.no_gain_tokens is None or model is self.gemms["fp16"]:
+        if self.no_gain_tokens is None or not FORMATS[format_name].is_weight_only:
             return time_s
         limited = sizes.tokens >= self.no_gain_tokens
         if not limited.any():
@@ -153,9 +171,9 @@ class DeviceProfile:
             return np.zeros_like(moved)
         return moved / self.elementwise_bytes_per_s
 
-    def served_factor(self, format_name: str, tokens: Any) -> FloatArray:
+    def pipeline_factor(self, format_name: str, tokens: Any) -> FloatArray:
         """Return how many times as long as alone a layer takes in a pipeline."""
-        curve = self.served_factors.get(self.aliases.get(format_name, format_name))
+        curve = self.pipeline_factors.get(self.aliases.get(format_name, format_name))
         counts = np.asarray(tokens, np.float64)
         if curve is None:
             return np.ones_like(counts)
@@ -183,130 +201,3 @@ class DeviceProfile:
                 f"it has {', '.join(self.formats)}"
             )
         return model
-
-
-def profile_to_content(profile: DeviceProfile) -> dict[str, Any]:
-    """Return the profile as JSON content that ``profile_from_fields`` reads back exactly."""
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "device": profile.device,
-        "kernels": profile.kernels,
-        "status": profile.status,
-        "calibration_rows": profile.calibration_rows,
-        "error_fraction": profile.error_fraction,
-        "notes": list(profile.notes),
-        "source": profile.source,
-        "elementwise_bytes_per_s": profile.elementwise_bytes_per_s,
-        "layer_overhead_s": profile.layer_overhead_s,
-        "no_gain_tokens": profile.no_gain_tokens,
-        "aliases": dict(profile.aliases),
-        "prefill_attention": attention_to_content(profile.prefill_attention),
-        "decode_attention": attention_to_content(profile.decode_attention),
-        "gemms": {name: gemm_to_content(model) for name, model in profile.gemms.items()},
-        **_measured_to_content(profile),
-    }
-
-
-def _measured_to_content(profile: DeviceProfile) -> dict[str, Any]:
-    """Return what only profiles of own measurements have, without what is not known."""
-    content: dict[str, Any] = {}
-    if profile.step_overhead_s:
-        content["step_overhead_s"] = profile.step_overhead_s
-    for name in OVERHEADS:
-        overhead: Overhead | None = getattr(profile, name)
-        if overhead is not None:
-            content[name] = overhead_to_content(overhead)
-    if profile.dense_from_tokens:
-        content["dense_from_tokens"] = dict(profile.dense_from_tokens)
-    if profile.served_factors:
-        curves = profile.served_factors.items()
-        content["served_factors"] = {name: factors_to_content(factors) for name, factors in curves}
-    if profile.machine is not None:
-        content["machine"] = machine_to_content(profile.machine)
-    if profile.link is not None:
-        content["link"] = link_to_content(profile.link)
-    return content
-
-
-def profile_from_fields(fields: Fields) -> DeviceProfile:
-    """Return the profile that a mapping describes.
-
-    Raises:
-        InputError: a field is missing, unknown or says something that cannot be.
-    """
-    with fields:
-        check_header(fields, SCHEMA, VERSION)
-        gemms = _gemms(fields.fields("gemms"))
-        moves = fields.has("elementwise_bytes_per_s")
-        bounded = fields.has("no_gain_tokens")
-        return DeviceProfile(
-            device=fields.text("device"),
-            kernels=fields.text("kernels"),
-            status=fields.choice("status", STATUSES),
-            calibration_rows=fields.integer("calibration_rows", least=0),
-            error_fraction=fields.number("error_fraction", positive=False),
-            notes=fields.texts("notes"),
-            source=fields.text("source"),
-            gemms=gemms,
-            aliases=_aliases(fields.fields("aliases"), gemms),
-            prefill_attention=attention_from_fields(fields.fields("prefill_attention"), "prefill"),
-            decode_attention=attention_from_fields(fields.fields("decode_attention"), "decode"),
-            elementwise_bytes_per_s=fields.number("elementwise_bytes_per_s") if moves else None,
-            layer_overhead_s=fields.number("layer_overhead_s", positive=False),
-            no_gain_tokens=fields.number("no_gain_tokens") if bounded else None,
-            step_overhead_s=fields.number("step_overhead_s", 0.0, positive=False),
-            dense_from_tokens=_switches(fields),
-            served_factors=_served_factors(fields),
-            **_measured(fields),
-        )
-
-
-def _measured(fields: Fields) -> Any:
-    """Return what a profile of own measurements may have; None where it is not known."""
-    readers: dict[str, Callable[[Fields], Any]] = {
-        **dict.fromkeys(OVERHEADS, overhead_from_fields),
-        "machine": machine_from_fields,
-        "link": link_from_fields,
-    }
-    return {
-        name: read(fields.fields(name)) if fields.has(name) else None
-        for name, read in readers.items()
-    }
-
-
-def _switches(fields: Fields) -> dict[str, int]:
-    if not fields.has("dense_from_tokens"):
-        return {}
-    with fields.fields("dense_from_tokens") as switches:
-        return {
-            format_named(name, switches.where).name: switches.integer(name)
-            for name in switches.names()
-        }
-
-
-def _served_factors(fields: Fields) -> dict[str, Factors]:
-    if not fields.has("served_factors"):
-        return {}
-    with fields.fields("served_factors") as curves:
-        return {
-            format_named(name, curves.where).name: factors_from_fields(curves, name)
-            for name in curves.names()
-        }
-
-
-def _gemms(fields: Fields) -> dict[str, GemmModel]:
-    names = fields.names()
-    if "fp16" not in names:
-        raise InputError(f"{fields.where}: expected fp16 among the weight formats")
-    return {
-        format_named(name, fields.where).name: gemm_from_fields(fields.fields(name))
-        for name in names
-    }
-
-
-def _aliases(fields: Fields, gemms: dict[str, GemmModel]) -> dict[str, str]:
-    for name in fields.names():
-        if format_named(name, fields.where).name in gemms:
-            raise InputError(f"{fields.where}.{name}: it has a model of its own in gemms")
-    return {name: fields.choice(name, tuple(gemms)) for name in fields.names()}

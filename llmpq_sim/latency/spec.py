@@ -1,4 +1,4 @@
-"""How fast is a device of which only the data sheet is known?"""
+"""Latency profile of a device of which only the data sheet is known."""
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import FORMATS
@@ -12,10 +12,6 @@ KERNEL_FIXED_S = 4e-6
 
 SPEC_ERROR_FRACTION = 0.30
 """The 90th percentile of errors of data-sheet rooflines for 16-bit kernels on measured devices."""
-
-DEQUANTISED_FRACTION = 0.95
-"""Share of the 16-bit rate that weight-only kernels keep where arithmetic limits them: measured
-between 0.9 and 1.0 on four devices, never a gain."""
 
 
 def spec_profile(device: Device) -> DeviceProfile:
@@ -40,10 +36,9 @@ def spec_profile(device: Device) -> DeviceProfile:
 def spec_gemm(device: Device, format_name: str) -> GemmModel:
     """Return the roofline of matrix products in a format, at the sustained rates."""
     weight_format = FORMATS[format_name]
-    kept = DEQUANTISED_FRACTION if weight_format.is_quantized else 1.0
     base = Roofline(
         fixed_s=KERNEL_FIXED_S,
-        flops_per_s=kept * sustained_flops_per_s(device),
+        flops_per_s=weight_format.rate_fraction * sustained_flops_per_s(device),
         bytes_per_s=sustained_bytes_per_s(device),
     )
     return GemmModel(weight_format.bits_per_weight(), base, None, device.multiprocessors)
@@ -79,4 +74,9 @@ def _notes(device: Device) -> tuple[str, ...]:
             f"{', '.join(quantized)}: assumed to read their packed bytes at the same rate as "
             "16-bit weights; kernel libraries differ from that by 10-50 %."
         )
+    notes += [
+        f"{name}: assumed to multiply at {FORMATS[name].rate_fraction:g} times the 16-bit rate."
+        for name in quantized
+        if not FORMATS[name].is_weight_only
+    ]
     return tuple(notes)

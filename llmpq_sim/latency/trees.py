@@ -1,4 +1,4 @@
-"""What does a fitted ensemble of regression trees predict, without the library that fitted it?"""
+"""Prediction of regression trees without the library that fitted them."""
 
 import re
 from dataclasses import dataclass

@@ -1,10 +1,11 @@
-"""How much a kernel computes and moves, and by which features its time is predicted."""
+"""Work of a kernel: operations, bytes moved, and features for prediction."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 TILES = ((128, 128), (64, 64), (16, 64), (64, 256))

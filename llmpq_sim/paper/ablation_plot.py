@@ -1,4 +1,4 @@
-"""How is what is left without each decision drawn, cluster by cluster?"""
+"""Plot of ablations: what is left without each decision, cluster by cluster."""
 
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def write_ablation_plot(path: Path, results: list[Content]) -> None:
     Raises:
         InputError: it cannot be written.
     """
+    results = [one for one in results if isinstance(one["cluster"], int)]  # not of a mix
     series = list(dict.fromkeys((one["kernels"], one["workload"]) for one in results))
     size_inches = (WIDTH_INCHES, HEIGHT_INCHES * len(series))
     write_figure(path, size_inches, lambda figure: _draw(figure, series, results))

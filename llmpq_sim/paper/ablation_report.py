@@ -1,18 +1,20 @@
-"""What does a reader see of the ablations? Markdown, CSV, and plain data for programs."""
+"""Report on ablations: Markdown, CSV, and plain data for programs."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from math import log10
 from typing import Any
 
 import llmpq_sim
 from llmpq_sim.paper.ablations import ABLATIONS, GROUP_LAYERS
+from llmpq_sim.paper.evolution import EVOLUTION, ON_TRACE
 from llmpq_sim.paper.findings import front, geometric_mean, reached_by_weights
 from llmpq_sim.paper.report import NONE, csv_text, table
 from llmpq_sim.paper.theta import FRONT, TARGET, WEIGHT
 from llmpq_sim.report.formatting import counted, loss_text, percent_text, rate_text, span_text
 
 SCHEMA = "llmpq/ablations"
-VERSION = 2
+VERSION = 3
 
 FIELDS = (
     "cluster",
@@ -23,6 +25,7 @@ FIELDS = (
     "theta_ms",
     "tokens_per_s",
     "quality_loss",
+    "goodput_per_s",
 )
 """Columns of the CSV: the fields of a result that are single values."""
 
@@ -45,15 +48,31 @@ def ablations_csv(results: list[Content]) -> str:
 
 
 def ablations_markdown(results: list[Content]) -> str:
-    """Return the report: what each decision brings, what groups cost, and theta's plans."""
+    """Return the report: each decision, groups, the genetic search, and theta's plans."""
+    own = [one for one in results if isinstance(one["cluster"], int)]  # not of a mix
     parts = [
         "## What is left without a decision, tokens/s (share of the whole planner's)",
-        _shares_table(results, ABLATIONS),
+        _shares_table(own, ABLATIONS),
         "## What layers in groups cost the integer program, tokens/s (share of the program's)",
-        _shares_table(results, tuple(GROUP_LAYERS)),
-        *theta_parts(results),
+        _shares_table(own, tuple(GROUP_LAYERS)),
+        "## What the genetic search brings, tokens/s (share of the whole planner's)",
+        _shares_table([one for one in results if one["ablation"] not in ON_TRACE], EVOLUTION),
+        *_trace_parts([one for one in results if one["ablation"] in ON_TRACE]),
+        *theta_parts(own),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _trace_parts(results: list[Content]) -> list[str]:
+    """Return what the genetic search brings on a trace, where that was tried."""
+    if not results:
+        return []
+    rates = [rate_text(one["goodput_per_s"] or 0.0) for one in results]
+    cluster = str(results[0]["cluster"])
+    return [
+        "## What the genetic search brings on a trace, goodput in requests/s",
+        table(("cluster", "llmpq", "no genetic search", "best baseline"), [[cluster, *rates]]),
+    ]
 
 
 def theta_parts(results: list[Content]) -> list[str]:
@@ -74,7 +93,7 @@ def theta_parts(results: list[Content]) -> list[str]:
     ]
 
 
-def shares(results: list[Content], names: tuple[str, ...]) -> list[float | None]:
+def shares(results: list[Content], names: Sequence[str]) -> list[float | None]:
     """Return the tokens/s of a case's ablations after the first name, over those of the first."""
     rates = {one["ablation"]: one["tokens_per_s"] for one in results}
     whole = rates[names[0]]

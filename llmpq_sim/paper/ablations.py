@@ -1,4 +1,4 @@
-"""What does each decision of the planner bring: how fast is the best plan without it?
+"""Ablations: the best plan without one of the planner's decisions.
 
 Each ablation is planned to the same quality and memory as our search (`methods`) and judged by the
 same simulator, prefill and all.
@@ -45,11 +45,12 @@ class Ablated:
     """What is left without one decision.
 
     Attributes:
-        name: one of ABLATIONS or GROUP_LAYERS, or what `theta` calls its plans.
+        name: one of ABLATIONS or GROUP_LAYERS, or what `theta` or `evolution` calls its plans.
         plan: what was found, or None.
         tokens_per_s: simulated; None where no plan was found or it does not fit.
         loss: quality loss of the plan; None where there is none.
         theta_ms: weight of quality loss that the plan belongs to, if any.
+        goodput_per_s: good requests per second, of a plan for a trace.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Ablated:
     tokens_per_s: float | None
     loss: float | None
     theta_ms: float | None = None
+    goodput_per_s: float | None = None
 
 
 class DecodeCosts(LayerCosts):

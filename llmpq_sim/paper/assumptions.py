@@ -1,4 +1,4 @@
-"""What is assumed of the machines and the runtime of 2023, alike for all clusters, and why?
+"""Assumptions on the machines and the runtime of 2023, alike for all clusters.
 
 None of these figures was fitted to a throughput that the authors measured.
 """
@@ -9,11 +9,6 @@ from llmpq_sim.core.cluster import Cluster, Device, Link
 from llmpq_sim.core.units import MIB
 from llmpq_sim.latency.profile import DeviceProfile
 
-USABLE_FRACTION = 0.95
-RESERVED_BYTES = 1930 * MIB
-"""The reference plans with ``0.95 x total - 1930 MB`` of each device (its source), and so do all
-methods here. Our own planner's reserve is smaller (`cluster.RUNTIME_BYTES`)."""
-
 USABLE_MIB = {
     "t4": 12_428,
     "v100-32g": 28_947,
@@ -21,7 +16,8 @@ USABLE_MIB = {
     "a100-40g": 36_398,
     "a800-80g": 74_921,
 }
-"""What that rule leaves, as the reference states it."""
+"""Memory to plan with: ``0.95 x total - 1930 MB`` of each device, as the reference states it. All
+methods here plan with it. Our own planner's reserve is smaller (`cluster.RUNTIME_BYTES`)."""
 
 MESSAGE_S = 283e-6
 """Latency of a message: gloo with a pickled description of the tensor before it, as the reference

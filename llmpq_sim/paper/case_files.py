@@ -1,25 +1,30 @@
-"""How is what was judged in a case written as plain data?"""
+"""Judged cases as plain data."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.paper.ablations import Ablated, ablate
+from llmpq_sim.paper.case_cache import Content, case_sha256, kept_results
 from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kept_files import Content, case_sha256, kept_results
+from llmpq_sim.paper.evolution import Mix, evolutions, evolutions_on_trace
 from llmpq_sim.paper.methods import Judged, judge_methods
 from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 
 CASES, ABLATIONS, THETAS = "cases", "ablations", "thetas"
-"""What is kept of a case: what each method does, what each ablation, and what thetas."""
+EVOLUTIONS, ON_TRACES = "evolutions", "on-traces"
+"""What is kept of a case: what each method does, what each ablation, what thetas, and what the
+genetic search brings, for the batch and on a trace."""
+
+AnyCase = Case | Mix
 
 
-def results_of(kind: str, case: Case, folder: Path | None) -> list[Content]:
+def results_of(kind: str, case: AnyCase, folder: Path | None) -> list[Content]:
     """Return what was found in a case, from the folder where it is known.
 
     Args:
-        kind: CASES, ABLATIONS or THETAS.
-        case: what is evaluated.
+        kind: CASES, ABLATIONS, THETAS, EVOLUTIONS or ON_TRACES.
+        case: what is evaluated; a mix has the last two alone.
         folder: holds a file for each case that was evaluated, or None to keep none. A file of
             other inputs or other code is made again; the times of solvers are those it has.
 
@@ -30,10 +35,16 @@ def results_of(kind: str, case: Case, folder: Path | None) -> list[Content]:
     return kept_results(path, f"llmpq/paper-{kind}", case_sha256(case), lambda: _found(kind, case))
 
 
-def _found(kind: str, case: Case) -> list[Content]:
-    if kind == CASES:
+def _found(kind: str, case: AnyCase) -> list[Content]:
+    if isinstance(case, Mix):
+        ablated = evolutions_on_trace(case) if kind == ON_TRACES else evolutions(case)
+    elif kind == CASES:
         return [result_content(case, judged) for judged in judge_methods(case)]
-    ablated = ablate(case) if kind == ABLATIONS else [*sweep_theta(case), *plans_of_targets(case)]
+    elif kind == EVOLUTIONS:
+        ablated = evolutions(case)
+    else:
+        thetas = kind == THETAS
+        ablated = [*sweep_theta(case), *plans_of_targets(case)] if thetas else ablate(case)
     return [ablated_content(case, one) for one in ablated]
 
 
@@ -54,7 +65,7 @@ def result_content(case: Case, judged: Judged) -> Content:
     }
 
 
-def ablated_content(case: Case, ablated: Ablated) -> Content:
+def ablated_content(case: AnyCase, ablated: Ablated) -> Content:
     """Return one ablation's result in SI units; no tokens/s where its plan does not fit."""
     return {
         **asdict(case),
@@ -62,6 +73,7 @@ def ablated_content(case: Case, ablated: Ablated) -> Content:
         "theta_ms": ablated.theta_ms,
         "tokens_per_s": ablated.tokens_per_s,
         "quality_loss": ablated.loss,
+        "goodput_per_s": ablated.goodput_per_s,
         "plan": _plan_or_none(ablated.plan),
     }
 

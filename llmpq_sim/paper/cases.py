@@ -1,19 +1,21 @@
-"""Which case of the paper is planned: a cluster, a workload, a share generated, a kernel set?"""
+"""Cases of the paper: cluster, workload, share generated and kernel set."""
 
 from dataclasses import dataclass, replace
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.formats import PAPER_FORMATS
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
-from llmpq_sim.io.clusters import cluster_to_content, load_cluster
+from llmpq_sim.io.clusters import cluster_to_dict, load_cluster
 from llmpq_sim.io.files import sha256_of
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import SPEC, cluster_profiles, profile_sha256
 from llmpq_sim.io.tasks import QualityTarget, planning_task
 from llmpq_sim.paper.assumptions import machines_of_paper, runtime_of_2023, steps_of_2023
-from llmpq_sim.paper.kernels import KERNELS_OF_2023
 from llmpq_sim.paper.measurements import CLUSTERS, GAMMA, MEASURED_TOKENS_PER_S, REQUESTS, WORKLOADS
 from llmpq_sim.search.bound.problem import PlanningTask
+
+KERNELS_OF_2023 = "gptq-2023"
+"""GPTQ kernels for 3 and 4 bits, LLM.int8 for 8, PyTorch for 16."""
 
 KERNEL_SETS = (KERNELS_OF_2023, SPEC)
 """The paper's kernels, and data-sheet rooflines, which stand for current ones: those read 3- and
@@ -108,7 +110,7 @@ def task_sha256(task: PlanningTask) -> str:
     return sha256_of(
         {
             "model": scenario.model.name,
-            "cluster": cluster_to_content(scenario.cluster),
+            "cluster": cluster_to_dict(scenario.cluster),
             "workload": [workload.prompt_tokens, list(workload.output_tokens)],
             "profiles": {
                 kind: profile_sha256(profile) for kind, profile in task.costs.profiles.items()

@@ -1,4 +1,4 @@
-"""What follows from the results: errors against measurements, rankings, speed-ups?"""
+"""Findings from results: errors against measurements, rankings, speed-ups."""
 
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What does the simulator say of the plans that the authors ran, and how far is that off?
+"""Simulation of the plans that the authors ran, and its error against their logs.
 
 Each logged plan is simulated twice: with the kernels of 2023, and with the stage costs that the
 authors' own latency model logged for it. The second isolates the pipeline from the kernels.
@@ -6,20 +6,20 @@ authors' own latency model logged for it. The second isolates the pipeline from 
 
 from dataclasses import dataclass, replace
 
-from llmpq_sim.core.schedule import wave_shapes
+from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.paper.assumptions import STEP_S
-from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kernels import KERNELS_OF_2023
+from llmpq_sim.paper.cases import KERNELS_OF_2023, Case
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.simulator.static.recurrence import run_wave
+from llmpq_sim.simulator.static.policies import pipelined
+from llmpq_sim.simulator.static.recurrence import compute_steps
 from llmpq_sim.simulator.static.simulate import (
     StageCosts,
-    build_wave,
+    build_step_graph,
     pipeline_links,
     simulate_static,
 )
-from llmpq_sim.simulator.static.step_graph import Wave
+from llmpq_sim.simulator.static.step_graph import StepGraph
 
 LOGGED_CASE = Case(3, "main", 1.0, KERNELS_OF_2023)
 """Where the logged plans ran: cluster 3, all 100 tokens."""
@@ -78,13 +78,16 @@ def makespan_of_stage_costs_s(logged: LoggedPlan, task: PlanningTask) -> float:
             zip(logged.prefill_s, logged.decode_s, strict=True)
         )
     )
-    return run_wave(replace(wave, service_s=service_s)).end_s
+    return compute_steps(replace(wave, service_s=service_s)).end_s
 
 
-def wave_of_kernels(logged: LoggedPlan, task: PlanningTask) -> tuple[Wave, list[StageCosts], int]:
+def wave_of_kernels(
+    logged: LoggedPlan, task: PlanningTask
+) -> tuple[StepGraph, list[StageCosts], int]:
     """Return what passes the pipeline with the kernels of 2023, its stages, and prefills in it."""
     costs, plan = task.costs, logged.plan
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
-    (shape,) = wave_shapes(costs.scenario.workload, plan.micro_batching)
-    wave = build_wave(shape, stages, pipeline_links(plan, costs), costs)
+    (shape,) = batch_schedules(costs.scenario.workload, plan.micro_batching)
+    links = pipeline_links(plan, costs)
+    wave = build_step_graph(shape, stages, links, costs, pipelined(shape))
     return wave, stages, len(shape.prefill_rows)

@@ -1,4 +1,4 @@
-"""What did LLM-PQ's authors run on which cluster, and what did they measure?
+"""Measurements of LLM-PQ's authors on each cluster.
 
 Facts from their repository (arXiv:2403.01136): table of clusters, raw logs of May and June 2023,
 and a notebook of August 2023. Nothing here enters a latency model: predictions are held against it.

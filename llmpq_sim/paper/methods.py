@@ -1,4 +1,4 @@
-"""Which plan does each method of the paper choose, and what does the same simulator say of it?
+"""Methods of the paper: the plan of each, and one simulator's verdict on all.
 
 Rules of the paper (llm-pq: Uniform, PipeEdge, adabits, LLM-PQ) over candidates of
 `search/baselines`:

@@ -1,4 +1,4 @@
-"""How are the throughputs of all methods on a cluster drawn, predicted beside measured?"""
+"""Plots of all methods' throughputs on a cluster, predicted beside measured."""
 
 from collections.abc import Callable
 from functools import partial

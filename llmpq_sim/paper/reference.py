@@ -1,4 +1,4 @@
-"""What would the reference implementation's integer program plan, with its defects?
+"""Integer program of the reference implementation, with its defects.
 
 The objective of the reference at commit ad783cc, restated (no code of it is used), in ms:
 
@@ -14,7 +14,6 @@ Layers cost alike, so whole numbers of layers per device and format say as much 
 binary for each layer, device and format.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -60,28 +59,6 @@ def device_orders(task: PlanningTask) -> list[list[int]]:
         [number for kind in order for number, one in enumerate(members) if one.device.name == kind]
         for order in permutations(kinds)
     ]
-
-
-def reference_objective_ms(
-    prefill_s: Sequence[float],
-    decode_s: Sequence[float],
-    micro_batches: tuple[int, int],
-    output_tokens: int,
-    weighted_loss_ms: float,
-) -> float:
-    """Return the reference's objective in ms.
-
-    Args:
-        prefill_s: of each stage for a prefill micro-batch.
-        decode_s: of each stage for a token of a decode micro-batch.
-        micro_batches: how many pass in prefill and in each decode round.
-        output_tokens: to generate for each request.
-        weighted_loss_ms: theta times the sum of omega.
-    """
-    prefills, groups = micro_batches
-    total_s = sum(prefill_s) + (prefills - 1) * max(prefill_s)
-    total_s += sum(decode_s) + (groups - 1) * (output_tokens - 1) * max(decode_s)
-    return total_s / MS + weighted_loss_ms
 
 
 def _solve(

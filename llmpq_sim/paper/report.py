@@ -1,4 +1,4 @@
-"""What does a reader see of the paper's evaluation? Markdown, CSV, and plain data for programs."""
+"""Report on the paper's evaluation: Markdown, CSV, and plain data for programs."""
 
 import csv
 from dataclasses import asdict
@@ -18,10 +18,10 @@ from llmpq_sim.paper.findings import (
     rankings,
     speedups,
 )
+from llmpq_sim.paper.implied_decode_times import DEVICE, missing_times
 from llmpq_sim.paper.logged import LOGGED_CASE, LoggedPrediction
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.methods import METHODS
-from llmpq_sim.paper.missing_times import DEVICE, missing_times
 from llmpq_sim.report.formatting import loss_text, percent_text, rate_text
 
 SCHEMA = "llmpq/reproduction"

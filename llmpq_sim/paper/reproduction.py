@@ -1,6 +1,6 @@
-"""How is the paper's evaluation run case by case, and its report written to a folder?"""
+"""Run of the paper's evaluation, case by case, with its report in a folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,14 +8,23 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import write_json, write_text
 from llmpq_sim.paper.ablation_plot import write_ablation_plot
 from llmpq_sim.paper.ablation_report import ablations_content, ablations_csv, ablations_markdown
-from llmpq_sim.paper.case_files import ABLATIONS, CASES, THETAS, results_of
+from llmpq_sim.paper.case_cache import Content
+from llmpq_sim.paper.case_files import (
+    ABLATIONS,
+    CASES,
+    EVOLUTIONS,
+    ON_TRACES,
+    THETAS,
+    AnyCase,
+    results_of,
+)
 from llmpq_sim.paper.cases import Case
-from llmpq_sim.paper.kept_files import Content
+from llmpq_sim.paper.evolution import MIX_OF_TRACE, Mix
 from llmpq_sim.paper.logged import LoggedPrediction, predict_logged_plans
 from llmpq_sim.paper.plots import write_plots
 from llmpq_sim.paper.report import csv_text, markdown, reproduction_content
 
-Job = tuple[str, Case]
+Job = tuple[str, AnyCase]
 """What is wanted of a case: see `case_files`."""
 
 
@@ -45,17 +54,22 @@ def reproduce_cases(
     Raises:
         InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    jobs = [(CASES, case) for case in cases]
+    jobs: list[Job] = [(CASES, case) for case in cases]
     return _done(jobs, folder, workers, on_step), predict_logged_plans()
 
 
 def ablate_cases(
-    cases: list[Case], folder: Path | None, workers: int, on_step: Callable[[str], None]
+    cases: list[Case],
+    mixes: Sequence[Mix],
+    folder: Path | None,
+    workers: int,
+    on_step: Callable[[str], None],
 ) -> list[Content]:
-    """Return the results of the ablations of all cases in order, theta's after a case's others.
+    """Return the results of the ablations of all cases in order, those of mixes last.
 
     Args:
         cases: what is planned.
+        mixes: what the genetic search is tried on beside them; one also serves a trace.
         folder: keeps the ablations and the thetas of each case, as `reproduce_cases` does.
         workers: processes that plan at once; they do not change the results.
         on_step: told how many of them are done.
@@ -63,7 +77,9 @@ def ablate_cases(
     Raises:
         InputError: bundled data or a kept file cannot be read, or a file cannot be written.
     """
-    jobs = [(kind, case) for case in cases for kind in (ABLATIONS, THETAS)]
+    jobs: list[Job] = [(kind, case) for case in cases for kind in (ABLATIONS, EVOLUTIONS, THETAS)]
+    jobs += [(EVOLUTIONS, mix) for mix in mixes]
+    jobs += [(ON_TRACES, mix) for mix in mixes if mix == MIX_OF_TRACE]
     return _done(jobs, folder, workers, on_step)
 
 

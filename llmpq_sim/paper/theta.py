@@ -1,4 +1,4 @@
-"""What does a weight on quality loss, set by hand, find, and what does a target find in its place?
+"""Sweep of LLM-PQ's weight on quality loss, beside searches with a target in its place.
 
 LLM-PQ adds theta times the loss to the time it minimises, and its authors set theta for each
 cluster. Here theta goes through powers of ten; beside each plan of the reference's program stands

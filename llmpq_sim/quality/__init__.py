@@ -1,1 +1,1 @@
-"""How much a weight format damages a layer."""
+"""Quality loss of layers by weight format."""

@@ -1,4 +1,4 @@
-"""How much quality does each layer of a model lose in each format, as measured on a text?"""
+"""Measured quality loss of each layer of a model in each format, on a text."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.records import Finite, Natural, NotNegative
 from llmpq_sim.quality.table import QualityTable
 
 MEASURES = {
@@ -38,7 +39,7 @@ class Additivity:
     """
 
     assignments: int
-    error_fraction: float
+    error_fraction: NotNegative
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class MeasuredLoss:
         seconds: what the measurement took.
     """
 
-    layer: int
+    layer: Natural
     format: str
-    loss: float | None
-    standard_error: float
-    cross_entropy_increase: float
-    seconds: float
+    loss: NotNegative | None
+    standard_error: NotNegative
+    cross_entropy_increase: Finite
+    seconds: NotNegative
 
     @property
     def diverged(self) -> bool:

@@ -1,4 +1,4 @@
-"""How much quality a plan loses: an additive table of losses per layer and format."""
+"""Quality table: losses per layer and format, which add up to a plan's loss."""
 
 import math
 import sys
@@ -43,8 +43,15 @@ class QualityTable:
         return bool(self.standard_errors) or self.error_fraction is not None
 
     def plan_loss(self, layer_formats: Sequence[str]) -> float:
-        """Return the loss of a plan, in the table's measure."""
-        return sum(self.losses[name][layer] for layer, name in enumerate(layer_formats))
+        """Return the loss of a plan, in the table's measure.
+
+        Raises:
+            InputError: the table has no losses of a format.
+        """
+        try:
+            return sum(self.losses[name][layer] for layer, name in enumerate(layer_formats))
+        except KeyError as error:
+            raise self._unknown(str(error.args[0])) from None
 
     def interval(self, layer_formats: Sequence[str]) -> float:
         """Return how far a plan's loss may be off to either side; 0.0 where nothing is known.
@@ -68,9 +75,12 @@ class QualityTable:
             InputError: the table has no such format.
         """
         if format_name not in self.losses:
-            known = ", ".join(self.losses)
-            raise InputError(f"quality: expected a format of {known}, got {format_name!r}")
+            raise self._unknown(format_name)
         return sum(self.losses[format_name])
+
+    def _unknown(self, format_name: str) -> InputError:
+        known = ", ".join(self.losses)
+        return InputError(f"quality: expected a format of {known}, got {format_name!r}")
 
     def perplexity(self, loss: float) -> float | None:
         """Return the perplexity at a loss, as if cross-entropy rose by it; None if not known.
@@ -89,7 +99,8 @@ def nominal_quality(layers: int, sensitivity: Sequence[float] | None = None) -> 
 
     The damage of rounding to b bits grows with the variance it adds, so with the square of the
     scale ``(w_max - w_min) / (2^(b-1) - 1)``; it is anchored at int4's measured loss. That puts
-    int3 at 0.316 nats, where OPT-1.3b measured 0.377 and BLOOM-3b 0.250.
+    int3 at 0.316 nats, where OPT-1.3b measured 0.377 and BLOOM-3b 0.250. A quantized format whose
+    rounding steps are not known is left out.
     Source: LLM-PQ, arXiv:2403.01136, Theorem 1.
 
     Args:
@@ -100,16 +111,16 @@ def nominal_quality(layers: int, sensitivity: Sequence[float] | None = None) -> 
     total = sum(weights)
     losses = {
         name: tuple(_nominal_loss_nats(name) * weight / total for weight in weights)
-        for name in FORMATS
+        for name, kept in FORMATS.items()
+        if kept.steps is not None or not kept.is_quantized
     }
     measure = "nominal nats" if sensitivity is None else "nominal nats, weighted by sensitivity"
     return QualityTable(measure, losses)
 
 
 def _nominal_loss_nats(format_name: str) -> float:
-    weight_format = FORMATS[format_name]
-    if not weight_format.is_quantized:
+    steps, int4_steps = FORMATS[format_name].steps, FORMATS["int4"].steps
+    if steps is None or int4_steps is None:
         return 0.0
-    steps, int4_steps = (1 << weight_format.bits - 1) - 1, 7
     scale_ratio = int4_steps / steps
     return NOMINAL_INT4_LOSS_NATS * scale_ratio * scale_ratio

@@ -1,1 +1,1 @@
-"""What the user sees of a search or a simulation."""
+"""Reports of every command: screens, JSON, pictures."""

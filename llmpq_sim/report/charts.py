@@ -1,4 +1,4 @@
-"""How do latencies develop over a trace, and how are they distributed? Drawn in characters."""
+"""Charts of latencies in characters: over a trace, and as distributions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

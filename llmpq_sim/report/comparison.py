@@ -1,11 +1,15 @@
-"""How does the plan found compare with what others would plan, and with another cluster?"""
+"""Comparison of a plan: with baselines, with one device less, and with its Pareto front."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmpq_sim.report.formatting import format_parts, loss_text, rate_text
+from llmpq_sim.report.quality import interval_of
 from llmpq_sim.search.baselines.simple import Baseline
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+
+MOST_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,85 @@ def what_if_rows(outcome: SearchOutcome) -> list[WhatIfRow]:
         )
         for changed in outcome.what_if
     ]
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One plan of the front."""
+
+    tokens_per_s: float
+    loss: float
+    interval: float | None
+    formats: list[str]
+    stages: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the scatter: quality loss to the right, throughput upwards."""
+
+    loss: float
+    tokens_per_s: float
+    symbol: str
+
+
+def front_rows(outcome: SearchOutcome) -> list[FrontRow]:
+    """Return the plans of the front, the fastest first."""
+    rows = [
+        FrontRow(
+            tokens_per_s=score.result.tokens_per_s,
+            loss=score.loss,
+            interval=interval_of(score.plan, outcome.task),
+            formats=format_parts(score.plan.layer_formats),
+            stages=len(score.plan.stages),
+        )
+        for score in outcome.front
+        if score.result is not None
+    ]
+    return sorted(rows, key=lambda row: (-row.tokens_per_s, row.loss))
+
+
+def thinned(rows: Sequence[FrontRow], most: int = MOST_ROWS) -> list[FrontRow]:
+    """Return at most so many rows, evenly spread, the first and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(number * (len(rows) - 1) / (most - 1))] for number in range(most)]
+
+
+def front_marks(outcome: SearchOutcome) -> list[Mark]:
+    """Return the baselines as ``+`` and, drawn over them, the front as ``o``."""
+    others = [baseline.score for baseline in outcome.baselines]
+    marks = [Mark(s.loss, s.result.tokens_per_s, "+") for s in others if s and s.result]
+    return marks + [Mark(row.loss, row.tokens_per_s, "o") for row in front_rows(outcome)]
+
+
+def scatter_lines(marks: Sequence[Mark], width: int, height: int, measure: str) -> list[str]:
+    """Return a scatter of marks in so many columns and rows, axes and labels included.
+
+    Later marks cover earlier ones. Both axes span the marks and need not start at zero; the one to
+    the right is named after the measure of losses.
+    """
+    if not marks:
+        return []
+    losses, rates = [mark.loss for mark in marks], [mark.tokens_per_s for mark in marks]
+    labels = [rate_text(max(rates)), rate_text(min(rates))]
+    margin = max(len(label) for label in labels)
+    rows, columns = height - 2, max(width - margin - 2, 1)
+    grid = [[" "] * columns for _ in range(rows)]
+    for mark in marks:
+        column = _place(mark.loss, min(losses), max(losses), columns)
+        row = _place(mark.tokens_per_s, max(rates), min(rates), rows)
+        grid[row][column] = mark.symbol
+    ticks = {0: labels[0], rows - 1: labels[1]}
+    lines = [
+        f"{ticks.get(number, ''):>{margin}} │{''.join(row)}".rstrip()
+        for number, row in enumerate(grid)
+    ]
+    least, most = loss_text(min(losses)), loss_text(max(losses))
+    axis = f"{least}{f' {measure} ':^{max(columns - len(least) - len(most), 0)}}{most}"
+    return [*lines, " " * margin + " └" + "─" * columns, " " * (margin + 2) + axis]
+
+
+def _place(value: float, first: float, last: float, places: int) -> int:
+    """Return where a value lies between the first place, 0, and the last."""
+    return 0 if first == last else round((value - first) / (last - first) * (places - 1))

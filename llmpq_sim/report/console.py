@@ -1,7 +1,14 @@
-"""How are lines and tables put on a console? Every text is shown as it is, never as markup."""
+"""Lines and tables on a console, and answers as JSON.
 
+Every text is shown as it is, never as markup.
+"""
+
+import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from textwrap import fill
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -9,12 +16,29 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from llmpq_sim.io.files import json_text
 from llmpq_sim.report.formatting import folded
 
 WIDTH = 88
 """Columns that tables are made for."""
 
 LABEL_WIDTH = 10
+
+
+def answer_console() -> Console:
+    """Return the console for tables: as wide as the terminal, as COLUMNS says, or 88 columns."""
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
+    return Console(width=width or (None if sys.stdout.isatty() else WIDTH), highlight=False)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Write one JSON object to stdout, in ASCII where its encoding is too narrow."""
+    text = json_text(content)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
+    sys.stdout.write(text)
 
 
 def width_of(console: Console) -> int:
@@ -45,7 +69,7 @@ class Trimmed:
             yield Segment.line()
 
 
-def put(console: Console, *parts: RenderableType) -> None:
+def print_to(console: Console, *parts: RenderableType) -> None:
     """Write renderables one below the other, wrapped at the width; nothing is an empty line."""
     for part in parts or ("",):
         console.print(Trimmed(part), width=width_of(console))

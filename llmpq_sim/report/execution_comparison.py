@@ -1,10 +1,10 @@
-"""How far was the prediction of an execution from what was measured?"""
+"""Comparison of an execution with its prediction: the error of every figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpq_sim.api.predict import Prediction, predict
+from llmpq_sim.api.prediction import Prediction, predict
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import StageVisit
 from llmpq_sim.core.result import SimulationResult, Summary
@@ -133,7 +133,7 @@ def compare(saved: SavedPlan, loaded: SavedExecution) -> Comparison:
         InfeasibleError: a stage has no room for any KV cache, by what is predicted.
     """
     check_same_plan(saved, loaded)
-    prediction = predict(saved, loaded.execution, loaded.policy, loaded.settings)
+    prediction = predict(saved, execution=loaded)
     stated = error_fraction(used_profiles(saved.plan, saved.task))
     figures = _figures(prediction.result, loaded.execution.result, stated)
     return Comparison(saved, loaded, prediction, figures, _stages(saved, loaded, prediction))

@@ -1,4 +1,4 @@
-"""How is a quantity written for a reader?"""
+"""Formatting of quantities for readers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,25 +1,35 @@
-"""What does a program read of an answer? Plain data in SI units, for JSON."""
+"""JSON of every answer: plain data in SI units."""
 
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from llmpq_sim.api.verify import Verification
-from llmpq_sim.core.result import Summary
-from llmpq_sim.io.plans import plan_to_content
+import llmpq_sim
+from llmpq_sim.api.replaying import Replay
+from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.records import to_dict
+from llmpq_sim.core.result import SimulationResult, Summary
+from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.latency.fitting.fit import FitReport
+from llmpq_sim.report.execution import comparison_headline, comparison_notes, reading_sentences
+from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
-from llmpq_sim.report.summary import error_fraction, plan_profiles
+from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.baselines.simple import Baseline
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+from llmpq_sim.simulator.continuous.max_rate import MaxRate
+from llmpq_sim.simulator.continuous.saturation import Queue
+from llmpq_sim.simulator.continuous.service import Service
 
 SEARCH_SCHEMA = "llmpq/search-report"
 SIMULATION_SCHEMA = "llmpq/simulation"
 VERIFICATION_SCHEMA = "llmpq/verification"
 FIT_SCHEMA = "llmpq/fit-report"
+COMPARISON_SCHEMA = "llmpq/comparison"
 VERSION = 1
 
 Content = dict[str, Any]
@@ -41,9 +51,9 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         "plan_file": plan_file,
         "predicted": _predicted(best, outcome.task),
         "bound": {
-            "tokens_per_s": _finite(outcome.bound_tokens_per_s),
-            "makespan_s": _finite(outcome.certificate.bound_s),
-            "gap_fraction": _finite(outcome.gap_fraction),
+            "tokens_per_s": finite(outcome.bound_tokens_per_s),
+            "makespan_s": finite(outcome.certificate.bound_s),
+            "gap_fraction": finite(outcome.gap_fraction),
         },
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
@@ -69,7 +79,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "version": VERSION,
         "requests": task.costs.scenario.workload.requests,
         "finished": result.finished if result else 0,
-        "requests_per_s": result and _finite(result.requests_per_s),
+        "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
         "quality": quality_content(score, task),
     }
@@ -80,9 +90,9 @@ def verification_content(verification: Verification) -> Content:
     return {
         "schema": VERIFICATION_SCHEMA,
         "version": VERSION,
-        "bound_s": _finite(verification.bound_s),
-        "makespan_s": _finite(verification.score.makespan_s),
-        "gap_fraction": _finite(verification.gap_fraction),
+        "bound_s": finite(verification.bound_s),
+        "makespan_s": finite(verification.score.makespan_s),
+        "gap_fraction": finite(verification.gap_fraction),
         "micro_batchings": verification.entries,
         "refined": verification.refined,
     }
@@ -111,14 +121,14 @@ def fit_content(report: FitReport, profile_file: str) -> Content:
 def _predicted(score: PlanScore, task: PlanningTask) -> Content:
     result = score.result
     return {
-        "makespan_s": result and _finite(result.makespan_s),
-        "tokens_per_s": result and _finite(result.tokens_per_s),
-        "stage_busy_fraction": result and [_finite(part) for part in result.stage_busy_fraction],
+        "makespan_s": result and finite(result.makespan_s),
+        "tokens_per_s": result and finite(result.tokens_per_s),
+        "stage_busy_fraction": result and [finite(part) for part in result.stage_busy_fraction],
         "stage_memory_bytes": [stage.total_bytes for stage in score.memory],
         "stage_memory_limit_bytes": [stage.limit_bytes for stage in score.memory],
-        "ttft_s": result and _summary(result.ttft_s),
-        "tpot_s": result and _summary(result.tpot_s),
-        "latency_s": result and _summary(result.latency_s),
+        "ttft_s": result and summary_content(result.ttft_s),
+        "tpot_s": result and summary_content(result.tpot_s),
+        "latency_s": result and summary_content(result.latency_s),
         "error_fraction": error_fraction(plan_profiles(score, task)),
     }
 
@@ -129,25 +139,176 @@ def _baseline(baseline: Baseline) -> Content:
     return {
         "name": baseline.name,
         "feasible": result is not None,
-        "tokens_per_s": result and _finite(result.tokens_per_s),
-        "quality_loss": score and _finite(score.loss),
+        "tokens_per_s": result and finite(result.tokens_per_s),
+        "quality_loss": score and finite(score.loss),
         "why_not": baseline.why_not,
     }
 
 
 def _front_member(score: PlanScore, task: PlanningTask) -> Content:
     return {
-        "tokens_per_s": score.result and _finite(score.result.tokens_per_s),
+        "tokens_per_s": score.result and finite(score.result.tokens_per_s),
         "quality_loss": score.loss,
         "quality_interval": interval_of(score.plan, task),
         "formats": format_counts(score.plan.layer_formats),
-        "plan": plan_to_content(score.plan),
+        "plan": to_dict(score.plan),
     }
 
 
-def _summary(summary: Summary) -> Content:
-    return {name: _finite(value) for name, value in asdict(summary).items()}
+def replay_content(replay: Replay) -> Content:
+    """Return a service as plain data without NaN or infinity."""
+    service = replay.service
+    return {
+        "schema": SIMULATION_SCHEMA,
+        "version": VERSION,
+        "llmpq_version": llmpq_sim.__version__,
+        **service_content(service),
+        "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
+        "queue": _queue(replay.queue),
+        "max_rate": replay.max_rate and _max_rate(replay.max_rate),
+        "trace": trace_content(service.workload),
+        "settings": to_dict(service.settings),
+        "objectives": service.objectives and asdict(service.objectives),
+        "notes": replay_notes(replay),
+        "seed": replay.seed,
+        "wall_seconds": replay.wall_seconds,
+    }
 
 
-def _finite(value: float) -> float | None:
+def service_content(service: Service) -> Content:
+    """Return the metrics of a service, its memory and its price as plain data."""
+    return {
+        **result_content(service.result),
+        "stage_memory_bytes": list(service.memory_bytes),
+        "stage_memory_limit_bytes": list(service.limit_bytes),
+        "usd_per_million_tokens": service.usd_per_million_tokens,
+    }
+
+
+def result_content(result: SimulationResult) -> Content:
+    """Return the metrics of a simulated service as plain data."""
+    return {
+        "requests": result.requests,
+        "finished": result.finished,
+        "refused": result.refused,
+        "output_tokens": result.output_tokens,
+        "makespan_s": finite(result.makespan_s),
+        "tokens_per_s": finite(result.tokens_per_s),
+        "requests_per_s": finite(result.requests_per_s),
+        "ttft_s": summary_content(result.ttft_s),
+        "tpot_s": summary_content(result.tpot_s),
+        "itl_s": summary_content(result.itl_s),
+        "latency_s": summary_content(result.latency_s),
+        "stage_busy_fraction": list(result.stage_busy_fraction),
+        "stage_bubble_fraction": [1 - busy for busy in result.stage_busy_fraction],
+        "kv_peak_fraction": list(result.kv_peak_fraction),
+        "preemptions": result.preemptions,
+        "reused_prompt_tokens": result.reused_prompt_tokens,
+        "goodput_per_s": result.goodput_per_s,
+        "slo_attainment": result.slo_attainment,
+    }
+
+
+def trace_content(workload: TraceWorkload) -> Content:
+    """Return which requests were served: their name, hash and rate."""
+    return {
+        "name": workload.name,
+        "sha256": workload_sha256(workload),
+        "rate_per_s": workload.rate_per_s,
+        "prompt_tokens": workload.total_prompt_tokens,
+        "output_tokens": workload.total_output_tokens,
+    }
+
+
+def replay_notes(replay: Replay) -> list[str]:
+    """Return what was assumed, dropped or changed, and whether the plan holds the rate."""
+    workload, queue = replay.service.workload, replay.queue
+    notes = list(workload.notes)
+    if queue.sustained_rate_per_s is not None:
+        notes.append(
+            f"the queue grows without bound: {workload.rate_per_s:.3g} requests/s arrive, the plan "
+            f"could hold about {queue.sustained_rate_per_s:.3g}"
+        )
+    return notes
+
+
+def summary_content(summary: Summary) -> Content:
+    """Return mean and percentiles as plain data."""
+    return {name: finite(value) for name, value in asdict(summary).items()}
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON has it; what is none is null."""
     return value if isfinite(value) else None
+
+
+def _queue(queue: Queue) -> Content:
+    return {
+        "most_waiting": queue.most,
+        "mean_waiting": queue.mean,
+        "waiting_at_end": queue.at_end,
+        "grows": queue.sustained_rate_per_s is not None,
+        "sustained_rate_per_s": queue.sustained_rate_per_s,
+    }
+
+
+def _max_rate(highest: MaxRate) -> Content:
+    return asdict(highest)
+
+
+def comparison_content(comparison: Comparison) -> Content:
+    """Return a prediction beside its measurement as plain data without NaN or infinity."""
+    loaded = comparison.loaded
+    return {
+        "schema": COMPARISON_SCHEMA,
+        "version": VERSION,
+        "llmpq_version": llmpq_sim.__version__,
+        "headline": comparison_headline(comparison),
+        "reading": reading_sentences(comparison),
+        "figures": {figure.name: figure_content(figure) for figure in comparison.figures},
+        "stages": [_stage(stage) for stage in comparison.stages],
+        "stated_fraction": comparison.stated_fraction,
+        "predicted": result_content(comparison.prediction.result),
+        "measured": result_content(loaded.execution.result),
+        "plan_sha256": loaded.plan_sha256,
+        "model": loaded.model,
+        "policy": loaded.policy,
+        "settings": loaded.settings and to_dict(loaded.settings),
+        "dtype": loaded.execution.dtype,
+        "loading_s": loaded.execution.loading_s,
+        "notes": comparison_notes(comparison),
+        "seed": loaded.seed,
+        "measured_by_version": loaded.llmpq_version,
+    }
+
+
+def figure_content(figure: Figure) -> Content:
+    """Return one quantity; a share's error is a difference, any other's a fraction."""
+    error = "error_points" if figure.kind == "share" else "error_fraction"
+    content: Content = {
+        "predicted": figure.predicted,
+        "measured": figure.measured,
+        error: None
+        if figure.error is None
+        else figure.error * (100 if figure.kind == "share" else 1),
+    }
+    if figure.stated_fraction is not None:
+        content |= {"stated_fraction": figure.stated_fraction, "is_within": figure.is_within}
+    return content
+
+
+def _stage(stage: StageComparison) -> Content:
+    return {
+        "number": stage.number,
+        "device": stage.device,
+        "memory_bytes": figure_content(stage.memory),
+        "busy_fraction": figure_content(stage.busy),
+        "phases": {
+            phase.phase: {
+                "predicted_visits": phase.predicted_visits,
+                "measured_visits": phase.measured_visits,
+                "visit_s": figure_content(phase.visit),
+            }
+            for phase in stage.phases
+        },
+    }

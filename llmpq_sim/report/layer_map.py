@@ -1,4 +1,4 @@
-"""Which format does each layer have, and where does each device begin?"""
+"""Layer map: the format of each layer, and where each device begins."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,12 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.report.formatting import format_counts
 
-SYMBOLS = {name: "F" if name == "fp16" else "B" if name == "bf16" else name[-1] for name in FORMATS}
-"""One character for each format: F, B, or the digit of its bits."""
-
 BOUNDARY = "|"
 
 
 @dataclass(frozen=True)
-class StripLine:
-    """One line of the strip: a symbol for each layer, and above them where stages begin.
+class LayerMapLine:
+    """One line of the map: a symbol for each layer, and above them where stages begin.
 
     Attributes:
         stages: number of each stage above its first layer, left out where there is no room.
@@ -25,27 +22,27 @@ class StripLine:
     layers: str
 
 
-def strip_lines(plan: Plan, width: int) -> list[StripLine]:
+def layer_map_lines(plan: Plan, width: int) -> list[LayerMapLine]:
     """Return a plan's layers in lines of at most so many characters, cut between stages if it can.
 
     A stage that is wider than a line goes on below, without its number.
     """
-    lines: list[StripLine] = []
+    lines: list[LayerMapLine] = []
     for number, stage in enumerate(plan.stages):
-        symbols = "".join(SYMBOLS[name] for name in stage.formats)
+        symbols = "".join(FORMATS[name].symbol for name in stage.formats)
         label = str(number) if len(str(number)) <= len(symbols) else ""
         if lines and len(lines[-1].layers) + 1 + len(symbols) <= width:
             before = lines.pop()
             labels = before.stages.ljust(len(before.layers) + 1) + label
-            lines.append(StripLine(labels, f"{before.layers}{BOUNDARY}{symbols}"))
+            lines.append(LayerMapLine(labels, f"{before.layers}{BOUNDARY}{symbols}"))
         else:
-            lines.append(StripLine(label, symbols[:width]))
+            lines.append(LayerMapLine(label, symbols[:width]))
             rest = range(width, len(symbols), width)
-            lines += [StripLine("", symbols[start : start + width]) for start in rest]
+            lines += [LayerMapLine("", symbols[start : start + width]) for start in rest]
     return lines
 
 
-def strip_legend(plan: Plan) -> str:
-    """Return what the symbols of a plan's strip mean, such as ``8 is int8, 4 is int4``."""
+def layer_map_legend(plan: Plan) -> str:
+    """Return what the symbols of a plan's map mean, such as ``8 is int8, 4 is int4``."""
     names = format_counts(plan.layer_formats)
-    return ", ".join(f"{SYMBOLS[name]} is {name}" for name in names)
+    return ", ".join(f"{FORMATS[name].symbol} is {name}" for name in names)

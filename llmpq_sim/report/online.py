@@ -1,21 +1,22 @@
-"""What does a search for a trace tell a program, and what does the user see of it?"""
+"""Screen and JSON of a search for a trace."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.io.serving import settings_to_content
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
     new_table,
     paragraph,
     plain,
-    put,
+    print_to,
     width_of,
 )
 from llmpq_sim.report.formatting import (
@@ -27,26 +28,35 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
-from llmpq_sim.report.json_reports import SEARCH_SCHEMA, VERSION, Content
+from llmpq_sim.report.json_reports import (
+    SEARCH_SCHEMA,
+    VERSION,
+    Content,
+    finite,
+    service_content,
+    trace_content,
+)
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
-from llmpq_sim.report.service import service_latency_table, service_stage_table
-from llmpq_sim.report.service_content import finite, service_content, trace_content
-from llmpq_sim.report.service_summary import (
+from llmpq_sim.report.search import show_logbook
+from llmpq_sim.report.service import (
     objective_parts,
     service_headline,
+    service_latency_table,
     service_scenario_parts,
+    service_stage_table,
     settings_parts,
     trouble_sentences,
 )
 from llmpq_sim.report.stages import unused_devices
 from llmpq_sim.report.summary import (
-    STOPPED,
     error_fraction,
+    stopped_parts,
     trust_parts,
     used_profiles,
 )
-from llmpq_sim.search.online.evaluation import Candidate
+from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
+from llmpq_sim.search.online.task import Objective
 from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
@@ -80,7 +90,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
-        "settings": settings_to_content(outcome.best.serving.settings),
+        "settings": to_dict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),
@@ -97,7 +107,12 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
 
 
 def show_online(
-    console: Console, outcome: OnlineOutcome, plan_file: str, profile_lines: Sequence[str] = ()
+    console: Console,
+    outcome: OnlineOutcome,
+    plan_file: str,
+    profile_lines: Sequence[str] = (),
+    *,
+    verbose: bool = False,
 ) -> None:
     """Write what a search for a trace found, the answer first.
 
@@ -106,29 +121,42 @@ def show_online(
         outcome: what was found.
         plan_file: name of the file the plan was written to.
         profile_lines: what else is to be said of latency profiles and measured losses.
+        verbose: whether to show the generations of the genetic search.
     """
     service, width = outcome.service, width_of(console)
-    put(console, folded_lines(_headline(outcome), width, "bold"))
+    print_to(console, folded_lines(_headline(outcome), width, "bold"))
     risks = risk_sentences(outcome.batch.best, outcome.task.batch, shlex.quote(plan_file))
     sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service), *risks]
     if sentences:
-        put(console, *(paragraph(text, width) for text in sentences))
+        print_to(console, *(paragraph(text, width) for text in sentences))
     trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
-    put(console, folded_lines(trust, width), "")
-    put(console, labelled(_facts(outcome, profile_lines), width))
-    put(console, "", service_stage_table(service, width))
+    print_to(console, folded_lines(trust, width), "")
+    print_to(console, labelled(_facts(outcome, profile_lines), width))
+    print_to(console, "", service_stage_table(service, width))
     unused = unused_devices(outcome.batch.best, outcome.task.batch)
     if unused:
-        put(console, "", paragraph(f"Not used: {joined(unused)}.", width))
-    put(console, "", service_latency_table(service.result))
-    put(console, "", _comparison_table(outcome))
-    _put_next(console, plan_file)
+        print_to(console, "", paragraph(f"Not used: {joined(unused)}.", width))
+    print_to(console, "", service_latency_table(service.result))
+    print_to(console, "", _comparison_table(outcome))
+    if verbose:
+        show_logbook(console, outcome.logbook, partial(_sought_text, outcome.task.objective))
+    _print_next(console, plan_file)
 
 
-def _objective(outcome: OnlineOutcome, candidate: Candidate) -> float | None:
-    """Return what was sought of a candidate, goodput as it is understood: more is better."""
-    sign = -1.0 if outcome.task.objective == "goodput" else 1.0
-    return finite(sign * candidate.value + 0.0)
+def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | None:
+    """Return what was sought of a service, goodput as it is understood: more is better."""
+    return _sought(outcome.task.objective, served.value)
+
+
+def _sought(objective: Objective, value: float) -> float | None:
+    sign = -1.0 if objective == "goodput" else 1.0
+    return finite(sign * value + 0.0)
+
+
+def _sought_text(objective: Objective, value: float) -> str:
+    sought = _sought(objective, value)
+    written = seconds_text if objective in ("mean-latency", "p99-latency") else rate_text
+    return "none" if sought is None else written(sought)
 
 
 def _bound(outcome: OnlineOutcome) -> Content:
@@ -211,7 +239,6 @@ def _overload(outcome: OnlineOutcome) -> list[str]:
 def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[str, list[str]]]:
     service, task = outcome.service, outcome.task
     objectives, batch = objective_parts(task.objectives), _batch(outcome)
-    stopped = [STOPPED[outcome.ended]] if outcome.ended in STOPPED else []
     return [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
@@ -226,7 +253,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
                 f"{counted(outcome.evaluations, 'service')} tried",
                 counted(outcome.generations, "generation"),
                 f"seed {outcome.batch.settings.seed}",
-                *stopped,
+                *stopped_parts(outcome.ended, outcome.cut_short),
             ],
         ),
         (
@@ -254,12 +281,10 @@ def _comparison_table(outcome: OnlineOutcome) -> Table:
     return table
 
 
-def _figures(outcome: OnlineOutcome, served: Candidate) -> list[str]:
-    result, sought = served.result, _objective(outcome, served)
-    is_time = outcome.task.objective in ("mean-latency", "p99-latency")
-    written = seconds_text if is_time else rate_text
+def _figures(outcome: OnlineOutcome, served: ServiceIndividual) -> list[str]:
+    result = served.result
     return [
-        "none" if sought is None else written(sought),
+        _sought_text(outcome.task.objective, served.value),
         seconds_text(result.ttft_s.p99),
         seconds_text(result.tpot_s.p99),
         loss_text(outcome.task.loss(served.serving.plan)),
@@ -270,11 +295,11 @@ def _formats(plan: Plan) -> str:
     return ", ".join(format_parts(plan.layer_formats))
 
 
-def _put_next(console: Console, plan_file: str) -> None:
+def _print_next(console: Console, plan_file: str) -> None:
     name = shlex.quote(plan_file)
     grid = Table.grid(padding=(0, 3))
     grid.add_row(
         plain(f"  llmpq simulate {name} --trace ..."), plain("serve other requests with it", "dim")
     )
     grid.add_row(plain(f"  llmpq verify {name}"), plain("check the bound for the batch", "dim"))
-    put(console, "", plain(f"Wrote {plan_file}. Next:"), grid)
+    print_to(console, "", plain(f"Wrote {plan_file}. Next:"), grid)

@@ -1,4 +1,4 @@
-"""What is said of how much quality a plan loses, and of how sure that is?"""
+"""Sentences on a plan's quality loss and its uncertainty."""
 
 from math import isfinite
 

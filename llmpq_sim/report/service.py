@@ -1,4 +1,4 @@
-"""What does the user see of a plan's service of a trace?"""
+"""Report of a plan's service of a trace: screen and summary."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmpq_sim.api.replay import Replay
+from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side
 from llmpq_sim.report.console import (
     WIDTH,
@@ -17,22 +17,24 @@ from llmpq_sim.report.console import (
     new_table,
     paragraph,
     plain,
-    put,
+    print_to,
     width_of,
 )
-from llmpq_sim.report.formatting import bar, folded, format_parts, percent_text, seconds_text
-from llmpq_sim.report.service_summary import (
-    max_rate_sentence,
-    objective_parts,
-    queue_sentence,
-    service_headline,
-    service_scenario_parts,
-    settings_parts,
-    trouble_sentences,
+from llmpq_sim.report.formatting import (
+    bar,
+    counted,
+    folded,
+    format_parts,
+    joined,
+    percent_text,
+    rate_text,
+    seconds_text,
 )
-from llmpq_sim.report.summary import trust_parts, used_profiles
-from llmpq_sim.report.tables import FORMATS_WIDTH, SUMMARY_HEADINGS
+from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
+from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
+from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.service import Service
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 
 CHART_HEIGHT = 7
 GAP = 2
@@ -43,23 +45,23 @@ BAR_WIDTH = 6
 def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -> None:
     """Write what a plan does with a trace, the answer first."""
     service, width = replay.service, width_of(console)
-    put(console, folded_lines(service_headline(service), width, "bold"))
-    put(console, paragraph(queue_sentence(replay), width))
+    print_to(console, folded_lines(service_headline(service), width, "bold"))
+    print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
-        put(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    put(console, *(paragraph(text, width) for text in trouble_sentences(service)))
+        print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
+    print_to(console, *(paragraph(text, width) for text in trouble_sentences(service)))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
-    put(console, folded_lines(trust, width), "")
-    _put_facts(console, replay)
-    put(console, "", service_stage_table(service, width))
+    print_to(console, folded_lines(trust, width), "")
+    _print_facts(console, replay)
+    print_to(console, "", service_stage_table(service, width))
     if service.result.finished:
-        put(console, "", service_latency_table(service.result))
-        _put_charts(console, service)
+        print_to(console, "", service_latency_table(service.result))
+        _print_charts(console, service)
     for text in written:
-        put(console, "", plain(text))
+        print_to(console, "", plain(text))
 
 
-def _put_facts(console: Console, replay: Replay) -> None:
+def _print_facts(console: Console, replay: Replay) -> None:
     service = replay.service
     objectives = objective_parts(service.objectives)
     notes = service.workload.notes
@@ -70,7 +72,7 @@ def _put_facts(console: Console, replay: Replay) -> None:
         *[("" if number else "trace", [note]) for number, note in enumerate(notes)],
         ("simulated", [seconds_text(replay.wall_seconds), f"seed {replay.seed}"]),
     ]
-    put(console, labelled(rows, width_of(console)))
+    print_to(console, labelled(rows, width_of(console)))
 
 
 def service_stage_table(service: Service, width: int) -> Table:
@@ -92,12 +94,13 @@ def service_stage_table(service: Service, width: int) -> Table:
     )
     for number, (stage, first, needed, limit, peak, busy) in enumerate(rows):
         last = first + len(stage.formats) - 1
+        needed_gib, limit_gib = gib_apart(needed, limit)
         table.add_row(
             str(number),
             plain(stage.device),
             str(first) if first == last else f"{first}-{last}",
             plain("\n".join(folded(format_parts(stage.formats), FORMATS_WIDTH, ", "))),
-            _bar_cell(needed / limit, bar_width, "cyan", f"{gib(needed):>5} / {gib(limit)} GiB"),
+            _bar_cell(needed / limit, bar_width, "cyan", f"{needed_gib:>5} / {limit_gib} GiB"),
             _bar_cell(peak, bar_width, "magenta", f"{percent_text(peak):>6}"),
             _bar_cell(busy, bar_width, "green", f"{percent_text(busy):>6}"),
         )
@@ -110,19 +113,17 @@ def _bar_cell(fraction: float, width: int, style: str, figures: str) -> Text:
 
 def service_latency_table(result: SimulationResult) -> Table:
     """Return what requests wait for their tokens: mean and percentiles."""
-    table = new_table("time of a request", *SUMMARY_HEADINGS, right=SUMMARY_HEADINGS)
-    for name, summary in (
-        ("to its first token (TTFT)", result.ttft_s),
-        ("per further token (TPOT)", result.tpot_s),
-        ("between two tokens (ITL)", result.itl_s),
-        ("to its last token (E2E)", result.latency_s),
-    ):
-        times_s = (summary.mean, summary.p50, summary.p90, summary.p95, summary.p99)
-        table.add_row(name, *(seconds_text(time_s) for time_s in times_s))
-    return table
+    return latency_table(
+        (
+            ("to its first token (TTFT)", result.ttft_s),
+            ("per further token (TPOT)", result.tpot_s),
+            ("between two tokens (ITL)", result.itl_s),
+            ("to its last token (E2E)", result.latency_s),
+        )
+    )
 
 
-def _put_charts(console: Console, service: Service) -> None:
+def _print_charts(console: Console, service: Service) -> None:
     width = width_of(console)
     beside = width >= LEAST_WIDTH
     half = (width - GAP) // 2 if beside else width
@@ -134,9 +135,121 @@ def _put_charts(console: Console, service: Service) -> None:
         times = [over_time(name, arrival_s, value_s, half, CHART_HEIGHT) for name, value_s in named]
         pairs.insert(0, (f"By arrival ({MEDIAN} median, {TAIL} 99th percentile)", times))
     for legend, (left, right) in pairs:
-        put(console, "", plain(legend, "dim"))
+        print_to(console, "", plain(legend, "dim"))
         if beside:
             lines = side_by_side(left.lines(), right.lines(), half + GAP)
         else:
             lines = [*left.lines(), *right.lines()]
-        put(console, plain("\n".join(lines)))
+        print_to(console, plain("\n".join(lines)))
+
+
+def service_headline(service: Service) -> list[str]:
+    """Return what is served per second, and how much of it is good."""
+    result = service.result
+    if not result.finished:
+        return [f"all {counted(result.requests, 'request')} refused: none fits"]
+    parts = [
+        f"{rate_text(result.requests_per_s)} requests/s",
+        f"{rate_text(result.tokens_per_s)} tokens/s",
+    ]
+    if result.goodput_per_s is not None and result.slo_attainment is not None:
+        met = percent_text(result.slo_attainment, 1)
+        parts += [f"goodput {rate_text(result.goodput_per_s)} requests/s", f"{met} meet the SLO"]
+    cost = service.usd_per_million_tokens
+    return parts if cost is None else [*parts, f"${cost:.2f} per million tokens"]
+
+
+def queue_sentence(replay: Replay) -> str:
+    """Return how the queue develops, and what the plan could hold where it cannot hold the rate."""
+    queue, rate_per_s = replay.queue, replay.service.workload.rate_per_s
+    if queue.sustained_rate_per_s is not None and rate_per_s is not None:
+        held = rate_text(queue.sustained_rate_per_s)
+        return (
+            f"The queue grows without bound: {rate_text(rate_per_s)} requests/s arrive, and "
+            f"{counted(queue.at_end, 'request')} wait for a first token when the last one "
+            f"arrives. The plan could hold about {held} requests/s: try --rate {held}."
+        )
+    return (
+        f"Waiting for a first token: at most {counted(queue.most, 'request')} at once, "
+        f"{queue.mean:.1f} on average."
+    )
+
+
+def max_rate_sentence(highest: MaxRate) -> str:
+    """Return the highest rate at which enough requests meet the objectives."""
+    share = percent_text(highest.attainment, 1)
+    if highest.rate_per_s is None:
+        lowest = min(trial.rate_per_s for trial in highest.trials)
+        return f"At no rate down to {rate_text(lowest)} requests/s do {share} meet the SLO."
+    rate = f"{rate_text(highest.rate_per_s)} requests/s"
+    if not highest.is_limit:
+        return f"Up to {rate}, as far as was tried, {share} meet the SLO."
+    return (
+        f"Up to {rate}, {share} meet the SLO: the trace's arrivals compressed, "
+        f"{len(highest.trials)} rates tried."
+    )
+
+
+def service_scenario_parts(service: Service) -> list[str]:
+    """Return what is served where: model, devices, and the trace."""
+    model, cluster, workload = service.costs.model, service.costs.cluster, service.workload
+    rate_per_s = workload.rate_per_s
+    rate = "all at once" if rate_per_s is None else f"{rate_text(rate_per_s)} requests/s"
+    prompts = workload.total_prompt_tokens / workload.requests
+    outputs = workload.total_output_tokens / workload.requests
+    return [
+        f"{model.name} ({counted(model.layers, 'layer')})",
+        f"{cluster.name} ({kinds_text(cluster)})",
+        f"{counted(workload.requests, 'request')} of {workload.name}, {rate}",
+        f"mean {prompts:.0f} prompt + {outputs:.0f} output tokens",
+    ]
+
+
+def settings_parts(service: Service) -> list[str]:
+    """Return how requests are batched."""
+    settings = service.settings
+    prompts = "prompts cut to fit" if settings.chunked_prefill else "prompts whole, before decodes"
+    parts = [
+        f"at most {counted(settings.token_budget, 'token')} a batch",
+        f"{counted(settings.sequence_limit, 'request')} admitted",
+        prompts,
+    ]
+    if settings.prefix_caching:
+        reused = counted(service.result.reused_prompt_tokens, "prompt token")
+        parts.append(f"prefixes cached: {reused} reused")
+    return parts
+
+
+def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
+    """Return what a request must meet to be good; nothing where no limit is given."""
+    if objectives is None:
+        return []
+    limits = (
+        ("TTFT", objectives.ttft_s),
+        ("TPOT", objectives.tpot_s),
+        ("end to end", objectives.latency_s),
+    )
+    return [f"{name} at most {seconds_text(limit)}" for name, limit in limits if limit is not None]
+
+
+def trouble_sentences(service: Service) -> list[str]:
+    """Return what went wrong for requests: refused ones, and those computed anew."""
+    result, sentences = service.result, []
+    if result.refused:
+        capacity = service.pipeline.block_capacity * service.settings.block_tokens
+        longest = min(capacity, service.settings.longest_context_tokens)
+        sentences.append(
+            f"Refused: {counted(result.refused, 'request')} of {result.requests} with more than "
+            f"{longest} tokens, all that the tightest stage can hold for one."
+        )
+    if result.preemptions:
+        tight = [
+            stage.device
+            for stage, peak in zip(service.plan.stages, result.kv_peak_fraction, strict=True)
+            if peak == max(result.kv_peak_fraction)
+        ]
+        sentences.append(
+            f"KV cache ran out on {joined(tight)}: {counted(result.preemptions, 'preemption')}, "
+            "each computing its request's cache anew."
+        )
+    return sentences

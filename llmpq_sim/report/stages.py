@@ -1,16 +1,17 @@
-"""What does each stage of a plan hold and do, and which one limits the rest?"""
+"""Stages of a plan: what each holds and does, and which one is the bottleneck."""
 
 from dataclasses import dataclass
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.report.formatting import joined, percent_text, span_text
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
-from llmpq_sim.simulator.static.simulate import StageCosts, build_wave, pipeline_links
+from llmpq_sim.simulator.static.policies import pipelined
+from llmpq_sim.simulator.static.simulate import StageCosts, build_step_graph, pipeline_links
 
 EVEN_FRACTION = 0.05
 """Stages whose busy time differs by no more than this share of the busiest are evenly loaded."""
@@ -115,14 +116,14 @@ def phase_seconds(plan: Plan, costs: LayerCosts) -> list[tuple[float, float]]:
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
     hops = pipeline_links(plan, costs)
     seconds = [(0.0, 0.0) for _ in stages]
-    for shape, count in counted_wave_shapes(costs.scenario.workload, plan.micro_batching):
-        wave = build_wave(shape, stages, hops, costs)
+    for schedule, count in counted_batch_schedules(costs.scenario.workload, plan.micro_batching):
+        graph = build_step_graph(schedule, stages, hops, costs, pipelined(schedule))
         seconds = [
             (
-                prefill_s + count * sum(service_s[: wave.starts]),
-                decode_s + count * sum(service_s[wave.starts :]),
+                prefill_s + count * sum(service_s[: graph.starts]),
+                decode_s + count * sum(service_s[graph.starts :]),
             )
-            for (prefill_s, decode_s), service_s in zip(seconds, wave.service_s, strict=True)
+            for (prefill_s, decode_s), service_s in zip(seconds, graph.service_s, strict=True)
         ]
     return seconds
 

@@ -1,9 +1,9 @@
-"""What is the answer of a search, a simulation, a proof or a fit in a few words?"""
+"""Summary of a search, a simulation, a proof or a fit, in a few words."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
 from llmpq_sim.core.scenario import Scenario
@@ -148,7 +148,15 @@ def effort_parts(outcome: SearchOutcome) -> list[str]:
         counted(outcome.generations, "generation"),
         f"seed {outcome.settings.seed}",
     ]
-    return parts + ([STOPPED[outcome.ended]] if outcome.ended in STOPPED else [])
+    return parts + stopped_parts(outcome.ended, outcome.cut_short)
+
+
+def stopped_parts(ended: str, cut_short: Sequence[str]) -> list[str]:
+    """Return why a search ended that did not end by itself, and what it left out."""
+    if ended not in STOPPED:
+        return []
+    cut = f"cut short: {joined(cut_short)}" if cut_short else None
+    return [STOPPED[ended], *([cut] if cut else [])]
 
 
 def verification_parts(verification: Verification) -> list[str]:

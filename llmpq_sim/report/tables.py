@@ -1,14 +1,25 @@
-"""Which figures stand beside each other in a table?"""
+"""Tables of plans, times and errors, and listings of what ships with llmpq."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.cluster import Cluster, Device
+from llmpq_sim.core.formats import FORMATS, WeightFormat
+from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.result import Summary
+from llmpq_sim.core.units import GB, TFLOP, gib, gib_apart
+from llmpq_sim.io.clusters import bundled_clusters, load_cluster
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.models import bundled_models, load_model
+from llmpq_sim.io.resources import unknown_name
 from llmpq_sim.latency.fitting.fit import FitError
-from llmpq_sim.report.comparison import ComparisonRow, WhatIfRow
+from llmpq_sim.report.comparison import ComparisonRow, FrontRow, WhatIfRow
 from llmpq_sim.report.console import WIDTH, new_table, plain
 from llmpq_sim.report.formatting import (
     bar,
@@ -18,10 +29,9 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
-from llmpq_sim.report.front import FrontRow
-from llmpq_sim.report.listings import Listing
 from llmpq_sim.report.quality import loss_with_interval
 from llmpq_sim.report.stages import StageRow
+from llmpq_sim.report.summary import kinds_text
 
 BAR_WIDTH = 8
 """Width of a bar, less where the console is too narrow for it."""
@@ -54,7 +64,8 @@ def stage_table(rows: Sequence[StageRow], width: int) -> Table:
 
 
 def _memory_cell(row: StageRow, bar_width: int) -> Text:
-    figures = f"{gib(row.memory_bytes):>5} / {gib(row.limit_bytes)} GiB"
+    needed, limit = gib_apart(row.memory_bytes, row.limit_bytes)
+    figures = f"{needed:>5} / {limit} GiB"
     style = "cyan" if row.memory_bytes <= row.limit_bytes else "red"
     return Text.assemble((bar(row.memory_bytes / row.limit_bytes, bar_width), style), figures)
 
@@ -109,17 +120,48 @@ def front_table(rows: Sequence[FrontRow], measure: str) -> Table:
     return table
 
 
-def latency_table(result: SimulationResult) -> Table:
-    """Return what requests wait for their tokens: mean and percentiles."""
+def latency_table(named: Iterable[tuple[str, Summary]]) -> Table:
+    """Return what requests wait for their tokens: mean and percentiles of each time named."""
     table = new_table("time of a request", *SUMMARY_HEADINGS, right=SUMMARY_HEADINGS)
-    for name, summary in (
-        ("to its first token (TTFT)", result.ttft_s),
-        ("per further token (TPOT)", result.tpot_s),
-        ("to its last token", result.latency_s),
-    ):
+    for name, summary in named:
         times_s = (summary.mean, summary.p50, summary.p90, summary.p95, summary.p99)
         table.add_row(name, *(seconds_text(time_s) for time_s in times_s))
     return table
+
+
+def error_table(title: str, errors: Sequence[FitError]) -> Table:
+    """Return how far predictions are from measurements, by what was predicted."""
+    table = new_table(title, "format", "phase", *ERROR_HEADINGS, right=ERROR_HEADINGS)
+    for error in errors:
+        shares = (percent_text(error.median_ape, 1), percent_text(error.p90_ape, 1))
+        names = map(plain, (error.op, error.format, error.phase))
+        table.add_row(*names, *shares, str(error.rows))
+    return table
+
+
+LISTING_SCHEMA = "llmpq/listing"
+LISTING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Things of one kind, as a table and as plain data.
+
+    Attributes:
+        kind: what they are, such as ``devices``.
+        columns: headings of the table.
+        rows: a text for each heading.
+        entries: the same things in SI units, by name of the figure.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    entries: tuple[dict[str, Any], ...]
+
+    def content(self) -> dict[str, Any]:
+        """Return the things as JSON content."""
+        return {"schema": LISTING_SCHEMA, "version": LISTING_VERSION, self.kind: list(self.entries)}
 
 
 def listing_table(listing: Listing) -> Table:
@@ -135,11 +177,127 @@ def listing_table(listing: Listing) -> Table:
     return table
 
 
-def error_table(title: str, errors: Sequence[FitError]) -> Table:
-    """Return how far predictions are from measurements, by what was predicted."""
-    table = new_table(title, "format", "phase", *ERROR_HEADINGS, right=ERROR_HEADINGS)
-    for error in errors:
-        shares = (percent_text(error.median_ape, 1), percent_text(error.p90_ape, 1))
-        names = map(plain, (error.op, error.format, error.phase))
-        table.add_row(*names, *shares, str(error.rows))
-    return table
+def bundled_listing(kind: str) -> Listing:
+    """Return what ships of one kind.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind not in _KINDS:
+        raise unknown_name("list", f"one of {', '.join(_KINDS)}", kind, tuple(_KINDS))
+    return _KINDS[kind]()
+
+
+def _models() -> Listing:
+    models = [load_model(name) for name in bundled_models()]
+    models.sort(key=lambda model: (model.family, _model_bytes(model)))
+    columns = ("model", "layers", "hidden size", "heads", "KV heads", "context", "GiB at 16 bits")
+    return Listing(
+        "models", columns, tuple(map(_model_row, models)), tuple(map(_model_entry, models))
+    )
+
+
+def _model_bytes(model: ModelSpec) -> int:
+    """Return the bytes of all weights at 16 bits, a tied embedding once."""
+    layers = model.layers * layer_weight_bytes(model, FORMATS["fp16"])
+    return layers + ends_bytes(model, is_first=True, is_last=True)
+
+
+def _model_row(model: ModelSpec) -> tuple[str, ...]:
+    counts = (model.layers, model.hidden_size, model.heads, model.kv_heads, model.max_positions)
+    return (model.name, *map(str, counts), gib(_model_bytes(model)))
+
+
+def _model_entry(model: ModelSpec) -> dict[str, Any]:
+    return {**asdict(model), "weights_bytes": _model_bytes(model)}
+
+
+def _devices() -> Listing:
+    devices = list(load_devices().values())
+    columns = ("device", "GiB", "GB/s", "TFLOPS", "formats", "kernels", "$/h")
+    return Listing(
+        "devices", columns, tuple(map(_device_row, devices)), tuple(map(asdict, devices))
+    )
+
+
+def _device_row(device: Device) -> tuple[str, ...]:
+    price = device.price_usd_per_hour
+    return (
+        device.name,
+        gib(device.memory_bytes),
+        f"{device.memory_bytes_per_s / GB:.0f}",
+        _teraflops(device),
+        " ".join(device.formats),
+        " ".join(device.kernels),
+        "" if price is None else f"{price:.2f}",
+    )
+
+
+def _teraflops(device: Device) -> str:
+    rate = device.flops_per_s / TFLOP
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _clusters() -> Listing:
+    clusters = [load_cluster(name) for name in bundled_clusters()]
+    rows = tuple(
+        (cluster.name, kinds_text(cluster), str(_nodes(cluster)), gib(_memory_bytes(cluster)))
+        for cluster in clusters
+    )
+    columns = ("cluster", "devices", "nodes", "GiB in all")
+    return Listing("clusters", columns, rows, tuple(map(_cluster_entry, clusters)))
+
+
+def _cluster_entry(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "devices": dict(Counter(member.device.name for member in cluster.devices)),
+        "nodes": _nodes(cluster),
+        "memory_bytes": _memory_bytes(cluster),
+    }
+
+
+def _nodes(cluster: Cluster) -> int:
+    return len({member.node for member in cluster.devices})
+
+
+def _memory_bytes(cluster: Cluster) -> int:
+    return sum(member.device.memory_bytes for member in cluster.devices)
+
+
+def _formats() -> Listing:
+    columns = ("format", "bits", "stored bits per weight", "group", "quantizer")
+    kept = list(FORMATS.values())
+    return Listing(
+        "formats", columns, tuple(map(_format_row, kept)), tuple(map(_format_entry, kept))
+    )
+
+
+def _format_entry(weight_format: WeightFormat) -> dict[str, Any]:
+    return {
+        "name": weight_format.name,
+        "bits": weight_format.bits,
+        "group_size": weight_format.group_size,
+        "group_bits": weight_format.group_bits,
+        "quantizer": weight_format.quantizer,
+        "bits_per_weight": weight_format.bits_per_weight(),
+    }
+
+
+def _format_row(weight_format: WeightFormat) -> tuple[str, ...]:
+    group = str(weight_format.group_size) if weight_format.group_size else "row"
+    return (
+        weight_format.name,
+        str(weight_format.bits),
+        f"{weight_format.bits_per_weight():.2f}",
+        group if weight_format.is_quantized else "",
+        weight_format.quantizer or "none: weights are kept",
+    )
+
+
+_KINDS: dict[str, Callable[[], Listing]] = {
+    "models": _models,
+    "devices": _devices,
+    "clusters": _clusters,
+    "formats": _formats,
+}

@@ -1,4 +1,4 @@
-"""How does a simulation become a timeline that Perfetto and chrome://tracing show?
+"""Timeline of a simulation for Perfetto and chrome://tracing.
 
 Events are written as they happen, in the Trace Event Format: stages are tracks of a process, the
 visits of micro-batches slices on them, KV blocks in use and requests that wait counters. Several
@@ -52,12 +52,12 @@ class Timeline:
             events += _names(process, name, tracks)
         stream.write(",\n".join(json.dumps(event) for event in events).encode())
 
-    def visit(self, stage: int, visit: int, began_s: float, ended_s: float) -> None:
-        """Take down a visit of a batch that `batch` told of."""
-        decodes, prompt_tokens = self._labels.get(visit, (0, 0))
+    def step(self, stage: int, batch: int, began_s: float, ended_s: float) -> None:
+        """Take down a step of a batch that `batch` told of."""
+        decodes, prompt_tokens = self._labels.get(batch, (0, 0))
         if stage == self._last_stage:
-            self._labels.pop(visit, None)
-        arguments = {"batch": visit, "decodes": decodes, "prompt_tokens": prompt_tokens}
+            self._labels.pop(batch, None)
+        arguments = {"batch": batch, "decodes": decodes, "prompt_tokens": prompt_tokens}
         self.slice(stage, phase_of(decodes, prompt_tokens), (began_s, ended_s), arguments)
 
     def batch(

@@ -1,1 +1,1 @@
-"""Which plan is best, and how far from the best possible it is."""
+"""Search for the best plan, with a bound on how far it is from the best possible."""

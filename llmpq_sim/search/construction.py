@@ -1,4 +1,4 @@
-"""How numbers of layers per device become a plan: the order of devices, and formats per layer."""
+"""Construction of a plan from layers per device: the order of devices, and formats per layer."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.bound.problem import (
     BlockItem,
+    BlockPlace,
     BoolArray,
     FloatArray,
-    Place,
     PlanningTask,
     Problem,
     build_problem,
@@ -68,7 +68,7 @@ def stage_problem(
         layers: layers of each stage.
     """
     members = [task.costs.scenario.cluster.devices[device] for device in order]
-    places = tuple(Place(member.name, member.device.name, 1) for member in members)
+    places = tuple(BlockPlace(member.name, member.device.name, 1) for member in members)
     free = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
     items: list[BlockItem] = []
     for number, (stop, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
@@ -159,7 +159,7 @@ def best_formats(
 
 
 def _stage_items(
-    task: PlanningTask, places: tuple[Place, ...], number: int, layers: range
+    task: PlanningTask, places: tuple[BlockPlace, ...], number: int, layers: range
 ) -> list[BlockItem]:
     """Return the layers of one stage, grouped by their losses and bound to it."""
     losses = [task.quality.losses[name] for name in task.formats]

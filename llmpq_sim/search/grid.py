@@ -1,4 +1,4 @@
-"""Which micro-batchings a search considers: a finite grid, so that a bound can cover it."""
+"""Grid of micro-batchings: finite, so that a bound can cover it."""
 
 from math import ceil
 

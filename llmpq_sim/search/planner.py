@@ -1,4 +1,4 @@
-"""Which plan is best: bound, seeds, evolution and certificate, in this order.
+"""Planner: bound, seeds, evolution and certificate, in this order.
 
 1. The relaxation of every micro-batching of the grid gives a first bound and says where to look.
 2. Seeds: each baseline, and by branch and bound over micro-batchings the integer program's plan and
@@ -9,23 +9,37 @@
 Each step can be the last: a deadline or an interruption ends the search with the best plan so far.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.search.baselines.simple import Baseline, all_baselines
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline, all_baselines
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
 from llmpq_sim.search.bound.feasibility import check_feasible, explain
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import check_time, share_of_time, time_limit
+from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
+from llmpq_sim.search.genetic.batches import (
+    PlanState,
+    SimulatedFront,
+    plan_effort,
+    plan_toolbox,
+)
 from llmpq_sim.search.genetic.evaluation import Evaluator
-from llmpq_sim.search.genetic.evolution import EvolutionState, evolve, first_state, stream
+from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.scoring import PlanScore, score_plan
-from llmpq_sim.search.seeding import Seeds, seek_front, seek_seeds
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
+from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
+
+BOUND_SHARE, BASELINES_SHARE, SEEDS_SHARE, EVOLUTION_SHARE, TIGHTER_SHARE = 0.4, 0.4, 0.6, 0.6, 0.7
+"""Of the time that a budget leaves to each step, what it may take; the last one takes the rest."""
+
+LogbookRow = Mapping[str, float]
+"""A generation: its number, how many were judged, and figures of the survivors."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class SearchSettings:
     Attributes:
         seed: of every random draw.
         generations: of the genetic search, at most.
-        budget_s: seconds after which no further step starts, or None.
+        budget_s: seconds after which the search ends with what it has, or None.
         workers: processes that may simulate at once; they do not change the result.
         wants_front: whether to seek the whole front of throughput and quality loss.
         only_plans: whether to leave out what does not change the plan: tightening the bound, and
@@ -48,16 +62,6 @@ class SearchSettings:
     workers: int = 1
     wants_front: bool = False
     only_plans: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a search reports while it runs: its step, and how far it is."""
-
-    step: str
-    done: int
-    total: int
-    best_tokens_per_s: float | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class SearchOutcome:
         evaluations, generations: how much was tried.
         seconds: how long it took.
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
+        cut_short: the steps that the time budget ended or left out.
+        logbook: generations of the genetic search; makespans in seconds.
     """
 
     task: PlanningTask
@@ -87,7 +93,9 @@ class SearchOutcome:
     evaluations: int
     generations: int
     seconds: float
-    ended: str
+    ended: Ending
+    cut_short: tuple[str, ...] = ()
+    logbook: tuple[LogbookRow, ...] = ()
 
     @property
     def bound_tokens_per_s(self) -> float:
@@ -104,9 +112,9 @@ def search(
     task: PlanningTask,
     settings: SearchSettings,
     *,
-    resumed: EvolutionState | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-    on_state: Callable[[EvolutionState], None] = lambda _: None,
+    resumed: PlanState | None = None,
+    on_progress: Callable[[SearchProgress], None] = lambda _: None,
+    on_state: Callable[[PlanState], None] = lambda _: None,
 ) -> SearchOutcome:
     """Return the best plan found, its certificate and the baselines.
 
@@ -120,125 +128,128 @@ def search(
     Raises:
         InfeasibleError: no plan fits the memory within the quality budget.
     """
-    return _Search(task, settings, on_progress, on_state).run(resumed)
+    with time_limit(settings.budget_s):
+        return _Search(task, settings, SearchFrame(on_progress), on_state).run(resumed)
 
 
 @dataclass
 class _Search:
     task: PlanningTask
     settings: SearchSettings
-    on_progress: Callable[[Progress], None]
-    on_state: Callable[[EvolutionState], None]
-    ended: str = "done"
-    best_s: float | None = None
-    started_s: float = field(default_factory=time.monotonic)
+    frame: SearchFrame
+    on_state: Callable[[PlanState], None]
 
-    def run(self, resumed: EvolutionState | None) -> SearchOutcome:
+    def run(self, resumed: PlanState | None) -> SearchOutcome:
         scenario = self.task.costs.scenario
         grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
         screen = Screen(self.task)
-        certificate = first_certificate(screen, grid, self._told("bound"))
-        check_feasible(self.task, certificate)
-        self._tell("baselines", 0, 1)
-        baselines = tuple(all_baselines(screen, self._has_time))
-        operators = Operators(self.task, grid)
-        evaluator = Evaluator(screen, self.settings.workers)
-        state = resumed or self._seeded(baselines, certificate, screen, operators, evaluator)
-        state = self._evolve(state, operators, evaluator)
-        best = score_plan(state.best.plan, self.task)
-        certificate = self._tightened(certificate, screen, best)
+        seeds = Seeds(self._bounded(screen, grid))
+        baselines = self._baselines(screen)
+        if resumed is None:
+            self._seek(seeds, baselines, screen, grid)
+        state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
+        best = score_in_simpy(state.best.plan, self.task)
+        certificate = self._tightened(seeds.certificate, screen, best)
         return SearchOutcome(
             task=self.task,
             settings=self.settings,
             best=best,
             baselines=baselines,
-            front=tuple(score_plan(member.plan, self.task) for member in state.front),
+            front=self._front(best, state),
             certificate=certificate,
             evaluations=state.evaluations,
             generations=state.generation,
             what_if=self._what_if(best),
-            seconds=time.monotonic() - self.started_s,
-            ended=self.ended,
+            seconds=self.frame.seconds,
+            ended=self.frame.ended,
+            cut_short=tuple(self.frame.cut_short),
+            logbook=tuple(state.logbook),
         )
 
-    def _seeded(
+    def _bounded(self, screen: Screen, grid: list[MicroBatching]) -> Certificate:
+        """Return the first bounds, of as many micro-batchings as there is time for."""
+        with share_of_time(BOUND_SHARE):
+            certificate = first_certificate(screen, grid, self.frame.told("bound"))
+        if certificate.unproven:
+            self.frame.cut(f"bounds of {certificate.unproven} of {len(grid)} micro-batchings")
+        check_feasible(self.task, certificate)
+        return certificate
+
+    def _baselines(self, screen: Screen) -> tuple[Baseline, ...]:
+        self.frame.tell("baselines", 0, 1)
+        with share_of_time(BASELINES_SHARE):
+            baselines = tuple(all_baselines(screen))
+        if any(baseline.why_not == NOT_TRIED for baseline in baselines):
+            self.frame.cut("baselines")
+        return baselines
+
+    def _seek(
         self,
+        seeds: Seeds,
         baselines: tuple[Baseline, ...],
-        certificate: Certificate,
         screen: Screen,
-        operators: Operators,
-        evaluator: Evaluator,
-    ) -> EvolutionState:
-        """Return a first population of baselines, integer programs and guided partitions."""
-        seeds = Seeds(certificate)
+        grid: list[MicroBatching],
+    ) -> None:
+        """Add the plans of baselines, of integer programs and of guided partitions."""
         for baseline in baselines:
             if baseline.score is not None:
                 seeds.add(baseline.score.plan, screen)
-        try:
-            seek_seeds(seeds, screen, self._has_time, self._told("seeds"))
+        with share_of_time(SEEDS_SHARE), self.frame.step("seeds", lambda: bool(seeds.plans)):
+            seek_seeds(seeds, screen, self.frame.told("seeds"))
             if self.settings.wants_front:
-                seek_front(seeds, screen, self._told("front"))
-        except KeyboardInterrupt:
-            if not seeds.plans:
-                raise
-            self.ended = "interrupted"
-        state = first_state(
-            seeds.plans, operators, evaluator, stream(self.settings.seed, b"evolution")
-        )
-        if not state.front:
+                seek_front(seeds, screen, self.frame.told("front"))
+        if not seeds.plans and self.frame.ended == "budget":
+            seek_any(seeds, screen, grid)
+
+    def _evolved(
+        self, seeds: Seeds, resumed: PlanState | None, operators: Operators, screen: Screen
+    ) -> PlanState:
+        """Return the last state of the genetic search, begun with seeds or taken up again."""
+        rng = stream(self.settings.seed, b"evolution")
+        state = resumed or EvolutionState(rng, SimulatedFront())
+        effort = plan_effort(by_front=self.settings.wants_front)
+        evaluator = Evaluator(screen, self.settings.workers)
+        toolbox = plan_toolbox(operators, evaluator, state.rng, by_front=effort.by_front)
+        if resumed is None:
+            begin(state, toolbox, effort, seeds.plans)
+        if not state.hall:
             raise InfeasibleError(explain(self.task))
+
+        def after_generation() -> bool:
+            self._note(state)
+            self.frame.tell("generations", state.generation, self.settings.generations)
+            self.on_state(state)
+            return self.frame.has_time("generations")
+
+        self._note(state)
+        if not self.frame.has_time("generations"):
+            return state
+        with share_of_time(EVOLUTION_SHARE), self.frame.step("generations"):
+            evolve(state, toolbox, effort, self.settings.generations, after_generation)
         return state
 
-    def _evolve(
-        self, state: EvolutionState, operators: Operators, evaluator: Evaluator
-    ) -> EvolutionState:
-        def after_generation(now: EvolutionState) -> bool:
-            self.best_s = now.best.makespan_s
-            self._tell("generations", now.generation, self.settings.generations)
-            self.on_state(now)
-            return self._has_time()
-
-        self.best_s = state.best.makespan_s
-        try:
-            return evolve(
-                state,
-                operators,
-                evaluator,
-                self.settings.generations,
-                by_front=self.settings.wants_front,
-                on_generation=after_generation,
-            )
-        except KeyboardInterrupt:
-            self.ended = "interrupted"
-            return state
+    def _note(self, state: PlanState) -> None:
+        tokens = self.task.costs.scenario.workload.total_output_tokens
+        self.frame.best_tokens_per_s = tokens / state.best.makespan_s
 
     def _tightened(self, certificate: Certificate, screen: Screen, best: PlanScore) -> Certificate:
-        if self.settings.only_plans or not self._has_time():
-            return certificate
-        try:
-            return tighten(certificate, screen, best.makespan_s, self._told("certificate"))
-        except KeyboardInterrupt:
-            self.ended = "interrupted"
-            return certificate
+        if not self.settings.only_plans and self.frame.has_time("tighter bounds"):
+            with share_of_time(TIGHTER_SHARE), self.frame.step("tighter bounds"):
+                tighten(certificate, screen, best.makespan_s, self.frame.told("certificate"))
+        return certificate
+
+    def _front(self, best: PlanScore, state: PlanState) -> tuple[PlanScore, ...]:
+        """Return the score of each plan of the front, the best first."""
+        front = [best]
+        with self.frame.step("front"):
+            for member in state.hall[1:]:
+                check_time()
+                front.append(score_plan(member.plan, self.task))
+        return tuple(front)
 
     def _what_if(self, best: PlanScore) -> tuple[WhatIf, ...]:
-        if self.settings.only_plans or not self._has_time():
-            return ()
-        return tuple(without_one(self.task, best))
-
-    def _has_time(self) -> bool:
-        if self.ended == "interrupted":
-            return False
-        limit = self.settings.budget_s
-        if limit is not None and time.monotonic() - self.started_s > limit:
-            self.ended = "budget"
-            return False
-        return True
-
-    def _told(self, step: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._tell(step, done, total)
-
-    def _tell(self, step: str, done: int, total: int) -> None:
-        tokens = self.task.costs.scenario.workload.total_output_tokens
-        rate = None if self.best_s is None else tokens / self.best_s
-        self.on_progress(Progress(step, done, total, rate))
+        rows: list[WhatIf] = []
+        if not self.settings.only_plans and self.frame.has_time("what-if"):
+            with self.frame.step("what-if"):
+                rows.extend(without_one(self.task, best))
+        return tuple(rows)

@@ -1,4 +1,4 @@
-"""How good a plan is: whether it fits, what it loses, and how long it takes."""
+"""Score of a plan: whether it fits, what it loses, and how long it takes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,9 +7,12 @@ from math import isinf
 from llmpq_sim.core.memory import StageMemory, plan_memory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.problem import BUDGET_TOLERANCE, PlanningTask
-from llmpq_sim.simulator.static.simulate import simulate_static
+from llmpq_sim.simulator.static.checked import CheckedSteps
+from llmpq_sim.simulator.static.policies import BatchPolicy, pipelined
+from llmpq_sim.simulator.static.recurrence import compute_steps
+from llmpq_sim.simulator.static.simulate import RunSteps, simulate_static
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,10 @@ class PlanScore:
         """Return the first reason why the plan is not feasible, or None."""
         for number, stage in enumerate(self.memory):
             if not stage.fits:
+                needs, has = gib_apart(stage.total_bytes, stage.limit_bytes)
                 return (
                     f"does not fit: stage {number} on {self.plan.stages[number].device} needs "
-                    f"{gib(stage.total_bytes)} GiB, has {gib(stage.limit_bytes)}"
+                    f"{needs} GiB, has {has}"
                 )
         if isinf(self.loss):
             return "breaks a layer in its format, as measured"
@@ -60,14 +64,36 @@ class PlanScore:
         return None
 
 
-def score_plan(plan: Plan, task: PlanningTask) -> PlanScore:
-    """Return the score of a plan, simulated if it is feasible."""
+def score_plan(
+    plan: Plan,
+    task: PlanningTask,
+    run: RunSteps = compute_steps,
+    policy: BatchPolicy = pipelined,
+) -> PlanScore:
+    """Return the score of a plan, with its simulation if it is feasible.
+
+    Args:
+        plan: what is scored.
+        task: what it is asked.
+        run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
+    """
     memory = tuple(plan_memory(plan, task.costs.scenario))
     loss = task.quality.plan_loss(plan.layer_formats)
     score = PlanScore(plan, memory, loss, task.budget, None)
     if not score.is_feasible:
         return score
-    return PlanScore(plan, memory, loss, task.budget, simulate_static(plan, task.costs))
+    result = simulate_static(plan, task.costs, run, policy)
+    return PlanScore(plan, memory, loss, task.budget, result)
+
+
+def score_in_simpy(plan: Plan, task: PlanningTask, policy: BatchPolicy = pipelined) -> PlanScore:
+    """Return the score of a plan that is shown: simulated in SimPy, checked by the recurrence.
+
+    Raises:
+        InternalError: they disagree.
+    """
+    return score_plan(plan, task, CheckedSteps(), policy)
 
 
 def fits(plan: Plan, task: PlanningTask) -> bool:

@@ -1,18 +1,28 @@
-"""Which plans the genetic search starts from: branch and bound over the micro-batchings.
+"""Seeds of the genetic search: branch and bound over the micro-batchings.
 
 Micro-batchings are visited in the order of their bounds. One whose bound, tightened if need be,
 is no better than the best plan so far is passed over; for the others the integer program and, for
-the first few, the partition that the relaxation guides to are added.
+the first few, the partition that the relaxation guides to are added: its layers per device rounded
+by largest remainder, then moves of 1, 2 or 4 layers between any two stages, each partition judged
+by the linear program over its formats, and last the integer program over the formats of the best.
 """
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.search.baselines.integer import integer_plan, single_device_plans
-from llmpq_sim.search.bound.bound import Certificate, near, refined_entry
+from llmpq_sim.search.baselines.simple import quick_plans
+from llmpq_sim.search.bound.bound import Certificate, first_certificate, near, refined_entry
+from llmpq_sim.search.bound.problem import BlockPlace, PlanningTask, Problem, build_problem
+from llmpq_sim.search.bound.relaxation import Relaxation, relax
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.guided import guided_plan
+from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
+from llmpq_sim.search.deadline import check_time, without_time_limit
 from llmpq_sim.search.scoring import fits, keeps_budget
 
 GUIDED = 2
@@ -21,6 +31,11 @@ GUIDED = 2
 MOST_PROGRAMS = 60
 """Integer programs solved, at most, once there is a plan."""
 
+STEPS = (4, 2, 1)
+"""Layers moved from one stage to another."""
+
+MOST_PARTITIONS = 120
+"""Partitions judged for one micro-batching, at most."""
 
 FRONT_MICRO_BATCHINGS = 3
 BUDGET_SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -51,20 +66,23 @@ class Seeds:
 def seek_seeds(
     seeds: Seeds,
     screen: Screen,
-    has_time: Callable[[], bool],
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Add plans to the seeds until no micro-batching can hold a better one.
 
-    It stops early where time or the allowance of integer programs ends, but not before there is a
-    plan, or nothing left to try.
+    It stops early where time or the allowance of integer programs ends; the latter not before
+    there is a plan, or nothing left to try.
+
+    Raises:
+        OutOfTime: the time limit passed; what was found until then is in the seeds.
     """
     visited: set[MicroBatching] = set()
     programs = 0
     while True:
         cuts = _next(seeds, visited)
-        if cuts is None or (seeds.plans and not (programs < MOST_PROGRAMS and has_time())):
+        if cuts is None or (seeds.plans and programs >= MOST_PROGRAMS):
             return
+        check_time()
         visited.add(cuts)
         on_progress(len(visited), len(seeds.certificate.feasible))
         if seeds.plans and not _may_be_better(seeds, cuts, screen):
@@ -72,6 +90,46 @@ def seek_seeds(
         programs += 1
         for plan in _plans(cuts, screen, guided=programs <= GUIDED):
             seeds.add(plan, screen)
+
+
+def seek_any(seeds: Seeds, screen: Screen, grid: list[MicroBatching]) -> None:
+    """Add a plan whatever time it takes: of the quickest baselines, or of an integer program.
+
+    Programs are tried from the largest micro-batches for which memory has room down to the
+    smallest, in few steps; where none has a plan, all micro-batchings that may have one are tried.
+    """
+    with without_time_limit():
+        quick = list(quick_plans(screen.task))
+        if quick:
+            seeds.add(min(quick, key=screen.makespan_s), screen)
+            return
+        for cuts in _with_room(screen, grid):
+            _add_integer_plan(seeds, cuts, screen)
+            if seeds.plans:
+                return
+        if seeds.certificate.unproven:
+            seeds.certificate = first_certificate(screen, grid, lambda _done, _total: None)
+        for cuts in seeds.certificate.promising():
+            _add_integer_plan(seeds, cuts, screen)
+            if seeds.plans:
+                return
+
+
+def _with_room(screen: Screen, grid: list[MicroBatching]) -> Iterator[MicroBatching]:
+    """Yield ever smaller micro-batchings, from the largest for which whole layers have room."""
+    requests = screen.task.costs.scenario.workload.requests
+    by_room = sorted(grid, key=lambda cuts: (cuts.wave_rows(requests), cuts.prefill))
+    number = bisect_left(
+        by_room, True, key=lambda cuts: not screen.problem(cuts).holds_whole_layers
+    )
+    while number > 0:
+        yield by_room[number - 1]
+        number = number * 3 // 4
+
+
+def _add_integer_plan(seeds: Seeds, cuts: MicroBatching, screen: Screen) -> None:
+    for plan in _plans(cuts, screen, guided=False):
+        seeds.add(plan, screen)
 
 
 def seek_front(seeds: Seeds, screen: Screen, on_progress: Callable[[int, int], None]) -> None:
@@ -83,6 +141,7 @@ def seek_front(seeds: Seeds, screen: Screen, on_progress: Callable[[int, int], N
     steps = [(cuts, share) for cuts in cuts_tried for share in BUDGET_SHARES]
     for number, (cuts, share) in enumerate(steps):
         on_progress(number, len(steps))
+        check_time()
         plan = integer_plan(replace(screen.task, budget=screen.task.budget * share), cuts)
         if plan is not None:
             seeds.add(plan, screen)
@@ -111,3 +170,76 @@ def _plans(cuts: MicroBatching, screen: Screen, *, guided: bool) -> list[Plan]:
     if not screen.problem(cuts).ends_apart:
         found += single_device_plans(screen.task, cuts)
     return [plan for plan in found if plan is not None]
+
+
+def guided_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan | None:
+    """Return the plan that the relaxation leads to, or None if it leads to none."""
+    members = task.costs.scenario.cluster.devices
+    places = tuple(BlockPlace(member.name, member.device.name, 1) for member in members)
+    problem = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
+    relaxed = relax(problem)
+    if not relaxed.is_feasible:
+        return None
+    order, layers = _rounded(task, problem, relaxed)
+    layers = _climb(task, micro_batching, order, layers)
+    kept = [number for number, count in enumerate(layers) if count]
+    return best_formats(task, micro_batching, [order[n] for n in kept], [layers[n] for n in kept])
+
+
+def _rounded(
+    task: PlanningTask, problem: Problem, relaxed: Relaxation
+) -> tuple[list[int], list[int]]:
+    """Return devices in order and whole layers for each, by largest remainder."""
+    per_place = {block: np.zeros(len(problem.places)) for block in (LAYER, EMBEDDING, HEAD)}
+    for item, blocks in zip(problem.items, relaxed.blocks, strict=True):
+        per_place[item.block] += blocks.sum(axis=1)
+    exact = per_place[LAYER]
+    layers = np.floor(exact + 1e-9).astype(int)
+    missing = task.costs.scenario.model.layers - int(layers.sum())
+    for device in np.argsort(layers - exact, kind="stable")[:missing]:
+        layers[device] += 1
+    used = [int(device) for device in np.flatnonzero(layers)]
+    first = max(used, key=lambda device: (per_place[EMBEDDING][device], -device))
+    others = [device for device in used if device != first] or [first]
+    last = max(others, key=lambda device: (per_place[HEAD][device], -device))
+    order = order_devices(task.costs.scenario.cluster, used, first, last)
+    return order, [int(layers[device]) for device in order]
+
+
+def _climb(
+    task: PlanningTask, micro_batching: MicroBatching, order: Sequence[int], layers: list[int]
+) -> list[int]:
+    """Move layers between stages while the relaxed makespan of the partition falls."""
+    judged: dict[tuple[int, ...], float] = {}
+
+    def judge(counts: list[int]) -> float:
+        key = tuple(counts)
+        if key not in judged:
+            judged[key] = relax(stage_problem(task, micro_batching, order, counts)).bound_s
+        return judged[key]
+
+    best_s = judge(layers)
+    improved = True
+    while improved and len(judged) < MOST_PARTITIONS:
+        improved = False
+        for moved in _moves(layers):
+            if judge(moved) < best_s * (1 - 1e-7):
+                layers, best_s, improved = moved, judge(moved), True
+                break
+            if len(judged) >= MOST_PARTITIONS:
+                break
+    return layers
+
+
+def _moves(layers: list[int]) -> list[list[int]]:
+    """Return the partitions one move away; every stage keeps a layer."""
+    moves = []
+    for step in STEPS:
+        for giver in range(len(layers)):
+            for taker in range(len(layers)):
+                if giver != taker and layers[giver] > step:
+                    moved = list(layers)
+                    moved[giver] -= step
+                    moved[taker] += step
+                    moves.append(moved)
+    return moves

@@ -1,10 +1,12 @@
-"""What would change with one device less: the first question after a plan."""
+"""What-if: the same search with one device less."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import PlanScore, score_plan
 
 
@@ -21,19 +23,21 @@ class WhatIf:
     tokens_per_s: float | None
 
 
-def without_one(task: PlanningTask, best: PlanScore) -> list[WhatIf]:
-    """Return, for each kind of device, the throughput with one of them less.
+def without_one(task: PlanningTask, best: PlanScore) -> Iterator[WhatIf]:
+    """Yield, for each kind of device, the throughput with one of them less.
 
     Where the best plan leaves one of the kind out, it is still the plan; otherwise it is the
     integer program's for the same micro-batches, so a search on the smaller cluster may do better.
+
+    Raises:
+        OutOfTime: the search's time limit passed.
     """
     members = task.costs.scenario.cluster.devices
     if len(members) == 1:
-        return []
-    return [
-        WhatIf(f"without one {kind}", _tokens_per_s(task, kind, best))
-        for kind in dict.fromkeys(member.device.name for member in members)
-    ]
+        return
+    for kind in dict.fromkeys(member.device.name for member in members):
+        check_time()
+        yield WhatIf(f"without one {kind}", _tokens_per_s(task, kind, best))
 
 
 def _tokens_per_s(task: PlanningTask, kind: str, best: PlanScore) -> float | None:

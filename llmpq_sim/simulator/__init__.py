@@ -1,1 +1,1 @@
-"""What would happen if a plan were carried out."""
+"""Simulators of plans, one for each batching policy."""

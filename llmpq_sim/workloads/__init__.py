@@ -1,1 +1,1 @@
-"""How workloads are cut, scaled and made up."""
+"""Workloads: generated, cut and scaled."""

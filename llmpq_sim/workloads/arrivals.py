@@ -1,13 +1,15 @@
-"""When requests arrive, as processes to draw from."""
+"""Arrival processes of requests."""
 
 import math
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import Codec, Place, bounded, from_dict
 from llmpq_sim.core.trace import FloatArray, IntArray
 from llmpq_sim.workloads.randomness import Streams
 
@@ -15,6 +17,13 @@ HOUR_S = 3600.0
 WINDOWS_AT_ONCE = 256
 MOST_WINDOWS = 1 << 20
 PROFILE_WINDOW_S = 600.0
+
+Rate = Annotated[float, bounded(1e-6, 1e3)]
+Seconds = Annotated[float, bounded(1e-9, 1e9)]
+Burst = Annotated[float, bounded(1.0, 1e5)]
+Share = Annotated[float, bounded(0.0, 0.9999)]
+Sigma = Annotated[float, bounded(0.0, 5.0)]
+"""Numbers within bounds, in which draws are neither all alike nor more than can be held."""
 
 
 class ArrivalProcess(Protocol):
@@ -37,9 +46,9 @@ class Modulation:
         persistence: correlation between the logarithms of one factor and the next.
     """
 
-    window_s: float
-    variation: float
-    persistence: float
+    window_s: Seconds
+    variation: Annotated[float, bounded(0.0, 100.0)]
+    persistence: Share
 
     def scores(self, windows: int, before: float, rng: np.random.Generator) -> FloatArray:
         """Return the next windows' factors as standard scores of their logarithm.
@@ -65,6 +74,13 @@ class Modulation:
 CONSTANT = Modulation(PROFILE_WINDOW_S, variation=0.0, persistence=0.0)
 
 
+def _hours(fields: Fields, key: str) -> tuple[float, ...]:
+    hours = fields.numbers(key)
+    if hours and (len(hours) != 24 or min(hours) <= 0):
+        raise InputError(f"{fields.where}.{key}: expected 24 positive numbers")
+    return hours
+
+
 @dataclass(frozen=True)
 class GammaArrivals:
     """A renewal process with gamma gaps, in a time that runs as fast as the rate is high.
@@ -81,12 +97,12 @@ class GammaArrivals:
         normalized: whether instants are scaled to exactly ``rate_per_s``.
     """
 
-    rate_per_s: float
-    shape: float = 1.0
-    modulation: Modulation = CONSTANT
-    hour_profile: tuple[float, ...] = ()
-    trend: float = 0.0
-    normalized: bool = False
+    rate_per_s: Rate
+    shape: Annotated[float, bounded(0.01, 1e3), Place.OPTIONAL] = 1.0
+    modulation: Annotated[Modulation, Place.OPTIONAL] = CONSTANT
+    hour_profile: Annotated[tuple[float, ...], Codec(_hours, list), Place.OPTIONAL] = ()
+    trend: Annotated[Share, Place.OPTIONAL] = 0.0
+    normalized: Annotated[bool, Place.OPTIONAL] = False
 
     def draw(self, requests: int, rng: np.random.Generator) -> FloatArray:
         """Return the instants of so many requests.
@@ -152,15 +168,24 @@ class GammaArrivals:
 class LognormalDelay:
     """A delay of ``least_s`` plus a lognormal one, at most ``most_s``."""
 
-    median_s: float
-    sigma: float
-    most_s: float
-    least_s: float = 0.0
+    median_s: Seconds
+    sigma: Sigma
+    most_s: Seconds
+    least_s: Annotated[Seconds, Place.OPTIONAL] = 0.0
 
     def draw(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return independent delays."""
         drawn = self.least_s + self.median_s * rng.lognormal(0.0, self.sigma, count)
         return np.minimum(drawn, self.most_s)
+
+
+def _delays(fields: Fields, key: str) -> tuple[tuple[float, LognormalDelay], ...]:
+    delays = [
+        (each.fraction("weight"), from_dict(LognormalDelay, each)) for each in fields.each(key)
+    ]
+    if not delays:
+        raise InputError(f"{fields.where}.{key}: expected at least one delay, got none")
+    return tuple(delays)
 
 
 @dataclass(frozen=True)
@@ -173,11 +198,11 @@ class BurstArrivals:
         delays: (weight, delay) of a mixture, from one request of a burst to the next.
     """
 
-    median_requests: float
-    sigma: float
+    median_requests: Burst
+    sigma: Sigma
     most_requests: int
     pause: LognormalDelay
-    delays: tuple[tuple[float, LognormalDelay], ...]
+    delays: Annotated[tuple[tuple[float, LognormalDelay], ...], Codec(_delays)]
 
     def draw(self, requests: int, rng: np.random.Generator) -> FloatArray:
         """Return the instants of so many requests."""
@@ -208,8 +233,8 @@ class PoissonBursts:
     E[N^2] / E[N] of a geometric size N is.
     """
 
-    rate_per_s: float
-    mean_requests: float
+    rate_per_s: Rate
+    mean_requests: Burst
 
     def draw(self, requests: int, rng: np.random.Generator) -> FloatArray:
         """Return the instants of so many requests."""
@@ -220,7 +245,22 @@ class PoissonBursts:
         return np.cumsum(np.where(begins, pauses, 0.0))
 
 
-# ---- the notation of options
+# ---- the notations of files and options
+
+PROCESSES = {"gamma": GammaArrivals, "bursts": BurstArrivals, "poisson-bursts": PoissonBursts}
+
+
+def read_arrivals(fields: Fields, name: str) -> ArrivalProcess | None:
+    """Return the process that a mapping describes, or None where there is none.
+
+    Raises:
+        InputError: it describes none that can be.
+    """
+    if not fields.has(name):
+        return None
+    process = fields.fields(name)
+    return from_dict(PROCESSES[process.choice("process", tuple(PROCESSES))], process)
+
 
 _WITH_NUMBER = re.compile(r"(gamma|burst)\(\s*(\d+(?:\.\d+)?)\s*\)")
 

@@ -1,13 +1,20 @@
-"""Which requests continue a conversation, and which blocks of their prompts they share."""
+"""Conversations: requests that continue others, and the prompt blocks that they share."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import Codec, Natural
 from llmpq_sim.core.trace import FloatArray, IntArray
 from llmpq_sim.workloads.arrivals import LognormalDelay
-from llmpq_sim.workloads.lengths import LengthLaw, RequestLengths
+from llmpq_sim.workloads.lengths import Law, RequestLengths
 from llmpq_sim.workloads.randomness import Streams
+
+MOST_GOING_ON = 0.95
+"""At this share, conversations go on for 19 more turns on average."""
 
 WARM_UP_S = 3600.0
 """Conversations begin this long before the first request that is kept, so that from there on as
@@ -30,6 +37,13 @@ class Turns:
     session: IntArray
 
 
+def _shares(fields: Fields, key: str) -> tuple[float, ...]:
+    shares = fields.numbers(key)
+    if not shares or not all(0 <= share <= MOST_GOING_ON for share in shares):
+        raise InputError(f"{fields.where}.{key}: expected shares from 0 to {MOST_GOING_ON}")
+    return shares
+
+
 @dataclass(frozen=True)
 class Conversations:
     """Conversations whose prompts repeat all that was said before, and add to it.
@@ -44,10 +58,10 @@ class Conversations:
     """
 
     block_tokens: int
-    shared_blocks: int
-    another_turn: tuple[float, ...]
+    shared_blocks: Natural
+    another_turn: Annotated[tuple[float, ...], Codec(_shares)]
     gap: LognormalDelay
-    growth: LengthLaw
+    growth: Law
     most_prompt_tokens: int
 
     def draw(

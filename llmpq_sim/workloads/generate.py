@@ -1,18 +1,27 @@
-"""Which requests a made-up workload holds, drawn from tables and processes."""
+"""Synthetic workloads drawn from tables and processes."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.records import Codec, Header, Place
 from llmpq_sim.core.trace import FloatArray, TraceWorkload
-from llmpq_sim.workloads.arrivals import ArrivalProcess, GammaArrivals, arrivals_from_text
+from llmpq_sim.workloads.arrivals import (
+    ArrivalProcess,
+    GammaArrivals,
+    Seconds,
+    arrivals_from_text,
+    read_arrivals,
+)
 from llmpq_sim.workloads.conversations import Conversations
 from llmpq_sim.workloads.lengths import RequestLengths, lengths_from_text
 from llmpq_sim.workloads.randomness import Streams
 from llmpq_sim.workloads.shaping import compress, noted
 
-MOST_REQUESTS = 50_000_000
+MOST_REQUESTS = limits.MOST_TRACE_REQUESTS
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,8 @@ class RequestClass:
     """
 
     name: str
-    lengths: RequestLengths
-    arrivals: ArrivalProcess | None
+    lengths: Annotated[RequestLengths, Place.INLINE]
+    arrivals: Annotated[ArrivalProcess | None, Codec(read_arrivals)]
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,14 @@ class Preset:
         resolution_s: what instants are rounded down to, as the trace's are, or None.
     """
 
+    header: ClassVar = Header("llmpq/workload", 1)
+
     name: str
     source: str
     requests: int
     classes: tuple[RequestClass, ...]
     conversations: Conversations | None = None
-    resolution_s: float | None = None
+    resolution_s: Seconds | None = None
 
 
 def preset_from_options(lengths: str, arrivals: str | None) -> Preset:

@@ -1,17 +1,20 @@
-"""How long prompts and outputs are, as laws to draw from."""
+"""Distributions of prompt and output lengths."""
 
 import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
+from llmpq_sim.core import limits
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields, kind_of
+from llmpq_sim.core.records import Codec, Fraction, NotNegative, bounded, from_dict
 from llmpq_sim.core.trace import FloatArray, IntArray
 
-MOST_TOKENS = 10_000_000
+MOST_TOKENS = limits.MOST_REQUEST_TOKENS
 
 
 class LengthLaw(Protocol):
@@ -56,8 +59,8 @@ class LengthTable:
 class Lognormal:
     """Counts whose logarithm has mean ``mu`` and deviation ``sigma``, cut at ``most_tokens``."""
 
-    mu: float
-    sigma: float
+    mu: Annotated[float, bounded(0.0, 16.0)]
+    sigma: Annotated[float, bounded(0.0, 5.0)]
     most_tokens: int
 
     def draw(self, requests: int, rng: np.random.Generator) -> IntArray:
@@ -71,11 +74,15 @@ class Normal:
     """Counts of this mean and deviation, at least 1."""
 
     mean_tokens: float
-    deviation_tokens: float
+    deviation_tokens: NotNegative
 
     def draw(self, requests: int, rng: np.random.Generator) -> IntArray:
         """Return independent counts."""
         return whole(rng.normal(self.mean_tokens, self.deviation_tokens, requests))
+
+
+def _most_tokens(fields: Fields, key: str) -> int:
+    return fields.integer(key, least=fields.integer("least_tokens"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Uniform:
     """Whole counts from least to most, both included; a fixed count where they are equal."""
 
     least_tokens: int
-    most_tokens: int
+    most_tokens: Annotated[int, Codec(_most_tokens)]
 
     def draw(self, requests: int, rng: np.random.Generator) -> IntArray:
         """Return independent counts."""
@@ -98,12 +105,68 @@ class BatchShare:
     """
 
     tokens: int
-    least_share: float
+    least_share: Fraction
 
     def draw(self, requests: int, rng: np.random.Generator) -> IntArray:
         """Return the same count for every request."""
         drawn = math.floor(self.tokens * rng.uniform(self.least_share, 1))
         return np.full(requests, max(drawn, 1), dtype=np.int64)
+
+
+LAWS = {"lognormal": Lognormal, "normal": Normal, "uniform": Uniform, "batch-share": BatchShare}
+
+
+def read_law(fields: Fields, name: str) -> LengthLaw:
+    """Return a law: a count, a table such as ``0:6 0.5:13 1:1899``, or a mapping that names it.
+
+    Raises:
+        InputError: it describes none.
+    """
+    value = fields.value(name)
+    if isinstance(value, str):
+        return _table(value, f"{fields.where}.{name}")
+    if not isinstance(value, dict):
+        tokens = fields.integer(name)
+        return Uniform(tokens, tokens)
+    law = fields.fields(name)
+    return from_dict(LAWS[law.choice("law", tuple(LAWS))], law)
+
+
+Law = Annotated[LengthLaw, Codec(read_law)]
+
+
+def _table(text: str, where: str) -> LengthTable:
+    knots = []
+    for knot in text.split():
+        share, _, tokens = knot.partition(":")
+        try:
+            knots.append((float(share), float(tokens)))
+        except ValueError:
+            raise InputError(
+                f"{where}: expected knots such as 0.5:1024, got {kind_of(knot)}"
+            ) from None
+    try:
+        return LengthTable(tuple(knots))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _outputs(fields: Fields, key: str) -> tuple[tuple[int | None, LengthLaw], ...]:
+    """Return laws by the prompts below which they hold, or the one of ``output`` for all."""
+    if fields.has("output"):
+        return ((None, read_law(fields, "output")),)
+    outputs = []
+    for item in fields.each(key):
+        with item:
+            below = item.integer("prompt_below") if item.has("prompt_below") else None
+            outputs.append((below, read_law(item, "output")))
+    bounds = [below for below, _ in outputs]
+    finite = [below for below in bounds[:-1] if below is not None]
+    if not bounds or bounds[-1] is not None or sorted(set(finite)) != bounds[:-1]:
+        raise InputError(
+            f"{fields.where}.{key}: expected rising prompt_below, and none in the last entry"
+        )
+    return tuple(outputs)
 
 
 @dataclass(frozen=True)
@@ -116,8 +179,8 @@ class RequestLengths:
             every longer prompt too, and its length is None.
     """
 
-    prompt: LengthLaw
-    outputs: tuple[tuple[int | None, LengthLaw], ...]
+    prompt: Law
+    outputs: Annotated[tuple[tuple[int | None, LengthLaw], ...], Codec(_outputs)]
 
     def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return the tokens of each prompt and of its output."""

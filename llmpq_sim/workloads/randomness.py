@@ -1,4 +1,4 @@
-"""How one source of randomness becomes several, none of which shifts another."""
+"""Independent random streams from one seed."""
 
 from zlib import crc32
 

@@ -1,4 +1,4 @@
-"""How a workload is cut to a part of itself, and brought to another rate or a longest context."""
+"""Shaping of workloads: a part, another rate, a longest context."""
 
 import math
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import LONGEST_TRACE_S, MOST_RATE_PER_S
 from llmpq_sim.core.trace import FloatArray, IntArray, TraceWorkload
 
 RateChange = Literal["compress", "superpose"]
@@ -125,9 +126,23 @@ def _factor(workload: TraceWorkload, rate_per_s: float) -> float:
     if workload.rate_per_s is None:
         found = "one request" if workload.requests == 1 else "all requests at one instant"
         raise InputError(f"{workload.name}: expected a rate that can be scaled, got {found}")
-    if not 0 < rate_per_s < math.inf:
-        raise InputError(f"{workload.name}: expected a rate above 0 requests/s, got {rate_per_s:g}")
-    return rate_per_s / workload.rate_per_s
+    own_per_s = workload.rate_per_s
+    if not own_per_s <= MOST_RATE_PER_S:
+        raise InputError(
+            f"{workload.name}: expected a rate that can be scaled, at most {MOST_RATE_PER_S:g} "
+            f"requests/s, got {own_per_s:g}: the arrivals span {workload.span_s:g} s"
+        )
+    if not 0 < rate_per_s <= MOST_RATE_PER_S:
+        raise InputError(
+            f"{workload.name}: expected a rate above 0 and at most {MOST_RATE_PER_S:g} requests/s, "
+            f"got {rate_per_s:g}"
+        )
+    if workload.requests / rate_per_s > LONGEST_TRACE_S:
+        raise InputError(
+            f"{workload.name}: expected a rate at which {workload.requests} requests arrive within "
+            f"{LONGEST_TRACE_S:g} s, got {rate_per_s:g} requests/s"
+        )
+    return rate_per_s / own_per_s
 
 
 def _set_apart(workload: TraceWorkload, copy: IntArray) -> TraceWorkload:

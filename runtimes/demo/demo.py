@@ -1,4 +1,4 @@
-"""How well does llmpq do on this very machine? Profile, plan, carry out, compare: in minutes.
+"""Demonstration on this machine: profile, plan, execute and compare, in minutes.
 
 Two cores play two unequal devices: one has every kernel, the other, as an older card would, none
 that computes on packed weights. A model of real shape with random weights is too large for either
@@ -10,25 +10,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmpq_sim.core.cluster import Cluster
-from llmpq_sim.io.clusters import cluster_from_content
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.io.files import parse_yaml, write_json
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.latency.fitting.machine import ONLY_DENSE
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
 from llmpq_sim.core.memory import ends_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.models import load_model
 from llmpq_sim.core.plan import MicroBatching, Plan
-from llmpq_sim.io.plans import SavedPlan, outcome_to_content
-from llmpq_sim.io.profiles import fit_measurements
+from llmpq_sim.core.records import to_dict
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.units import KIB, MIB
+from llmpq_sim.io.clusters import cluster_from_yaml
+from llmpq_sim.io.files import make_folder, parse_yaml, write_json
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.plans import SavedPlan, outcome_to_dict
 from llmpq_sim.io.profiled_clusters import cluster_from_profiles
+from llmpq_sim.io.profiles import fit_measurements
+from llmpq_sim.io.tasks import QualityTarget, batch_workload, planning_task
+from llmpq_sim.latency.fitting.machine import ONLY_DENSE
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.report.execution_comparison import Comparison, compare
-from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from llmpq_sim.io.tasks import QualityTarget, batch_workload, planning_task
-from llmpq_sim.core.units import KIB, MIB
 from runtimes.deployment.deploy import Deployment, deploy, write_result
 from runtimes.profiling.grid import Grid, half_powers, powers
 from runtimes.profiling.profiler import profile
@@ -119,7 +120,7 @@ def demonstrate(
     Raises:
         LlmpqError: the machine has too few cores, or something fails.
     """
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.folder)
     on_step("timing kernels")
     rows = settings.folder / "rows.csv"
     rows.unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def _fitted(rows: Path, settings: DemoSettings) -> dict[str, DeviceProfile]:
     for name, kernels in ((FAST, None), (PLAIN, ONLY_DENSE)):
         report = fit_measurements(rows, name, kernels, settings.seed, lambda _: None)
         profiles[name] = report.profile
-        write_json(settings.folder / f"{name}.json", profile_to_content(report.profile))
+        write_json(settings.folder / f"{name}.json", to_dict(report.profile))
     return profiles
 
 
@@ -192,7 +193,7 @@ def _cluster(settings: DemoSettings, profiles: dict[str, DeviceProfile]) -> Clus
     """Return a cluster of both devices, and write it down."""
     paths = [settings.folder / f"{name}.json" for name in profiles]
     content = parse_yaml(cluster_from_profiles(paths, "two-cores"), "cluster.yaml")
-    cluster = cluster_from_content(content, "cluster.yaml")
+    cluster = cluster_from_yaml(content, "cluster.yaml")
     model = load_model(settings.model)
     limits = {name: _memory_bytes(settings, model, profiles[name]) for name in profiles}
     members = tuple(
@@ -230,7 +231,7 @@ def _searched(
     target = _target(model)
     task = planning_task(scenario, profiles, FORMATS_OF_DEMO, target)
     outcome = search(task, SearchSettings(seed=settings.seed))
-    write_json(settings.folder / "plan.json", outcome_to_content(outcome, target))
+    write_json(settings.folder / "plan.json", outcome_to_dict(outcome, target))
     return outcome
 
 

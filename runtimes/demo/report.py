@@ -1,4 +1,4 @@
-"""What does the user see of a demonstration?"""
+"""Report of a demonstration."""
 
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -7,12 +7,11 @@ from typing import Any, TextIO
 from rich.console import Console
 
 import llmpq_sim
-from llmpq_sim.report.console import new_table, paragraph, put, width_of
+from llmpq_sim.report.console import new_table, paragraph, print_to, width_of
+from llmpq_sim.report.execution import error_text, show_comparison
 from llmpq_sim.report.execution_comparison import Comparison
-from llmpq_sim.report.execution_content import comparison_content
-from llmpq_sim.report.execution import show_comparison
-from llmpq_sim.report.execution_summary import error_text
 from llmpq_sim.report.formatting import format_parts, rate_text, seconds_text
+from llmpq_sim.report.json_reports import comparison_content
 from runtimes.demo.demo import Demonstration
 
 SCHEMA = "llmpq/demonstration"
@@ -47,11 +46,11 @@ def show_demonstration(console: Console, shown: Demonstration) -> None:
             error_text(figure),
             stages_text(comparison),
         )
-    put(console, "", table, "")
-    put(console, paragraph(gain_sentence(shown), width))
-    put(console, paragraph(runs_sentence(shown), width))
+    print_to(console, "", table, "")
+    print_to(console, paragraph(gain_sentence(shown), width))
+    print_to(console, paragraph(runs_sentence(shown), width))
     folder = shown.settings.folder
-    put(console, paragraph(f"Profiles, plan, model and measurements are in {folder}.", width))
+    print_to(console, paragraph(f"Profiles, plan, model and measurements are in {folder}.", width))
 
 
 def gain_sentence(shown: Demonstration) -> str:

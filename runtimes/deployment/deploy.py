@@ -1,4 +1,4 @@
-"""How is a saved plan put to work on requests, and what is kept of it?"""
+"""Deployment of a saved plan on requests, with its results and execution."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.executions import SavedExecution, execution_to_content, saved_execution
+from llmpq_sim.io.executions import SavedExecution, saved_execution
 from llmpq_sim.io.files import check_writable, sha256_of, write_json
 from llmpq_sim.io.plans import SavedPlan
-from llmpq_sim.io.serving import default_settings
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
 from runtimes.base import (
+    Completion,
     Job,
     Policy,
     Progress,
     RuntimeOptions,
-    Served,
     ignore_progress,
     load_runtime,
 )
 from runtimes.deployment.generation_config import TextModel, load_text_model
 from runtimes.deployment.job_checks import longest_context_tokens
 from runtimes.deployment.request_files import read_requests
-from runtimes.deployment.requests import AskedRequest, PlanLimits, RequestSet, divided_by_length
+from runtimes.deployment.requests import AcceptedRequest, PlanLimits, RequestSet, divided_by_length
 from runtimes.deployment.result_files import ResultWriter, open_results
 from runtimes.deployment.result_lines import UsageTotals
 from runtimes.deployment.synthetic_prompts import batch_requests, trace_requests
@@ -81,14 +81,14 @@ class Outcome:
             another machine has it.
         totals: requests and tokens in the file of answers, earlier ones included; None without
             such a file.
-        refused: requests that were refused one by one, with the reason.
+        rejected: requests that were refused one by one, with the reason.
         seed: of the deployment.
     """
 
     saved: SavedPlan
     measured: SavedExecution | None
     totals: UsageTotals | None
-    refused: tuple[tuple[str, str], ...]
+    rejected: tuple[tuple[str, str], ...]
     seed: int
 
 
@@ -103,34 +103,36 @@ def deploy(
     """
     runtime = load_runtime(deployment.runtime)
     model = _text_model(deployment)
-    asked = asked_requests(deployment, model)
+    asked = requests_of(deployment, model)
     if deployment.out is not None:
         check_writable(deployment.out)
     with _results(deployment, asked, model) as writer:
-        pending: tuple[AskedRequest, ...] = asked.accepted if writer is None else writer.pending
+        pending: tuple[AcceptedRequest, ...] = asked.accepted if writer is None else writer.pending
         execution: Execution | None = None
         if pending:
             job = _job(deployment, pending)
             runtime.check(job)
 
-            def keep(served: Served) -> None:
+            def keep(served: Completion) -> None:
                 if writer is not None:
-                    writer.write_served(served)
+                    writer.write_completion(served)
 
             execution = runtime.run(job, keep, on_progress)
         totals = None if writer is None else writer.totals
-    refused = tuple((one.name or "a request without a name", one.message) for one in asked.refused)
+    rejected = tuple(
+        (one.name or "a request without a name", one.message) for one in asked.rejected
+    )
     measured = None
     if execution is not None:
         policy = deployment.chosen_policy
-        execution = _with_refused(execution, len(refused))
+        execution = _with_rejected(execution, len(rejected))
         measured = saved_execution(
             execution, deployment.saved, policy, _settings(deployment), deployment.seed
         )
-    return Outcome(deployment.saved, measured, totals, refused, deployment.seed)
+    return Outcome(deployment.saved, measured, totals, rejected, deployment.seed)
 
 
-def asked_requests(deployment: Deployment, model: TextModel) -> RequestSet:
+def requests_of(deployment: Deployment, model: TextModel) -> RequestSet:
     """Return the requests of a deployment, those apart that the plan cannot hold.
 
     Raises:
@@ -165,7 +167,7 @@ def write_result(path: Path, measured: SavedExecution) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    write_json(path, execution_to_content(measured))
+    write_json(path, to_dict(measured))
 
 
 def _text_model(deployment: Deployment) -> TextModel:
@@ -193,7 +195,7 @@ def _results(
     return open_results(deployment.out, asked, model, resume=deployment.resume)
 
 
-def _job(deployment: Deployment, pending: tuple[AskedRequest, ...]) -> Job:
+def _job(deployment: Deployment, pending: tuple[AcceptedRequest, ...]) -> Job:
     return Job(
         saved=deployment.saved,
         requests=tuple(item.tokens for item in pending),
@@ -231,8 +233,10 @@ def _any_trace() -> TraceWorkload:
     return TraceWorkload("any", np.zeros(1), one, one)
 
 
-def _with_refused(execution: Execution, refused: int) -> Execution:
-    """Count those who were refused before the runtime saw them."""
+def _with_rejected(execution: Execution, rejected: int) -> Execution:
+    """Count those that were rejected before the runtime saw them."""
     result = execution.result
-    counted = replace(result, requests=result.requests + refused, refused=result.refused + refused)
+    counted = replace(
+        result, requests=result.requests + rejected, refused=result.refused + rejected
+    )
     return replace(execution, result=counted)

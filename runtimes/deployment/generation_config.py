@@ -1,4 +1,4 @@
-"""What is known of a model's tokens: how many there are, which end a text, how they are drawn?"""
+"""Generation config of a model: vocabulary, end tokens, sampling."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

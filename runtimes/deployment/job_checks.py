@@ -1,10 +1,10 @@
-"""What can be wrong with a job, whatever runtime it is for?"""
+"""Checks of a job, whatever runtime it is for."""
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import check_plan
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
 from runtimes.base import Job
 
 
@@ -64,7 +64,8 @@ def _check_fits(job: Job, scenario: Scenario) -> None:
     stages = job.saved.plan.stages
     for number, memory in enumerate(plan_memory(job.saved.plan, scenario)):
         if not memory.fits:
+            needs, has = gib_apart(memory.total_bytes, memory.limit_bytes)
             raise InfeasibleError(
                 f"does not fit: stage {number} on {stages[number].device} needs "
-                f"{gib(memory.total_bytes)} GiB, has {gib(memory.limit_bytes)}"
+                f"{needs} GiB, has {has}"
             )

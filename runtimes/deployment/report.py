@@ -1,4 +1,4 @@
-"""What does the user see of a deployment, while it runs and at the end?"""
+"""Report of a deployment, while it runs and at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ import llmpq_sim
 from llmpq_sim.core.execution import Execution
 from llmpq_sim.core.units import gib
 from llmpq_sim.io.plans import SavedPlan
-from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.execution_comparison import compare
-from llmpq_sim.report.execution_content import comparison_content
 from llmpq_sim.report.formatting import (
     bar,
     counted,
@@ -23,8 +22,8 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.json_reports import comparison_content, result_content
 from llmpq_sim.report.progress import progress_line
-from llmpq_sim.report.service_content import result_content
 from runtimes.base import Progress
 from runtimes.deployment.deploy import Outcome
 
@@ -75,16 +74,17 @@ def show_outcome(console: Console, outcome: Outcome, result_file: str, out_file:
         execution = outcome.measured.execution
         headline = paragraph(execution_headline(execution), width)
         headline.stylize("bold")
-        put(console, headline, "", labelled(_facts(outcome), width))
-        put(console, "", _stage_table(outcome.saved, execution), "")
+        print_to(console, headline, "", labelled(_facts(outcome), width))
+        print_to(console, "", _stage_table(outcome.saved, execution), "")
     elif outcome.totals is not None:
-        put(console, plain("Nothing is left to do: every request has its answer."), "")
-    for name, message in outcome.refused[:MOST_REFUSALS]:
-        put(console, paragraph(f"Refused {name}: {message}", width))
-    if len(outcome.refused) > MOST_REFUSALS:
-        put(console, plain(f"and {counted(len(outcome.refused) - MOST_REFUSALS, 'other')}."))
+        print_to(console, plain("Nothing is left to do: every request has its answer."), "")
+    for name, message in outcome.rejected[:MOST_REFUSALS]:
+        print_to(console, paragraph(f"Refused {name}: {message}", width))
+    if len(outcome.rejected) > MOST_REFUSALS:
+        others = counted(len(outcome.rejected) - MOST_REFUSALS, "other")
+        print_to(console, plain(f"and {others}."))
     for sentence in _files(outcome, result_file, out_file):
-        put(console, paragraph(sentence, width))
+        print_to(console, paragraph(sentence, width))
 
 
 def execution_headline(execution: Execution) -> str:
@@ -142,8 +142,8 @@ def _stage_table(saved: SavedPlan, execution: Execution) -> Table:
 def _files(outcome: Outcome, result_file: str, out_file: str) -> Iterator[str]:
     totals = outcome.totals
     if totals is not None and out_file:
-        refused = f", {totals.refused} refused" if totals.refused else ""
-        yield f"{out_file} holds {counted(totals.served, 'answer')}{refused}."
+        rejected = f", {totals.rejected} refused" if totals.rejected else ""
+        yield f"{out_file} holds {counted(totals.served, 'answer')}{rejected}."
     if outcome.measured is not None:
         yield f"Wrote {result_file}: llmpq compare {result_file} sets it beside the prediction."
 
@@ -155,7 +155,7 @@ def outcome_content(outcome: Outcome, result_file: str, wants_comparison: bool) 
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         "seed": outcome.seed,
-        "refused": [{"name": name, "message": message} for name, message in outcome.refused],
+        "refused": [{"name": name, "message": message} for name, message in outcome.rejected],
         "answers": None if outcome.totals is None else outcome.totals.served,
         "result_file": None,
         "measured": None,

@@ -1,4 +1,4 @@
-"""Which token request does the body of a chat or a completion ask for?"""
+"""Token requests from bodies of chats and completions."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from runtimes.deployment.requests import (
     UNSUPPORTED,
     Endpoint,
     PlanLimits,
-    RefusalError,
+    RejectionError,
 )
 from runtimes.deployment.tokenization import Message, ModelTokenizer
 
@@ -75,7 +75,7 @@ class BodyReader:
 
         Raises:
             InputError: the body says something that cannot be, or that cannot be served; a
-                RefusalError where there is a code for it.
+                RejectionError where there is a code for it.
         """
         with body:
             for key in WITHOUT_EFFECT:
@@ -166,7 +166,7 @@ class BodyReader:
         tokenizer = self._tokenizer(body, "stop")
         tokens = tokenizer.encode_piece(text)
         if len(tokens) != 1:
-            raise RefusalError(
+            raise RejectionError(
                 UNSUPPORTED,
                 f"{body.where}.stop: expected texts of one token, as generation stops at tokens, "
                 f"got {kind_of(text)} of {len(tokens)} tokens: leave it out and cut the output "
@@ -202,7 +202,7 @@ def _refuse_unsupported(body: Fields) -> None:
         value = body.value(key, None)
         if value is not None and not any(_same(value, neutral) for neutral in accepted):
             expected = " or ".join(json.dumps(neutral) for neutral in accepted)
-            raise RefusalError(
+            raise RejectionError(
                 UNSUPPORTED,
                 f"{body.where}.{key}: expected nothing or {expected}, as no more is supported, "
                 f"got {kind_of(value)}",

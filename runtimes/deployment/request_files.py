@@ -1,4 +1,4 @@
-"""How are requests read from a file in OpenAI's batch form, each line for itself?
+"""Request files in OpenAI's batch form, each line for itself.
 
 A line is ``{"custom_id": …, "method": "POST", "url": …, "body": {…}}`` with the url
 ``/v1/chat/completions`` or ``/v1/completions``. A line that cannot be served is refused alone, with
@@ -29,11 +29,11 @@ from runtimes.deployment.requests import (
     CHAT,
     INVALID,
     TEXT,
-    AskedRequest,
+    AcceptedRequest,
     Endpoint,
     PlanLimits,
-    RefusalError,
-    RefusedRequest,
+    RejectedRequest,
+    RejectionError,
     RequestSet,
     check_length,
 )
@@ -53,18 +53,18 @@ def read_requests(path: Path, model: TextModel, limits: PlanLimits, seed: int = 
     """
     reader = BodyReader(model, limits, seed)
     first_lines: dict[str, int] = {}
-    accepted: list[AskedRequest] = []
-    refused: list[RefusedRequest] = []
+    accepted: list[AcceptedRequest] = []
+    rejected: list[RejectedRequest] = []
     for number, line in _numbered_lines(path):
         asked = _read_line(line, f"{path.name} line {number}", reader)
         _check_distinct(asked, number, first_lines, path)
-        if isinstance(asked, AskedRequest):
+        if isinstance(asked, AcceptedRequest):
             accepted.append(asked)
         else:
-            refused.append(asked)
-    if not accepted and not refused:
+            rejected.append(asked)
+    if not accepted and not rejected:
         raise InputError(f"{path.name}: expected requests, but the file has none")
-    return RequestSet(tuple(accepted), tuple(refused))
+    return RequestSet(tuple(accepted), tuple(rejected))
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -74,10 +74,10 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _check_distinct(
-    asked: AskedRequest | RefusedRequest, number: int, first_lines: dict[str, int], path: Path
+    asked: AcceptedRequest | RejectedRequest, number: int, first_lines: dict[str, int], path: Path
 ) -> None:
     """Raise InputError if an earlier line has the same name: results could not be told apart."""
-    name = asked.tokens.name if isinstance(asked, AskedRequest) else asked.name
+    name = asked.tokens.name if isinstance(asked, AcceptedRequest) else asked.name
     if name is None:
         return
     if name in first_lines:
@@ -88,16 +88,16 @@ def _check_distinct(
     first_lines[name] = number
 
 
-def _read_line(line: str, where: str, reader: BodyReader) -> AskedRequest | RefusedRequest:
+def _read_line(line: str, where: str, reader: BodyReader) -> AcceptedRequest | RejectedRequest:
     name = None
     try:
         content = parse_json(line, where)
         name = _name_of(content)
         return _read_request(Fields(content, where), where, reader)
-    except RefusalError as error:
-        return RefusedRequest(name, error.code, str(error))
+    except RejectionError as error:
+        return RejectedRequest(name, error.code, str(error))
     except InputError as error:
-        return RefusedRequest(name, INVALID, str(error))
+        return RejectedRequest(name, INVALID, str(error))
 
 
 def _name_of(content: object) -> str | None:
@@ -106,11 +106,11 @@ def _name_of(content: object) -> str | None:
     return cast("str", name) if is_text(name) else None
 
 
-def _read_request(fields: Fields, where: str, reader: BodyReader) -> AskedRequest:
+def _read_request(fields: Fields, where: str, reader: BodyReader) -> AcceptedRequest:
     with fields:
         name = fields.text("custom_id")
         fields.choice("method", ("POST",))
         endpoint = cast("Endpoint", fields.choice("url", (CHAT, TEXT)))
         request = reader.read(fields.fields("body"), name, endpoint)
     check_length(request, reader.limits, where)
-    return AskedRequest(request, endpoint)
+    return AcceptedRequest(request, endpoint)

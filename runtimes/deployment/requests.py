@@ -1,4 +1,4 @@
-"""What is asked of a model, and which of it can a plan serve?"""
+"""Requests, and which of them a plan can serve."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ UNSUPPORTED = "unsupported_parameter"
 TOO_LONG = "context_length_exceeded"
 
 
-class RefusalError(InputError):
+class RejectionError(InputError):
     """A single request cannot be served; others can.
 
     Attributes:
@@ -50,7 +50,7 @@ class PlanLimits:
 
 
 @dataclass(frozen=True)
-class AskedRequest:
+class AcceptedRequest:
     """A request that can be served.
 
     Attributes:
@@ -83,7 +83,7 @@ class AskedRequest:
 
 
 @dataclass(frozen=True)
-class RefusedRequest:
+class RejectedRequest:
     """A request that cannot be served.
 
     Attributes:
@@ -103,15 +103,15 @@ class RequestSet:
 
     Attributes:
         accepted: what can be served.
-        refused: what cannot, and why.
+        rejected: what cannot, and why.
     """
 
-    accepted: tuple[AskedRequest, ...]
-    refused: tuple[RefusedRequest, ...] = ()
+    accepted: tuple[AcceptedRequest, ...]
+    rejected: tuple[RejectedRequest, ...] = ()
 
 
 def check_length(request: TokenRequest, limits: PlanLimits, where: str) -> None:
-    """Raise RefusalError, which says by how much, if a plan cannot hold a request.
+    """Raise RejectionError, which says by how much, if a plan cannot hold a request.
 
     Args:
         request: the request.
@@ -131,7 +131,7 @@ def check_length(request: TokenRequest, limits: PlanLimits, where: str) -> None:
         holds = f"at most {limits.longest_context_tokens} of a request"
     else:
         return
-    raise RefusalError(
+    raise RejectionError(
         TOO_LONG,
         f"{where}: {found}, but the plan holds {holds}: shorten the request, or plan for longer "
         f"ones (llmpq search --prompt-tokens {prompt} --output-tokens {output})",
@@ -140,12 +140,12 @@ def check_length(request: TokenRequest, limits: PlanLimits, where: str) -> None:
 
 def divided_by_length(requests: Iterable[TokenRequest], limits: PlanLimits) -> RequestSet:
     """Return which requests of synthetic prompts a plan can hold and which not."""
-    accepted, refused = [], []
+    accepted, rejected = [], []
     for request in requests:
         try:
             check_length(request, limits, request.name)
-        except RefusalError as error:
-            refused.append(RefusedRequest(request.name, error.code, str(error)))
+        except RejectionError as error:
+            rejected.append(RejectedRequest(request.name, error.code, str(error)))
         else:
-            accepted.append(AskedRequest(request))
-    return RequestSet(tuple(accepted), tuple(refused))
+            accepted.append(AcceptedRequest(request))
+    return RequestSet(tuple(accepted), tuple(rejected))

@@ -1,4 +1,4 @@
-"""How are results written as requests finish, so that an interrupted run can be taken up again?
+"""Result files, written as requests finish, with resume.
 
 Lines stand in the order in which requests finished; refused requests come first. A file holds whole
 lines only: what a failed write left of a line is cut off again, and where the process was killed
@@ -13,7 +13,6 @@ What is kept when a file is taken up again follows from the ids, which are hashe
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from io import FileIO
@@ -23,18 +22,19 @@ from typing import Self
 
 from llmpq_sim.core.errors import ExecutionError, InputError
 from llmpq_sim.io.files import check_writable, whole_file
-from runtimes.base import Served
+from llmpq_sim.io.locks import locked
+from runtimes.base import Completion
 from runtimes.deployment.generation_config import TextModel
-from runtimes.deployment.requests import AskedRequest, RefusedRequest, RequestSet
+from runtimes.deployment.requests import AcceptedRequest, RejectedRequest, RequestSet
 from runtimes.deployment.result_lines import (
     LINE_ID,
     Result,
     UsageTotals,
+    completion_id,
+    completion_line,
     read_result,
-    refused_id,
-    refused_line,
-    served_id,
-    served_line,
+    rejected_id,
+    rejected_line,
     usage_totals,
 )
 
@@ -58,14 +58,16 @@ class ResultWriter:
         path: Path,
         stream: FileIO,
         model: TextModel,
-        pending: tuple[AskedRequest, ...],
+        pending: tuple[AcceptedRequest, ...],
         totals: UsageTotals,
+        lock: contextlib.ExitStack,
     ) -> None:
         self.path = path
         self.pending = pending
         self.totals = totals
         self._model = model
         self._stream = stream
+        self._lock = lock
         self._good_bytes = stream.tell()
 
     def __enter__(self) -> Self:
@@ -79,7 +81,7 @@ class ResultWriter:
     ) -> None:
         self.close()
 
-    def write_served(self, served: Served) -> None:
+    def write_completion(self, served: Completion) -> None:
         """Append the answer to a request of ``pending``, which ``served.request`` numbers.
 
         Raises:
@@ -87,20 +89,20 @@ class ResultWriter:
         """
         asked = self.pending[served.request]
         usage = len(asked.tokens.prompt), len(served.tokens)
-        result = Result(served_id(asked, self._model), asked.tokens.name, True, *usage)
-        self._append(served_line(asked, served, self._model), result)
+        result = Result(completion_id(asked, self._model), asked.tokens.name, True, *usage)
+        self._append(completion_line(asked, served, self._model), result)
 
-    def write_refused(self, refused: RefusedRequest) -> None:
+    def write_rejected(self, rejected: RejectedRequest) -> None:
         """Append why a request was refused.
 
         Raises:
             ExecutionError: it cannot be written; the file keeps its whole lines.
         """
-        result = Result(refused_id(refused), refused.name, served=False)
-        self._append(refused_line(refused), result)
+        result = Result(rejected_id(rejected), rejected.name, served=False)
+        self._append(rejected_line(rejected), result)
 
     def close(self) -> None:
-        """Close the file once the disk has it.
+        """Close the file once the disk has it, and let other runs write to it.
 
         Raises:
             ExecutionError: the disk does not take it.
@@ -112,6 +114,7 @@ class ResultWriter:
             raise self._failure(error) from None
         finally:
             self._stream.close()
+            self._lock.close()
 
     def _append(self, line: bytes, result: Result) -> None:
         try:
@@ -154,31 +157,19 @@ def open_results(
         ExecutionError: a refusal cannot be written.
     """
     check_writable(path)
-    if path.is_file():
-        with _opened(path):  # refused where another run holds it
-            pass
-    kept = _keep_results(path, asked, model, resume=resume)
-    done = {result.line_id for result in kept}
-    pending = tuple(item for item in asked.accepted if served_id(item, model) not in done)
-    writer = ResultWriter(path, _opened(path), model, pending, usage_totals(kept))
-    try:
-        for refused in asked.refused:
-            if refused_id(refused) not in done:
-                writer.write_refused(refused)
-    except BaseException:
-        writer.close()
-        raise
+    with contextlib.ExitStack() as at_failure:
+        lock = at_failure.enter_context(contextlib.ExitStack())
+        lock.enter_context(locked(path))
+        kept = _keep_results(path, asked, model, resume=resume)
+        done = {result.line_id for result in kept}
+        pending = tuple(item for item in asked.accepted if completion_id(item, model) not in done)
+        stream = at_failure.enter_context(_opened(path))
+        writer = ResultWriter(path, stream, model, pending, usage_totals(kept), lock)
+        for rejected in asked.rejected:
+            if rejected_id(rejected) not in done:
+                writer.write_rejected(rejected)
+        at_failure.pop_all()
     return writer
-
-
-def read_results(path: Path) -> tuple[Result, ...]:
-    """Return what the whole lines of a file of results say.
-
-    Raises:
-        InputError: it cannot be read, or a line is no result.
-    """
-    lines, _ = _whole_lines(_content(path))
-    return tuple(result for _, result in _results(path, lines))
 
 
 # ---- taking up a file again
@@ -209,8 +200,8 @@ def _keep_results(
 def _lines_to_keep(
     path: Path, lines: list[bytes], asked: RequestSet, model: TextModel
 ) -> list[tuple[bytes, Result]]:
-    answers = {served_id(item, model) for item in asked.accepted}
-    refusals = {refused_id(item) for item in asked.refused}
+    answers = {completion_id(item, model) for item in asked.accepted}
+    refusals = {rejected_id(item) for item in asked.rejected}
     kept: dict[str, tuple[bytes, Result]] = {}
     for number, (line, result) in enumerate(_results(path, lines), start=1):
         if result.served and result.line_id not in answers:
@@ -222,7 +213,7 @@ def _lines_to_keep(
 
 def _foreign(where: str, result: Result, asked: RequestSet) -> InputError:
     everyone = {item.tokens.name for item in asked.accepted}
-    everyone |= {item.name for item in asked.refused if item.name is not None}
+    everyone |= {item.name for item in asked.rejected if item.name is not None}
     found = f"the answer to {result.name!r}"
     if result.name in everyone:
         found += ", which is now asked in other words, of another model or in other weight formats"
@@ -267,17 +258,10 @@ def _content(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> FileIO:
-    """Return a file opened for writing at its end, for this run alone; made if there is none."""
+    """Return a file opened for writing at its end; made if there is none."""
     try:
         stream = path.open("r+b" if path.exists() else "xb", buffering=0)
         stream.seek(0, os.SEEK_END)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise InputError(
-            f"{path}: another run is writing to it; wait until it ends, or give another --out"
-        ) from None
     return stream

@@ -1,4 +1,4 @@
-"""What does a line of results say, in OpenAI's batch-output form?
+"""Result lines in OpenAI's batch-output form.
 
 A request that was served has a ``response`` and a null ``error``; one that was refused the other
 way round. What follows from the request alone is written: ids are hashes, and ``created`` is 0, so
@@ -14,9 +14,9 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.io.files import sha256_of
 from llmpq_sim.io.parsing import parse_json
-from runtimes.base import Served
+from runtimes.base import Completion
 from runtimes.deployment.generation_config import TextModel
-from runtimes.deployment.requests import CHAT, AskedRequest, RefusedRequest
+from runtimes.deployment.requests import CHAT, AcceptedRequest, RejectedRequest
 
 DIGEST_CHARACTERS = 24
 LINE_ID = "batch_req_"
@@ -45,12 +45,12 @@ class UsageTotals:
     """What a file of results holds.
 
     Attributes:
-        served, refused: requests with and without an answer.
+        served, rejected: requests with and without an answer.
         prompt_tokens, completion_tokens: of all answers.
     """
 
     served: int = 0
-    refused: int = 0
+    rejected: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -58,7 +58,7 @@ class UsageTotals:
         """Return the totals with one more result."""
         return UsageTotals(
             self.served + result.served,
-            self.refused + (not result.served),
+            self.rejected + (not result.served),
             self.prompt_tokens + result.prompt_tokens,
             self.completion_tokens + result.completion_tokens,
         )
@@ -75,16 +75,16 @@ def usage_totals(results: Iterable[Result]) -> UsageTotals:
 # ---- writing
 
 
-def served_id(asked: AskedRequest, model: TextModel) -> str:
+def completion_id(asked: AcceptedRequest, model: TextModel) -> str:
     """Return the id of a served request's line, which says what was asked of which model."""
     return LINE_ID + _digest(asked, model)
 
 
-def _digest(asked: AskedRequest, model: TextModel) -> str:
+def _digest(asked: AcceptedRequest, model: TextModel) -> str:
     return asked.digest(model.identity)[:DIGEST_CHARACTERS]
 
 
-def served_line(asked: AskedRequest, served: Served, model: TextModel) -> bytes:
+def completion_line(asked: AcceptedRequest, served: Completion, model: TextModel) -> bytes:
     """Return the line of a request that was served.
 
     Args:
@@ -110,7 +110,7 @@ def served_line(asked: AskedRequest, served: Served, model: TextModel) -> bytes:
     )
 
 
-def _chat_body(digest: str, model: str, text: str | None, served: Served) -> dict[str, object]:
+def _chat_body(digest: str, model: str, text: str | None, served: Completion) -> dict[str, object]:
     message = {"role": "assistant", "content": text}
     return {
         "id": "chatcmpl-" + digest,
@@ -121,7 +121,7 @@ def _chat_body(digest: str, model: str, text: str | None, served: Served) -> dic
     }
 
 
-def _text_body(digest: str, model: str, text: str | None, served: Served) -> dict[str, object]:
+def _text_body(digest: str, model: str, text: str | None, served: Completion) -> dict[str, object]:
     return {
         "id": "cmpl-" + digest,
         "object": "text_completion",
@@ -131,7 +131,7 @@ def _text_body(digest: str, model: str, text: str | None, served: Served) -> dic
     }
 
 
-def _end(served: Served) -> dict[str, object]:
+def _end(served: Completion) -> dict[str, object]:
     return {
         "logprobs": None,
         "finish_reason": served.ended_by,
@@ -139,7 +139,7 @@ def _end(served: Served) -> dict[str, object]:
     }
 
 
-def _usage(asked: AskedRequest, served: Served) -> dict[str, int]:
+def _usage(asked: AcceptedRequest, served: Completion) -> dict[str, int]:
     prompt, completion = len(asked.tokens.prompt), len(served.tokens)
     return {
         "prompt_tokens": prompt,
@@ -148,20 +148,20 @@ def _usage(asked: AskedRequest, served: Served) -> dict[str, int]:
     }
 
 
-def refused_id(refused: RefusedRequest) -> str:
+def rejected_id(rejected: RejectedRequest) -> str:
     """Return the id of a refused request's line, which says who was refused what."""
-    digest = sha256_of([refused.name, refused.code, refused.message])
+    digest = sha256_of([rejected.name, rejected.code, rejected.message])
     return LINE_ID + digest[:DIGEST_CHARACTERS]
 
 
-def refused_line(refused: RefusedRequest) -> bytes:
+def rejected_line(rejected: RejectedRequest) -> bytes:
     """Return the line of a request that was refused."""
     return _line(
         {
-            "id": refused_id(refused),
-            "custom_id": refused.name,
+            "id": rejected_id(rejected),
+            "custom_id": rejected.name,
             "response": None,
-            "error": {"code": refused.code, "message": refused.message},
+            "error": {"code": rejected.code, "message": rejected.message},
         }
     )
 
@@ -181,7 +181,7 @@ def read_result(line: bytes, where: str) -> Result:
         where: what messages call it.
 
     Raises:
-        InputError: it is no line that ``served_line`` or ``refused_line`` gives.
+        InputError: it is no line that ``completion_line`` or ``rejected_line`` gives.
     """
     try:
         text = line.rstrip(b"\n").decode()

@@ -1,4 +1,4 @@
-"""Which prompts stand for requests of which only the lengths are known?"""
+"""Synthetic prompts for requests of which only the lengths are known."""
 
 from collections.abc import Iterator
 from zlib import crc32

@@ -1,13 +1,22 @@
-"""How do texts and conversations become a model's tokens, and its tokens texts again?"""
+"""Tokenization of texts and conversations, and decoding of tokens."""
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, encodable, library_errors
+from llmpq_sim.core.fields import kind_of
+from llmpq_sim.core.limits import LARGEST_TOKENIZER_BYTES
+from llmpq_sim.core.units import MIB
+from llmpq_sim.io.files import check_regular, is_file, is_folder
+from runtimes.deployment.chat_templates import ChatTemplate, Message
 
-Message = Mapping[str, str]
-"""One turn of a conversation: its ``role`` and its ``content``."""
+__all__ = ["Message", "ModelTokenizer", "load_tokenizer"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -19,6 +28,15 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 """A model folder with none of these has no tokenizer."""
+
+OTHER_FILES = (
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Read with them where they are there."""
 
 
 class ModelTokenizer:
@@ -48,12 +66,22 @@ class ModelTokenizer:
         return bool(self._backend.chat_template)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return a prompt's tokens, with those that the tokenizer begins every prompt with."""
-        return tuple(self._backend.encode(text, verbose=False))
+        """Return a prompt's tokens, with those that the tokenizer begins every prompt with.
+
+        Raises:
+            InputError: the tokenizer fails on it.
+        """
+        with library_errors(f"{self.where}: the tokenizer fails"):
+            return tuple(self._backend.encode(text, verbose=False))
 
     def encode_piece(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text that stands within others: nothing is added."""
-        return tuple(self._backend.encode(text, add_special_tokens=False, verbose=False))
+        """Return the tokens of a text that stands within others: nothing is added.
+
+        Raises:
+            InputError: the tokenizer fails on it.
+        """
+        with library_errors(f"{self.where}: the tokenizer fails"):
+            return tuple(self._backend.encode(text, add_special_tokens=False, verbose=False))
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return a conversation's tokens up to where the model is to answer.
@@ -61,28 +89,35 @@ class ModelTokenizer:
         Raises:
             InputError: there is no chat template, or it does not take these messages.
         """
-        from jinja2.exceptions import TemplateError  # noqa: PLC0415  PyTorch brings it
-
         if not self.has_chat_template:
             raise InputError(
                 f"{self.where}: expected a chat template to write messages down with, but there is "
                 "none: give a prompt to /v1/completions, or the folder of an instruction-tuned "
                 "model"
             )
-        conversation = [dict(message) for message in messages]
         try:
-            text = self._backend.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"{self.where}: the chat template refuses the messages: {error}"
-            ) from None
+            text = self._template.render(messages)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from None
         return self.encode_piece(text)
 
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        with library_errors("no usable chat template"):
+            text = self._backend.get_chat_template()
+        if not isinstance(text, str):
+            raise InputError(f"expected a chat template as a text, got {kind_of(text)}")
+        tokens = {name: str(token) for name, token in self._backend.special_tokens_map.items()}
+        return ChatTemplate(text, tokens)
+
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of generated tokens, special ones left out."""
-        return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+        """Return the text of generated tokens, special ones left out.
+
+        Raises:
+            InputError: the tokenizer fails on them.
+        """
+        with library_errors(f"{self.where}: the tokenizer fails"):
+            return str(self._backend.decode(list(tokens), skip_special_tokens=True))
 
 
 def load_tokenizer(model_dir: Path) -> ModelTokenizer | None:
@@ -93,26 +128,72 @@ def load_tokenizer(model_dir: Path) -> ModelTokenizer | None:
     Raises:
         InputError: the folder has a tokenizer that cannot be loaded, or transformers is missing.
     """
-    if not any((model_dir / name).is_file() for name in TOKENIZER_FILES):
+    if not any(is_file(model_dir / name) for name in TOKENIZER_FILES):
         return None
+    _check_files(model_dir)
     try:
         from transformers import AutoTokenizer  # noqa: PLC0415  seconds, and only texts need it
     except ModuleNotFoundError as error:
         raise InputError(
-            f"reading texts needs the module {error.name}: pip install 'llmpq[torch]'; or give "
+            f"reading texts needs the module {error.name}: pip install {error.name}; or give "
             "prompts as lists of token ids"
         ) from None
-    try:
+    with library_errors(f"{model_dir}: expected a usable tokenizer, got"), _panics_untold():
         backend: Any = AutoTokenizer.from_pretrained(
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # the libraries below raise bare exceptions for damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{model_dir}: expected a usable tokenizer, got: {reason}") from None
-    end = backend.eos_token_id
-    return ModelTokenizer(
-        backend,
-        model_dir.name or str(model_dir),
-        frozenset(backend.all_special_ids),
-        () if end is None else (int(end),),
-    )
+        backend.decode(backend.encode("a", verbose=False), skip_special_tokens=True)  # as later
+        end = backend.eos_token_id
+        return ModelTokenizer(
+            backend,
+            encodable(model_dir.name or str(model_dir)),
+            frozenset(map(int, backend.all_special_ids)),
+            () if end is None else (int(end),),
+        )
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def _panics_untold() -> Iterator[None]:
+    """Keep what a library writes to stderr, and write it unless it ends in an error.
+
+    Rust code that panics writes pages there before Python is told.
+    """
+    _flush_stderr()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with TemporaryFile() as told, os.fdopen(kept, "wb") as stderr:
+        os.dup2(told.fileno(), 2)
+        try:
+            yield
+            _flush_stderr()
+            told.seek(0)
+            stderr.write(told.read())
+        finally:
+            stderr.flush()
+            os.dup2(stderr.fileno(), 2)
+
+
+def _check_files(model_dir: Path) -> None:
+    """Raise InputError for what the libraries below would open and wait for, or fill memory with.
+
+    They look for files of many names; whatever is in the folder is a file or a folder.
+    """
+    with library_errors(f"cannot read {model_dir}"):
+        paths = sorted(model_dir.iterdir())
+    for path in paths:
+        if path.exists() and not is_file(path) and not is_folder(path):
+            check_regular(path)
+    for name in (*TOKENIZER_FILES, *OTHER_FILES):
+        path = model_dir / name
+        size_bytes = path.stat().st_size if is_file(path) else 0
+        if size_bytes > LARGEST_TOKENIZER_BYTES:
+            most = LARGEST_TOKENIZER_BYTES // MIB
+            raise InputError(f"{path}: expected at most {most} MiB, got {size_bytes / MIB:.1f} MiB")

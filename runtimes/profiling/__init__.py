@@ -1,1 +1,1 @@
-"""How a machine's kernels, layers and links are timed."""
+"""Profiling of a machine's kernels, layers and links."""

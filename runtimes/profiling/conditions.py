@@ -1,4 +1,4 @@
-"""Under which conditions does a profile time its kernels?"""
+"""Conditions under which a profile times its kernels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

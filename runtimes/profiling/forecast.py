@@ -1,4 +1,4 @@
-"""How long will the rest of a profile take?
+"""Forecast of the time that the rest of a profile takes.
 
 Each measurement is first expected to take what a roofline says; what those of its kind really took
 corrects the rest.

@@ -1,4 +1,4 @@
-"""Which measurements does a profile consist of?
+"""Grid of measurements of a profile.
 
 Sizes grow by powers of two and half powers, because kernels switch in between: thinning the tokens
 of integer formats costs up to 12 points of the 90th percentile (learning curves over public

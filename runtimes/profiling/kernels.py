@@ -1,4 +1,4 @@
-"""How are a layer's matrix products and its attention run to be timed?"""
+"""Timed runs of a layer's matrix products and its attention."""
 
 import copy
 from math import prod

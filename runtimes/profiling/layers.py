@@ -1,4 +1,4 @@
-"""How are whole layers, both ends of a model and empty visits run to be timed?
+"""Timed runs of whole layers, both ends of a model and empty steps.
 
 Weights are random: times do not depend on them, and no checkpoint is needed. This module is the
 only one that knows how the runtime builds a stage.

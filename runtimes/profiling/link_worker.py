@@ -1,4 +1,4 @@
-"""What does each end of a link do while it is timed? What it does in a pipeline.
+"""Worker at each end of a link that is timed as in a pipeline.
 
 The two are the first and the last stage of one with two sequences in flight, whose stages only keep
 their cores busy for a moment. What is left between visits is the way of hidden states there and of

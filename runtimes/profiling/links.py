@@ -1,16 +1,15 @@
-"""How long does a message between two stages of this machine take?
+"""Timing of messages between two stages of this machine.
 
 Two processes, pinned as stages would be, are a pipeline whose stages only keep their cores busy; a
 message takes from the end of a visit at one to its beginning at the other.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 
+from llmpq_sim.io.locks import owned_folder
 from runtimes.profiling.points import Series
 from runtimes.profiling.processor import Target, stage_cores
 from runtimes.profiling.timing import Effort, Timing
@@ -33,9 +32,9 @@ def link_timings(points: Series, target: Target, effort: Effort) -> Iterator[Tim
         ExecutionError: one of the processes failed.
     """
     between_gpus = target.device.type == "cuda" and torch.cuda.device_count() >= ENDS
-    with tempfile.TemporaryDirectory() as folder:
+    with owned_folder("llmpq-profile-") as folder:
         task = {
-            "rendezvous": str(Path(folder) / "rendezvous"),
+            "rendezvous": str(folder / "rendezvous"),
             "between_gpus": between_gpus,
             "message_bytes": [point.bytes for point in points],
             "effort": asdict(_thorough(effort)),

@@ -1,4 +1,4 @@
-"""What does a machine reach at most, and what does a stage's process take of it?"""
+"""Facts of a machine: its peaks, and what a stage's process takes of it."""
 
 from functools import partial
 

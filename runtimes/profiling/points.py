@@ -1,4 +1,4 @@
-"""What is one measurement of a profile, and under which key is it kept?"""
+"""Point of a profile: one measurement, and the key under which it is kept."""
 
 from dataclasses import dataclass, fields
 

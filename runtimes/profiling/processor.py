@@ -1,4 +1,4 @@
-"""Which processor is it, what does it have, and how is a profile pinned to a part of it?"""
+"""Processor: its name and features, and pinning of a profile to a part of it."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Whose shapes are timed: how is a model read for us and for transformers?"""
+"""Profiled models: shapes for us and for transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How is a machine profiled, from its peaks to the messages between its stages?"""
+"""Profiler of a machine, from its peaks to the messages between its stages."""
 
 import random
 import time
@@ -10,7 +10,8 @@ import torch
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.machine import Machine, machine_path
-from llmpq_sim.io.machines import machine_beside, write_machine
+from llmpq_sim.io.profiles import machine_beside, write_machine
+from runtimes.profiling.co_runners import busy_co_runners
 from runtimes.profiling.conditions import MEMORY_FRACTION, Conditions, needed_bytes
 from runtimes.profiling.forecast import Forecast, Peaks
 from runtimes.profiling.grid import (
@@ -25,7 +26,6 @@ from runtimes.profiling.grid import (
 from runtimes.profiling.kernels import kernels_of
 from runtimes.profiling.links import link_timings
 from runtimes.profiling.machine_facts import measured_machine
-from runtimes.profiling.neighbours import busy_neighbours
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import pinned
 from runtimes.profiling.rows_files import RowsFile, open_rows
@@ -103,7 +103,7 @@ def profile(
         on_progress(ProfileProgress(0.0, "the machine's peaks", None))
         machine = _machine(task)
         session = _session(task, agenda, machine, rows, on_progress)
-        with busy_neighbours(task) as neighbours:
+        with busy_co_runners(task) as neighbours:
             _measure(task, agenda, conditions, session)
         machine = _measure_served(agenda, task, session, machine)
         _measure_links(agenda, conditions, session)

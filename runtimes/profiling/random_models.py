@@ -1,4 +1,4 @@
-"""How is a model of real shape made where no weights can be had? With random ones, on disk."""
+"""Models of real shape with random weights, on disk."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What does the user see of a profile, while it is made and at the end?"""
+"""Report of a profile, while it is made and at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from rich.console import Console
 
 import llmpq_sim
 from llmpq_sim.core.units import gib
-from llmpq_sim.report.console import labelled, paragraph, plain, put, width_of
+from llmpq_sim.report.console import labelled, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.formatting import counted, seconds_text
 from llmpq_sim.report.progress import progress_line
@@ -66,9 +66,11 @@ def show_profile(console: Console, summary: ProfileSummary) -> None:
         ("decodes", switches or ["no weights first: fused kernels are always faster"]),
     ]
     rows += [("left out", parts)] if (parts := _left_out(summary)) else []
-    put(console, headline, "", labelled(rows, width), "")
-    put(console, plain(f"Wrote {summary.rows_path} and {summary.machine_path}. Next:"))
-    put(console, plain(f"  llmpq fit {summary.rows_path} --device {machine.device} --out FILE"))
+    print_to(console, headline, "", labelled(rows, width), "")
+    print_to(console, plain(f"Wrote {summary.rows_path} and {summary.machine_path}. Next:"))
+    print_to(
+        console, plain(f"  llmpq fit {summary.rows_path} --device {machine.device} --out FILE")
+    )
 
 
 def _left_out(summary: ProfileSummary) -> list[str]:

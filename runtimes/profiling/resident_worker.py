@@ -1,16 +1,14 @@
-"""How much memory does a stage's process take before it holds a tensor?"""
+"""Worker that tells the memory of a stage's process before it holds a tensor."""
 
 import json
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import distributed
 
 import runtimes.torch_pipeline.engine.stage  # noqa: F401 - what a stage has loaded counts
-from runtimes.torch_pipeline.processes.host_memory import resident_bytes
+from runtimes.torch_pipeline.processes.host_memory import own_bytes
 
 
 def main(text: str) -> None:
@@ -22,20 +20,18 @@ def main(text: str) -> None:
     task = json.loads(text)
     device = torch.device(task["device"])
     torch.set_num_threads(task["threads"])
-    with tempfile.TemporaryDirectory() as folder:
-        store = f"file://{Path(folder) / 'rendezvous'}"
-        distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-        for dtype in (torch.float32, torch.bfloat16):  # libraries take memory at their first call
-            weight = torch.zeros(64, 64, dtype=dtype, device=device)
-            torch.nn.functional.linear(weight, weight)
-        del weight
-        taken = resident_bytes("RssAnon")
-        if device.type == "cuda":
-            held = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-            taken = task["free_bytes"] - held
-        sys.stdout.write(json.dumps(taken) + "\n")
-        sys.stdout.flush()
-        distributed.destroy_process_group()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    for dtype in (torch.float32, torch.bfloat16):  # libraries take memory at their first call
+        weight = torch.zeros(64, 64, dtype=dtype, device=device)
+        torch.nn.functional.linear(weight, weight)
+    del weight
+    taken = own_bytes()
+    if device.type == "cuda":
+        held = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        taken = task["free_bytes"] - held
+    sys.stdout.write(json.dumps(taken) + "\n")
+    sys.stdout.flush()
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

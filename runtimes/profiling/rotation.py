@@ -1,4 +1,4 @@
-"""How are weights and caches kept as cold as in serving, where every layer has its own?
+"""Rotation of weights and caches, which keeps them as cold as in serving.
 
 The same work is done on copies in turn, so many that together they exceed the last-level cache: by
 the time a copy comes round again, the others have pushed it out.

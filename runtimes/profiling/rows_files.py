@@ -1,4 +1,4 @@
-"""How are measured rows kept, one by one, and taken up again?"""
+"""Files of measured rows, written one by one, with resume."""
 
 import csv
 import io

@@ -1,9 +1,7 @@
-"""Which visits of a real pipeline are timed, so that what its parts leave out is known?"""
+"""In-pipeline calibration: the steps of a real pipeline that a profile times."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from llmpq_sim.core.formats import FORMATS
@@ -15,6 +13,7 @@ from llmpq_sim.core.memory import (
     sampled_logits_bytes,
 )
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.locks import owned_folder
 from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE, FIRST, LAST, PHASES
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.processor import Target, stage_cores
@@ -151,9 +150,9 @@ def served_timings(
     Raises:
         ExecutionError: one of the processes failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with owned_folder("llmpq-profile-") as folder:
         shared = {
-            "rendezvous": str(Path(folder) / "rendezvous"),
+            "rendezvous": str(folder / "rendezvous"),
             "models": {name: model.source for name, model in task.models.items()},
             "pipelines": [asdict(pipeline) for pipeline in pipelines],
             "dtype": DTYPE_NAMES[task.dtype],

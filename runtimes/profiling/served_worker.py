@@ -1,4 +1,4 @@
-"""How long do the visits of a real pipeline take, beside what its parts take alone?
+"""Worker of the in-pipeline calibration: steps beside their parts alone.
 
 Two processes serve a few sequences with the first and the last layers of a model, as a deployment
 does. Visits then take other times than their layers and their end were timed alone: messages come

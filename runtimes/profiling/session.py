@@ -1,4 +1,4 @@
-"""How are series of points measured, one row at a time, and where do they end?"""
+"""Session of a profile: series of points, one row at a time, until they end."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What is a user asked to decide about a profile, and what does he get back?"""
+"""Settings of a profile, and what the user gets back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""From how many tokens on is it faster to decode weights before the product than within it?"""
+"""Kernel crossover: tokens from which decoding weights before the product is faster."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from llmpq_sim.core.formats import format_spelled
 from llmpq_sim.io.measurements import read_measurements
-from llmpq_sim.latency.fitting.crossover import best_switches
-from llmpq_sim.latency.fitting.rows import FORMAT_OF_QUANT
+from llmpq_sim.latency.fitting.crossover import kernel_crossovers
 from runtimes.torch_pipeline.weights.linear import NEVER
 
 
@@ -20,5 +20,5 @@ def dense_from_tokens(rows: Path, formats: Iterable[str]) -> dict[str, int]:
         InputError: the rows cannot be read.
     """
     measured = read_measurements(rows)
-    found = best_switches(measured.where(measured.op == "gemm"))
-    return {name: found.get(FORMAT_OF_QUANT[name], NEVER) for name in formats}
+    found = kernel_crossovers(measured.where(measured.op == "gemm"))
+    return {name: found.get(format_spelled(name), NEVER) for name in formats}

@@ -1,4 +1,4 @@
-"""What exactly is profiled, once the settings are checked?"""
+"""Profiling task, once the settings are checked."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How long does a call take, and how sure is that?
+"""Timing of a call: median and spread.
 
 A call is warmed up, then repeated until it ran often enough and long enough; the median counts, and
 half the distance between the quartiles tells how much to trust it. What was disturbed is repeated.

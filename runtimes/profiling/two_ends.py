@@ -1,21 +1,21 @@
-"""How do two processes serve as the ends of a pipeline, so that the first knows what both did?"""
+"""Two processes as the ends of a pipeline, the first of which knows what both did."""
 
 from time import perf_counter
 
 import torch
 
 from llmpq_sim.core.plan import MicroBatching
-from runtimes.base import TokenRequest, ignore_served
+from runtimes.base import TokenRequest, ignore_completion
 from runtimes.torch_pipeline.engine.pipeline import Computes, Member, follow, lead
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.transport import REPORT, DistributedTransport
-from runtimes.torch_pipeline.processes.heartbeat import Pulse
+from runtimes.torch_pipeline.processes.heartbeat import HeartbeatRecord
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory
 
 FIRST, LAST = 0, 1
 
-Served = tuple[RunRecord, StageRecord, StageRecord]
+BothEnds = tuple[RunRecord, StageRecord, StageRecord]
 """The run, and what the first and the last end wrote down."""
 
 
@@ -26,7 +26,7 @@ def serve_as_end(
     cuts: MicroBatching,
     memory: PeakMemory | None = None,
     held_bytes: int = 0,
-) -> Served | None:
+) -> BothEnds | None:
     """Serve requests with the other end; return what both did at the first, nothing at the last.
 
     Args:
@@ -39,13 +39,13 @@ def serve_as_end(
     """
     transport = DistributedTransport(stage.device, is_staged=False)
     record = StageRecord()
-    member = Member(stage, rank, 2, requests, transport, Pulse(), record)
+    member = Member(stage, rank, 2, requests, transport, HeartbeatRecord(), record)
     run = RunRecord(perf_counter(), 0.0)
     if rank == LAST:
         follow(member)
     else:
         batch = cuts.decode * cuts.groups_in_flight
-        lead(member, StaticSchedule(requests, batch, cuts), None, run, ignore_served)
+        lead(member, StaticSchedule(requests, batch, cuts), None, run, ignore_completion)
     if memory is not None:
         record.peak_bytes = memory.stop() - held_bytes
     if rank == LAST:

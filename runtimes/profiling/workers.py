@@ -1,17 +1,14 @@
-"""How are helper processes of a profile started, listened to and always ended?"""
+"""Helper processes of a profile: started, listened to on loopback alone, and always ended."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 from llmpq_sim.core.errors import ExecutionError
-
-ROOT = Path(__file__).resolve().parents[2]
+from runtimes.torch_pipeline.processes.child import child_command, child_environment
+from runtimes.torch_pipeline.processes.meeting import loopback_only
 
 Told = Mapping[str, Any]
 """What a process is told: plain data."""
@@ -52,13 +49,12 @@ def answers(started: Sequence[Worker], count: int, what: str) -> Iterator[Any]:
 
 
 def _started(module: str, task: Told) -> Worker:
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-m", module, json.dumps(task)],
+        child_command(module, json.dumps(task)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=child_environment() | loopback_only(),
     )
 
 

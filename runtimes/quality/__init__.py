@@ -1,1 +1,1 @@
-"""How much quality a model loses in which weight format: measured on this machine."""
+"""Measurement of a model's quality loss in each weight format, on this machine."""

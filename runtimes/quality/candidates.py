@@ -1,4 +1,4 @@
-"""Which assignments of formats to layers are measured together, and what do they share?
+"""Candidates: assignments of formats to layers that are measured together.
 
 Up to its first quantized layer an assignment computes what the 16-bit model computes. There it
 *starts*; from there on it has hidden states of its own.

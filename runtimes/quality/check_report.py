@@ -1,4 +1,4 @@
-"""What does the user see of a plan whose loss was measured?"""
+"""Report of a plan whose loss was measured."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from rich.console import Console
 import llmpq_sim
 from llmpq_sim.quality.measured import TextFacts
 from llmpq_sim.quality.table import STANDARD_ERRORS
-from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.formatting import counted, loss_text
 from runtimes.quality.plan_check import PlanCheck
 
@@ -33,7 +33,7 @@ def show_check(console: Console, check: PlanCheck, text: TextFacts) -> None:
     )
     drawn.add_row("target", plain(loss_text(check.budget)), "")
     drawn.add_row("16 bits", "0", plain(_perplexity_text(check.reference_nats)))
-    put(console, headline, "", drawn, "")
+    print_to(console, headline, "", drawn, "")
     windows = f"{counted(text.windows, 'window')} of {text.window_tokens} tokens"
     rows = [("text", [text.name, windows])]
     if not check.is_comparable:
@@ -41,9 +41,9 @@ def show_check(console: Console, check: PlanCheck, text: TextFacts) -> None:
         rows.append(("note", [note]))
     if check.other_text is not None:
         rows.append(("note", [f"the prediction was measured on another text, {check.other_text}"]))
-    put(console, labelled(rows, width))
+    print_to(console, labelled(rows, width))
     if check.is_comparable and not check.misses_target:
-        put(console, "", plain("The plan keeps to its target."))
+        print_to(console, "", plain("The plan keeps to its target."))
 
 
 def missed_text(check: PlanCheck) -> str:

@@ -1,4 +1,4 @@
-"""How far is a model's prediction of the next token from another's, and from the text?"""
+"""KL divergence and cross-entropy of next-token predictions."""
 
 import math
 from collections.abc import Sequence

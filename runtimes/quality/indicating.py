@@ -1,4 +1,4 @@
-"""Which indicator does each layer have in each format, from one pass of a text?"""
+"""Indicators of each layer in each format, from one pass of a text."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,14 +10,14 @@ from llmpq_sim.quality.measured import MEASURES, MeasuredLoss, MeasuredQuality
 from runtimes.quality.indicators import Method, layer_indicators, read_matrices
 from runtimes.quality.input_statistics import observed
 from runtimes.quality.layer_stages import run_windows
-from runtimes.quality.pace import Pace, StreamProgress, Work
+from runtimes.quality.measured_model import MeasuredModel
+from runtimes.quality.progress import MeasurementProgress, StreamProgress, Work
 from runtimes.quality.settings import QualitySettings
-from runtimes.quality.subject import Subject
 from runtimes.torch_pipeline.weights.loading import release_freed_memory
 
 
 def measure_indicator(
-    subject: Subject,
+    measured_model: MeasuredModel,
     settings: QualitySettings,
     method: Method,
     on_progress: Callable[[StreamProgress], None] = lambda _: None,
@@ -27,7 +27,7 @@ def measure_indicator(
     The text passes the 16-bit model once, a layer at a time.
 
     Args:
-        subject: the model and the text.
+        measured_model: the model and the text.
         settings: formats and the like.
         method: which indicator.
         on_progress: told after each layer.
@@ -35,27 +35,27 @@ def measure_indicator(
     Raises:
         LlmpqError: the model's folder is damaged, or its 16-bit model gives no finite numbers.
     """
-    windows = torch.tensor(subject.windows.tokens)
-    at_once = subject.source.windows_at_once
-    embedding = subject.source.embedding()
+    windows = torch.tensor(measured_model.windows.tokens)
+    at_once = measured_model.source.windows_at_once
+    embedding = measured_model.source.embedding()
     batches = [run_windows(embedding, part) for part in windows.split(at_once)]
     del embedding
-    pace = Pace(Work((), subject.spec.layers, 0.0), 0, on_progress)
+    progress = MeasurementProgress(Work((), measured_model.spec.layers, 0.0), 0, on_progress)
     rows: list[MeasuredLoss] = []
-    for layer in range(subject.spec.layers):
+    for layer in range(measured_model.spec.layers):
         began = settings.clock()
-        rows += _layer_rows(subject, settings, method, layer, batches)
-        pace.loaded(0.0)  # counted with the pass
-        pace.passed(layer, settings.clock() - began)
+        rows += _layer_rows(measured_model, settings, method, layer, batches)
+        progress.loaded(0.0)  # counted with the pass
+        progress.passed(layer, settings.clock() - began)
         release_freed_memory()
     return MeasuredQuality(
         method=method,
         measure=MEASURES[method],
         seed=settings.seed,
-        model_name=subject.spec.name,
-        shape_sha256=shape_sha256(subject.spec),
-        weights_sha256=subject.weights_sha256,
-        text=subject.windows.text,
+        model_name=measured_model.spec.name,
+        shape_sha256=shape_sha256(measured_model.spec),
+        weights_sha256=measured_model.weights_sha256,
+        text=measured_model.windows.text,
         quantizers=settings.format_quantizers(),
         reference_nats=None,
         additivity=None,
@@ -64,7 +64,7 @@ def measure_indicator(
 
 
 def _layer_rows(
-    subject: Subject,
+    measured_model: MeasuredModel,
     settings: QualitySettings,
     method: Method,
     layer: int,
@@ -72,12 +72,12 @@ def _layer_rows(
 ) -> Iterator[MeasuredLoss]:
     """Yield the rows of a layer, and let the batches pass it in place."""
     began = settings.clock()
-    stage = subject.source.layer(layer, subject.plain)
+    stage = measured_model.source.layer(layer, measured_model.plain)
     with observed(stage) as statistics:
         batches[:] = [run_windows(stage, batch) for batch in batches]
     del stage
     matrices = read_matrices(settings.model_dir, layer)
-    quantizers = subject.source.quantizers
+    quantizers = measured_model.source.quantizers
     found = layer_indicators(matrices, settings.formats, quantizers, statistics, method)
     seconds = (settings.clock() - began) / len(found)
     for name, loss in found.items():

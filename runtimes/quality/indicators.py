@@ -1,4 +1,4 @@
-"""How much does a weight format harm a layer, judged by its inputs and scales or weight errors?
+"""Indicators of a format's harm to a layer, from its inputs and scales or weight errors.
 
 Both indicators need no more than a pass of a text through the 16-bit model. They rank layers and
 formats; they are no losses in nats. Where weights are not quantized both are exactly zero.

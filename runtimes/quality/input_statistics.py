@@ -1,4 +1,4 @@
-"""What are the inputs of each matrix product of a layer like, over all tokens that pass it?"""
+"""Statistics of the inputs of a layer's matrix products, over all tokens that pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

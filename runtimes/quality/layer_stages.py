@@ -1,4 +1,4 @@
-"""How are windows run through one layer of a model, or one of its ends?
+"""Stages of one layer of a model, or of one of its ends, that windows run through.
 
 Each is a stage of the runtime, loaded by the runtime's own code. The ends are stages without
 layers: what precedes the first layer, and what follows the last.

@@ -1,4 +1,4 @@
-"""How much KL divergence does each layer cause in each format, and do the layers' losses add up?"""
+"""KL divergence of each layer in each format, and a check that the layers' losses add up."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,10 +18,10 @@ from runtimes.quality.candidates import (
     single_layer_candidates,
 )
 from runtimes.quality.divergence import estimate, has_diverged
-from runtimes.quality.pace import StreamProgress
+from runtimes.quality.measured_model import MeasuredModel, prepared_run
+from runtimes.quality.progress import StreamProgress
 from runtimes.quality.settings import QualitySettings
 from runtimes.quality.streaming import Compared, Run, stream
-from runtimes.quality.subject import Subject, prepared_run
 
 LEAST_NATS = 1e-6
 """Measured KL below which a relative error says nothing: it is the noise of the arithmetic."""
@@ -31,7 +31,7 @@ PERCENTILE = 0.9
 
 
 def measure_kl(
-    subject: Subject,
+    measured_model: MeasuredModel,
     settings: QualitySettings,
     on_run: Callable[[Run], None] = lambda _: None,
     on_progress: Callable[[StreamProgress], None] = lambda _: None,
@@ -42,7 +42,7 @@ def measure_kl(
     layers is off.
 
     Args:
-        subject: the model and the text.
+        measured_model: the model and the text.
         settings: formats and the like.
         on_run: told what is begun, before it is.
         on_progress: told how much of it is done.
@@ -51,10 +51,12 @@ def measure_kl(
         LlmpqError: the disk or memory is short, the 16-bit model gives no finite numbers, or what
             is to be taken up again is of another run.
     """
-    layers = subject.spec.layers
-    singles = single_layer_candidates(layers, settings.formats, subject.plain)
-    mixed = mixed_candidates(layers, settings.formats, subject.plain, settings.check, settings.seed)
-    run = prepared_run(subject, [*singles, *mixed], settings)
+    layers = measured_model.spec.layers
+    singles = single_layer_candidates(layers, settings.formats, measured_model.plain)
+    mixed = mixed_candidates(
+        layers, settings.formats, measured_model.plain, settings.check, settings.seed
+    )
+    run = prepared_run(measured_model, [*singles, *mixed], settings)
     on_run(run)
     compared = stream(run, resume=settings.resume, on_progress=on_progress)
     rows = [_row(single, number, compared) for number, single in enumerate(singles)]
@@ -63,10 +65,10 @@ def measure_kl(
         method="kl",
         measure=MEASURES["kl"],
         seed=settings.seed,
-        model_name=subject.spec.name,
-        shape_sha256=shape_sha256(subject.spec),
-        weights_sha256=subject.weights_sha256,
-        text=subject.windows.text,
+        model_name=measured_model.spec.name,
+        shape_sha256=shape_sha256(measured_model.spec),
+        weights_sha256=measured_model.weights_sha256,
+        text=measured_model.windows.text,
         quantizers=settings.format_quantizers(),
         reference_nats=reference_nats(compared),
         additivity=additivity(rows, mixed, totals),

@@ -1,4 +1,4 @@
-"""Does a plan lose as much quality as its table predicted, and does it keep to its target?"""
+"""Measured loss of a whole plan, beside its table's prediction and its target."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.quality.measured import MEASURES
 from runtimes.quality.candidates import with_plain_format
 from runtimes.quality.divergence import Estimate, estimate, has_diverged
+from runtimes.quality.measured_model import MeasuredModel, prepared_run
 from runtimes.quality.measuring import reference_nats
-from runtimes.quality.pace import StreamProgress
+from runtimes.quality.progress import StreamProgress
 from runtimes.quality.settings import QualitySettings
 from runtimes.quality.streaming import Run, stream
-from runtimes.quality.subject import Subject, prepared_run
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PlanCheck:
 
 def check_plan_quality(
     saved: SavedPlan,
-    subject: Subject,
+    measured_model: MeasuredModel,
     settings: QualitySettings,
     on_run: Callable[[Run], None] = lambda _: None,
     on_progress: Callable[[StreamProgress], None] = lambda _: None,
@@ -69,7 +69,7 @@ def check_plan_quality(
 
     Args:
         saved: the plan.
-        subject: the model and the text.
+        measured_model: the model and the text.
         settings: the quantizers among them should be the plan's.
         on_run: told what is begun, before it is.
         on_progress: told how much of it is done.
@@ -77,10 +77,10 @@ def check_plan_quality(
     Raises:
         LlmpqError: the plan is of another model, or the measurement cannot be made.
     """
-    check_model(saved.task.costs.scenario.model, subject.spec)
+    check_model(saved.task.costs.scenario.model, measured_model.spec)
     formats = saved.plan.layer_formats
-    candidate = with_plain_format(formats, subject.plain)
-    run = prepared_run(subject, [candidate], settings)
+    candidate = with_plain_format(formats, measured_model.plain)
+    run = prepared_run(measured_model, [candidate], settings)
     on_run(run)
     compared = stream(run, resume=settings.resume, on_progress=on_progress)
     nats = compared.divergence_nats[0].tolist()
@@ -96,14 +96,14 @@ def check_plan_quality(
         plan_nats=(
             math.inf if diverged else estimate(compared.cross_entropy_nats[1].tolist()).mean
         ),
-        other_text=_other_text(saved, subject),
+        other_text=_other_text(saved, measured_model),
     )
 
 
-def _other_text(saved: SavedPlan, subject: Subject) -> str | None:
+def _other_text(saved: SavedPlan, measured_model: MeasuredModel) -> str | None:
     """Return the name of the text that a plan's losses were measured on, unless it is this one."""
     measured = saved.target.measured
-    if measured is None or measured.text.sha256 == subject.windows.text.sha256:
+    if measured is None or measured.text.sha256 == measured_model.windows.text.sha256:
         return None
     return measured.text.name
 

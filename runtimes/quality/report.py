@@ -1,4 +1,4 @@
-"""What does the user see of a measurement of quality, while it runs and at the end?"""
+"""Report of a measurement of quality, while it runs and at the end."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 import llmpq_sim
-from llmpq_sim.io.quality import quality_to_content
+from llmpq_sim.io.quality import quality_to_dict
 from llmpq_sim.quality.measured import MeasuredLoss, MeasuredQuality
-from llmpq_sim.report.console import labelled, new_table, paragraph, plain, put, width_of
+from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.formatting import counted, loss_text, percent_text, seconds_text
 from llmpq_sim.report.progress import progress_line
-from runtimes.quality.pace import StreamProgress
+from runtimes.quality.measured_model import MeasuredModel
+from runtimes.quality.progress import StreamProgress
 from runtimes.quality.streaming import Run
-from runtimes.quality.subject import Subject
 
 SCHEMA = "llmpq/quality-summary"
 VERSION = 1
@@ -67,12 +67,12 @@ def run_text(run: Run) -> str:
     )
 
 
-def pass_text(subject: Subject) -> str:
+def pass_text(measured_model: MeasuredModel) -> str:
     """Return in a sentence how much an indicator takes."""
-    text = subject.windows.text
+    text = measured_model.windows.text
     return (
         f"{counted(text.windows, 'window')} of {text.window_tokens} tokens: "
-        f"{subject.spec.layers} passes of a layer, one forward pass of the model"
+        f"{measured_model.spec.layers} passes of a layer, one forward pass of the model"
     )
 
 
@@ -93,17 +93,17 @@ def show_quality(
     at_16_bits = "" if nats is None else f", perplexity {nats:.2f} at 16 bits"
     headline = paragraph(f"{measured.model_name}: {measured.measure}{at_16_bits}", width)
     headline.stylize("bold")
-    put(console, headline, "", _format_table(measured, layers), "")
-    put(console, *_strips(measured), "")
-    put(console, labelled(_facts(measured), width), "")
-    put(console, plain(f"Wrote {quality_file}. Next:"))
+    print_to(console, headline, "", _format_table(measured, layers), "")
+    print_to(console, *_strips(measured), "")
+    print_to(console, labelled(_facts(measured), width), "")
+    print_to(console, plain(f"Wrote {quality_file}. Next:"))
     limit = "--max-kl 0.03" if measured.method == "kl" else "--quality-at-least int8"
     search = (
         f"  llmpq search --model {model_dir} --cluster CLUSTER --quality {quality_file} {limit}"
     )
-    put(console, plain(search))
+    print_to(console, plain(search))
     check = f"  llmpq quality {model_dir} --plan plan.json"
-    put(console, plain(f"{check}   measures the plan that comes of it"))
+    print_to(console, plain(f"{check}   measures the plan that comes of it"))
 
 
 def _format_table(measured: MeasuredQuality, layers: int) -> Table:
@@ -223,5 +223,5 @@ def quality_content(measured: MeasuredQuality, layers: int, quality_file: str) -
             }
             for name, (loss, interval) in totals(measured, layers).items()
         },
-        "quality": quality_to_content(measured),
+        "quality": quality_to_dict(measured),
     }

@@ -1,4 +1,4 @@
-"""What is a user asked to decide about a measurement of quality?"""
+"""Settings of a measurement of quality."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How do all candidates pass a model with one layer in memory at a time?
+"""Streaming of all candidates through a model with one layer in memory at a time.
 
 The 16-bit model and every candidate that has started are streams of hidden states. Each layer is
 loaded once in each format, all streams that need it pass, and it is dropped. At the end the LM head
@@ -21,7 +21,7 @@ from runtimes.quality.divergence import (
     log_probabilities,
 )
 from runtimes.quality.layer_stages import LayerSource, run_head, run_windows
-from runtimes.quality.pace import Pace, StreamProgress, Work
+from runtimes.quality.progress import MeasurementProgress, StreamProgress, Work
 from runtimes.quality.streams import (
     Progress,
     Streams,
@@ -117,14 +117,14 @@ def stream(run: Run, *, resume: bool, on_progress: Callable[[StreamProgress], No
     found = load_progress(run.folder, run.sha256) if resume else None
     streams.open(anew=found is None)
     done = found or _begin(run, streams)
-    pace = Pace(run.work, done.layers, on_progress)
+    progress = MeasurementProgress(run.work, done.layers, on_progress)
     spent = np.array(done.stream_s)
     for layer in range(done.layers, run.source.layers):
         for format_name in (run.plain, *formats_at(run.candidates, layer)):
-            _pass_layer(run, streams, (layer, format_name), spent, pace)
+            _pass_layer(run, streams, (layer, format_name), spent, progress)
         streams.flush(layer + 1)
         write_progress(run.folder, run.sha256, Progress(layer + 1, tuple(spent.tolist())))
-    return _compare(run, streams, spent, pace)
+    return _compare(run, streams, spent, progress)
 
 
 def _begin(run: Run, streams: Streams) -> Progress:
@@ -139,7 +139,11 @@ def _begin(run: Run, streams: Streams) -> Progress:
 
 
 def _pass_layer(
-    run: Run, streams: Streams, at: tuple[int, str], spent: np.ndarray, pace: Pace
+    run: Run,
+    streams: Streams,
+    at: tuple[int, str],
+    spent: np.ndarray,
+    progress: MeasurementProgress,
 ) -> None:
     """Let all streams that need a layer in a format pass it; the time of loading is shared out."""
     layer, format_name = at
@@ -152,7 +156,7 @@ def _pass_layer(
     began = run.clock()
     stage = run.source.layer(layer, format_name)
     loading_s = run.clock() - began
-    pace.loaded(loading_s)
+    progress.loaded(loading_s)
     for stream_number, entering in passes:
         began = run.clock()
         for batch in run.batches:
@@ -162,12 +166,14 @@ def _pass_layer(
             streams.write(layer + 1, stream_number, batch, hidden)
         passing_s = run.clock() - began
         spent[stream_number] += passing_s + loading_s / len(passes)
-        pace.passed(layer, passing_s)
+        progress.passed(layer, passing_s)
     del stage
     release_freed_memory()
 
 
-def _compare(run: Run, streams: Streams, spent: np.ndarray, pace: Pace) -> Compared:
+def _compare(
+    run: Run, streams: Streams, spent: np.ndarray, progress: MeasurementProgress
+) -> Compared:
     count, windows = len(run.candidates), len(run.windows)
     divergence = np.zeros((count, windows))
     entropy = np.zeros((1 + count, windows))
@@ -179,7 +185,7 @@ def _compare(run: Run, streams: Streams, spent: np.ndarray, pace: Pace) -> Compa
             entropy[:, window] += part[1]
         window_s = run.clock() - began
         spent += window_s / (1 + count)
-        pace.compared(windows, window_s)
+        progress.compared(windows, window_s)
     tokens = run.windows.shape[1]
     return Compared(divergence / tokens, entropy / (tokens - 1), tuple(spent.tolist()))
 

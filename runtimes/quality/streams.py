@@ -1,4 +1,4 @@
-"""Where are hidden states kept between layers, so that a run can be taken up again?
+"""Hidden-state store with resume.
 
 In two files: what enters a layer is read from one and what leaves it is written to the other. After
 a whole layer that is noted; whoever goes on from there has all that was written until then.

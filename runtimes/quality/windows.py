@@ -1,4 +1,4 @@
-"""On which windows of a text is a model measured?"""
+"""Windows of a text on which a model is measured."""
 
 import hashlib
 import random

@@ -1,1 +1,1 @@
-"""A pipeline of PyTorch processes, one for each stage of a plan."""
+"""Pipeline of PyTorch processes, one for each stage of a plan."""

@@ -1,7 +1,5 @@
-"""Carries out plans with PyTorch: one process for each stage, on GPUs or processor cores."""
+"""PyTorch runtime: one process for each stage, on GPUs or processor cores."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +7,13 @@ from llmpq_sim.core.errors import ExecutionError
 from llmpq_sim.core.execution import Execution
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.units import gib
+from llmpq_sim.io.locks import owned_folder
 from runtimes.base import (
+    Completion,
     Job,
     Progress,
-    Served,
+    ignore_completion,
     ignore_progress,
-    ignore_served,
 )
 from runtimes.torch_pipeline.engine.records import read_records
 from runtimes.torch_pipeline.processes.job_building import build_job, check_job, local_stages
@@ -22,6 +21,9 @@ from runtimes.torch_pipeline.processes.job_spec import write_job
 from runtimes.torch_pipeline.processes.launching import launch
 from runtimes.torch_pipeline.processes.monitor import Watch
 from runtimes.torch_pipeline.processes.worker_files import MEASURED_FILE
+
+RUN_FOLDER = "llmpq-run-"
+"""With which the name of a run's folder begins, among temporary files."""
 
 
 class TorchRuntime:
@@ -41,7 +43,7 @@ class TorchRuntime:
     def run(
         self,
         job: Job,
-        on_served: Callable[[Served], None] = ignore_served,
+        on_completion: Callable[[Completion], None] = ignore_completion,
         on_progress: Callable[[Progress], None] = ignore_progress,
     ) -> Execution | None:
         """Serve every request and return what was measured; leave no process behind.
@@ -54,17 +56,14 @@ class TorchRuntime:
             InputError: the model folder lacks something.
         """
         self.check(job)
-        folder = Path(tempfile.mkdtemp(prefix="llmpq-run-"))
-        try:
-            return self._run_in(folder, job, on_served, on_progress)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with owned_folder(RUN_FOLDER) as folder:
+            return self._run_in(folder, job, on_completion, on_progress)
 
     def _run_in(
         self,
         folder: Path,
         job: Job,
-        on_served: Callable[[Served], None],
+        on_completion: Callable[[Completion], None],
         on_progress: Callable[[Progress], None],
     ) -> Execution | None:
         spec = build_job(job)
@@ -79,13 +78,13 @@ class TorchRuntime:
         names = [stage.name for stage in spec.stages]
         try:
             watch = Watch(launcher, names, claims, len(job.requests), options)
-            watch.until_done(on_served, on_progress)
+            watch.until_done(on_completion, on_progress)
         finally:
             launcher.stop()
-        if 0 not in stages:
+        if 0 not in launcher.processes:
             return None
         measured = folder / MEASURED_FILE
         if not measured.exists():
-            raise ExecutionError(f"the first stage left no measurements: {launcher.log_tail()}")
+            raise ExecutionError("the first stage left no measurements")
         run, records = read_records(measured)
         return run.execution(spec.requests, records, spec.dtype)

@@ -1,18 +1,21 @@
-"""How many requests a second are simulated under continuous batching?
+"""Benchmark of continuous batching: requests simulated a second.
 
 Requests arrive as often and are as long as in Azure's conversations of 2023, and pass four stages.
 Fast stages make many small batches, slow ones few large ones; a tenth of the blocks makes
 sequences lose theirs.
 """
 
+import timeit
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.engine import simulate_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from tests.serving import even_pipeline, trace
+from tests.serving import Case, even_pipeline, trace
 
 PROMPT_TOKENS = (
     (0, 2), (0.0174, 89.5), (0.0357, 180.5), (0.0574, 181.5), (0.0713, 199.5), (0.1075, 209.5),
@@ -41,11 +44,8 @@ def lengths(
     return drawn
 
 
-@pytest.mark.parametrize("slowness", [0.25, 1.0, 4.0])
-@pytest.mark.parametrize(("requests", "blocks"), [(1000, 25_000), (1000, 2500), (20_000, 25_000)])
-def test_requests_per_second(
-    benchmark: BenchmarkFixture, slowness: float, requests: int, blocks: int
-) -> None:
+def conversations(requests: int, blocks: int, slowness: float) -> Case:
+    """Return four stages that serve so many requests."""
     rng = np.random.default_rng(0)
     gaps_s = rng.gamma(0.9, 1 / 0.9 / 6.45, requests)
     gaps_s[0] = 0.0
@@ -63,10 +63,33 @@ def test_requests_per_second(
         transfer_s=1e-5,
         blocks=blocks,
     )
-    times = benchmark(run_service, pipeline, workload, LIMITS)
+    return pipeline, workload, LIMITS
+
+
+@pytest.mark.parametrize("slowness", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize(("requests", "blocks"), [(1000, 25_000), (1000, 2500), (20_000, 25_000)])
+def test_requests_per_second(
+    benchmark: BenchmarkFixture, slowness: float, requests: int, blocks: int
+) -> None:
+    times = benchmark(compute_service, *conversations(requests, blocks, slowness))
     benchmark.extra_info["batches"] = times.batches
     benchmark.extra_info["preemptions"] = times.preemptions
     if benchmark.stats is not None:
         rate = requests / benchmark.stats.stats.median
         benchmark.extra_info["requests_per_s"] = rate
         print(f" {rate:,.0f} requests/s, {times.batches:,} batches")  # noqa: T201
+
+
+@pytest.mark.parametrize("blocks", [25_000, 2500])
+def test_the_recurrence_is_worth_having_beside_the_model(
+    benchmark: BenchmarkFixture, blocks: int
+) -> None:
+    """It stands in for the model in a search only as long as it is much faster, on any machine."""
+    case = conversations(1000, blocks, 1.0)
+    model_s = timeit.timeit(lambda: simulate_service(*case), number=1)
+    benchmark(compute_service, *case)
+    if benchmark.stats is not None:
+        ratio = model_s / benchmark.stats.stats.median
+        benchmark.extra_info["times_faster"] = ratio
+        print(f" {ratio:.0f} times faster, model {1000 / model_s:,.0f} requests/s")  # noqa: T201
+        assert ratio > 8

@@ -1,4 +1,4 @@
-"""Which share of the memory's bandwidth does decoding one sequence reach, in each format?
+"""Benchmark of decoding one sequence: share of the memory's bandwidth in each format.
 
 On a GPU it is Llama-3.1-8B, launched kernel by kernel and replayed from a recording; on a processor
 a small model. Every weight is read once a step: the share is their bytes over the step's time, over

@@ -1,4 +1,4 @@
-"""How long does a search take as layers and devices grow, and how near is its plan to the bound?
+"""Benchmark of a search as layers and devices grow: its time, and its gap to the bound.
 
 ``python -m tests.benchmarks.bench_scale`` prints the table, with the time of LLM-PQ's integer
 program, where each device is a place of its own.
@@ -14,7 +14,7 @@ import pytest
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.clusters import cluster_from_yaml
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
@@ -46,7 +46,7 @@ def large_cluster(devices: int) -> Cluster:
             count = min(DEVICES_OF_NODE, left - number * DEVICES_OF_NODE)
             group = {"type": kind, "count": count}
             nodes.append({"name": f"{kind}-node-{number}", "devices": [group], "link": link})
-    return cluster_from_content(
+    return cluster_from_yaml(
         {
             "schema": "llmpq/cluster",
             "version": 1,

@@ -1,4 +1,4 @@
-"""How long do the steps of a search take, and how soon does the command answer?"""
+"""Benchmark of the steps of a search, and of the command's first answer."""
 
 import subprocess
 from collections.abc import Callable

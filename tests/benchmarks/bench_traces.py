@@ -1,4 +1,4 @@
-"""How long a trace of an hour takes to load, and as many requests to make up."""
+"""Benchmark of loading a trace of an hour, and of drawing as many requests."""
 
 from pathlib import Path
 from typing import Any

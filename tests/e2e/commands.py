@@ -1,15 +1,19 @@
-"""How tests run the installed command."""
+"""Runner of the installed command for tests."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 LLMPQ = Path(sys.executable).parent / "llmpq"
 
 
 def llmpq(
-    *arguments: str | Path, cwd: Path, timeout_s: float = 240.0
+    *arguments: str | Path,
+    cwd: Path,
+    timeout_s: float = 240.0,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Return what the installed command did, as on a terminal of 88 columns without colour."""
     return subprocess.run(
@@ -19,5 +23,5 @@ def llmpq(
         text=True,
         timeout=timeout_s,
         check=False,
-        env={**os.environ, "COLUMNS": "88", "NO_COLOR": "1"},
+        env={**os.environ, "COLUMNS": "88", "NO_COLOR": "1", **(env or {})},
     )

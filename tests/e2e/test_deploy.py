@@ -1,20 +1,20 @@
-"""The installed command carries out plans: answers, resumption, interruption, comparison."""
+"""Deployments by the installed command: answers, resumption, interruption, comparison."""
 
 import json
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
+import psutil
 import pytest
 
 from tests.e2e.commands import LLMPQ, llmpq
 from tests.runtimes.models import VOCABULARY, save_model
-
-MARK = f"interrupted-{os.getpid()}"
-"""By which this test finds its own processes among all."""
+from tests.runtimes.sockets_of_tests import LOOPBACK, free_port, listening
 
 CLUSTER = """schema: llmpq/cluster
 version: 1
@@ -135,78 +135,137 @@ def test_what_is_answered_is_not_asked_again(folder: Path) -> None:
     assert answers(folder / "kept.jsonl") == answers(folder / "whole.jsonl")
 
 
-def test_an_interrupted_run_keeps_its_answers_and_leaves_no_process(folder: Path) -> None:
-    (folder / "many.jsonl").write_text(asked(400, 20), encoding="utf-8")
+PATIENCE_S = 120.0
+"""For what takes seconds on an idle machine."""
+
+
+@contextmanager
+def deploying(
+    folder: Path, *arguments: str, after: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """Run a deployment in the background; give it and its stages once it has answered so much."""
+    env = {**os.environ, "NO_COLOR": "1", "TMPDIR": str(folder / "temporary")}
+    (folder / "temporary").mkdir(exist_ok=True)
     running = subprocess.Popen(
-        [str(LLMPQ), *DEPLOY, "--requests", "many.jsonl", "--out", "cut.jsonl"],
+        [str(LLMPQ), *DEPLOY, *arguments],
         cwd=folder,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        env={**os.environ, "NO_COLOR": "1", "LLMPQ_TEST": MARK},
+        env=env,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread runs here
     )
-    out = folder / "cut.jsonl"
+    out = folder / arguments[arguments.index("--out") + 1]
     try:
-        while not (out.exists() and out.read_bytes().count(b"\n") >= 4):
+        while len(stages := stages_of(running)) < 2 or answered(out) < after:
             assert running.poll() is None, running.communicate()
-            sleep(0.1)
-        assert len(workers()) >= 2
-        os.kill(running.pid, signal.SIGINT)
-        _, told = running.communicate(timeout=30)
+            sleep(0.05)
+        yield running, stages
     finally:
         running.kill()
         running.communicate()
-    assert running.returncode == 130
-    kept = "what was answered is in cut.jsonl, --resume does the rest"
+    _, left = psutil.wait_procs(stages, timeout=PATIENCE_S)
+    assert left == []
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl-C reach this process though tests may run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stages_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return psutil.Process(running.pid).children(recursive=True)
+    return []
+
+
+def answered(out: Path) -> int:
+    return out.read_bytes().count(b"\n") if out.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_keeps_its_answers_and_leaves_nothing(
+    folder: Path, number: signal.Signals, code: int
+) -> None:
+    (folder / "many.jsonl").write_text(asked(400, 20), encoding="utf-8")
+    out = folder / f"cut-{code}.jsonl"
+    with deploying(folder, "--requests", "many.jsonl", "--out", out.name, after=4) as (running, _):
+        os.kill(running.pid, number)
+        _, told = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == code
+    kept = f"what was answered is in {out.name}, --resume does the rest"
     assert told.strip() == f"interrupted; {kept}"
     assert out.read_bytes().endswith(b"\n")
     assert 4 <= len(answers(out)) < 400
-    assert workers() == []
+    assert list((folder / "temporary").iterdir()) == []
+    assert list(folder.glob(".llmpq-*")) == []
 
 
 def test_a_killed_run_is_resumed_with_the_tokens_of_a_whole_one(folder: Path) -> None:
     """In bf16 with int8 layers, where without --batch-invariant tokens depend on the batch."""
-    options = ("deploy", "plan.json", "--model-dir", "model", "--batch-invariant")
-    asking = (*options, "--requests", "sixty.jsonl", "--out")
+    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "sixty.jsonl", "--out")
     (folder / "sixty.jsonl").write_text(asked(60, 20), encoding="utf-8")
-    whole = llmpq(*asking, "whole-60.jsonl", cwd=folder)
+    whole = llmpq(*DEPLOY, *options, "whole-60.jsonl", cwd=folder)
     assert whole.returncode == 0, whole.stderr
-    out = folder / "killed.jsonl"
-    running = subprocess.Popen(
-        [str(LLMPQ), *asking, "killed.jsonl"],
-        cwd=folder,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not (out.exists() and out.read_bytes().count(b"\n") >= 11):
-            assert running.poll() is None
-            sleep(0.02)
-    finally:
+    expected, out = answers(folder / "whole-60.jsonl"), folder / "killed.jsonl"
+    with deploying(folder, *options, "killed.jsonl", after=11) as (running, _):
         running.kill()
-        running.communicate()
+        running.wait()
     assert 0 < len(answers(out)) < 60
-    resumed = llmpq(*asking, "killed.jsonl", "--resume", cwd=folder)
+    resumed = llmpq(
+        *(*DEPLOY, *options, "killed.jsonl", "--resume"),
+        cwd=folder,
+        env={"TMPDIR": str(folder / "temporary")},
+    )
     assert resumed.returncode == 0, resumed.stderr
-    expected = answers(folder / "whole-60.jsonl")
     assert answers(out) == expected
-    served = llmpq(*asking, "served.jsonl", "--policy", "continuous", cwd=folder)
+    served = llmpq(*DEPLOY, *options, "served.jsonl", "--policy", "continuous", cwd=folder)
     assert served.returncode == 0, served.stderr
     assert answers(folder / "served.jsonl") == expected
 
 
-def workers() -> list[int]:
-    """Return the processes of stages that this test started, told by its mark."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
-            words = (process / "cmdline").read_bytes()
-            marked = MARK.encode() in (process / "environ").read_bytes()
-            if marked and b"runtimes.torch_pipeline.processes.worker" in words:
-                found.append(int(process.name))
-    return found
+def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> None:
+    (folder / "crowd.jsonl").write_text(asked(3000, 20), encoding="utf-8")
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    arguments = ("--requests", "crowd.jsonl", "--out", "lone.jsonl", "--master", address)
+    with deploying(folder, *arguments, after=1) as (running, stages):
+        found = listening((psutil.Process(running.pid), *stages))
+        assert ("127.0.0.1", port) in found
+        assert {host for host, _ in found} <= LOOPBACK
+        (run,) = (folder / "temporary").glob("llmpq-run-*")
+        assert run.stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o777 for path in run.iterdir()} == {0o600}
+        for option, other in (
+            ("--out", ("--out", "lone.jsonl", "--resume", "--result", "other.json")),
+            ("--result", ("--out", "other.jsonl")),
+        ):
+            second = llmpq(*DEPLOY, "--requests", "crowd.jsonl", *other, cwd=folder)
+            assert second.returncode == 1
+            assert f" is being written by process {running.pid} (llmpq deploy " in second.stderr
+            assert second.stderr.endswith(f"; wait for it or choose another {option}\n")
+            assert second.stderr.count("\n") == 1
+        third = llmpq(
+            *(*DEPLOY, "--requests", "crowd.jsonl", "--out", "third.jsonl"),
+            *("--result", "third.json", "--master", f"127.0.0.1:{port}"),
+            cwd=folder,
+        )
+        assert third.returncode == 1
+        assert third.stderr == (
+            f"error: --master: cannot listen on 127.0.0.1:{port}: Address already in use; choose "
+            "another port, or an address of this machine\n"
+        )
+        running.kill()
+        running.wait()
+        assert run.exists()
+    one = llmpq(
+        *(*DEPLOY, "--out", "one.jsonl"), cwd=folder, env={"TMPDIR": str(folder / "temporary")}
+    )
+    assert one.returncode == 0, one.stderr
+    assert list((folder / "temporary").iterdir()) == []
 
 
 def test_the_simulated_runtime_needs_no_model(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A search for requests over time through the installed command, and what is done with its plan."""
+"""Search for a trace through the installed command, and uses of its plan."""
 
 import json
 from pathlib import Path

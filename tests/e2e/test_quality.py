@@ -1,4 +1,4 @@
-"""The installed command measures layers, plans with what it measured, and measures the plan."""
+"""Quality by the installed command: layers measured, a plan made of them, the plan measured."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The README says what the code does: its commands print what it shows, its example runs."""
+"""README against the code: its commands print what it shows, its example runs."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.io.clusters import cluster_from_content
+from llmpq_sim.io.clusters import cluster_from_yaml
 from llmpq_sim.io.files import parse_yaml
 from tests.e2e.commands import llmpq
 
@@ -46,7 +46,7 @@ def test_the_library_example_runs(tmp_path: Path, block: str) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_the_cluster_example_is_a_cluster(block: str) -> None:
-    cluster = cluster_from_content(parse_yaml(block, "lab.yaml"), "lab.yaml")
+    cluster = cluster_from_yaml(parse_yaml(block, "lab.yaml"), "lab.yaml")
     assert [member.name for member in cluster.devices] == ["rtx-3090-0", "rtx-3090-1", "rtx-4090-0"]
 
 

@@ -30,7 +30,6 @@ MESSAGES = [
     ((*SEARCH, "--prompt-tokens", "4000"), "--prompt-tokens: 4000 and 128 to generate are 4128"),
     ((*SEARCH, "--out", "missing/plan.json"), "cannot write missing/plan.json: there is no folder"),
     ((*SEARCH, "--out", "."), "cannot write .: it is a folder"),
-    ((*SEARCH, "--resume"), "cannot read plan.json.checkpoint.json: No such file or directory"),
     (("search", "--model", "gpt-5", "--cluster", "paper-9"), "model: expected"),
     (("search", "--model", "opt-125m", "--cluster", "paper-99"), "cluster: expected"),
     (("simulate", "nothing.json"), "cannot read nothing.json: No such file or directory"),

@@ -119,6 +119,7 @@ def test_ablations_are_kept_and_taken_up_again_with_the_same_bytes(folder: Path)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {path.relative_to(out).as_posix() for path in before} == {
         f"ablations/{CASE.name}",
+        f"evolutions/{CASE.name}",
         f"thetas/{CASE.name}",
         *(f"ablations.{kind}" for kind in ("csv", "json", "md", "svg")),
     }

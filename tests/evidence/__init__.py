@@ -1,1 +1,1 @@
-"""Experiments on a model trained for the purpose: does measured quality keep its promises?"""
+"""Experiments with measured quality, on a model trained for the purpose."""

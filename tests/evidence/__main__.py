@@ -1,4 +1,4 @@
-"""The evidence of docs/log.md is printed as tables: ``python -m tests.evidence``."""
+"""Print the evidence of docs/log.md as tables: ``python -m tests.evidence``."""
 
 import argparse
 import tempfile

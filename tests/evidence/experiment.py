@@ -1,4 +1,4 @@
-"""One trained model is put to the questions of docs/log.md: sums, indicators, plans, cost.
+"""Experiment of docs/log.md on one trained model: sums, indicators, plans, cost.
 
 Is a plan's loss the sum of its layers'? Do cheap indicators rank layers as measured loss does? Are
 plans found under an indicator as good as under measured loss, and better than at random?

@@ -1,4 +1,4 @@
-"""A whole small model in memory loses so much when its layers take these formats.
+"""Loss of a whole small model in memory, with given formats of its layers.
 
 The independent reference of what the product measures by streaming: transformers' own forward pass,
 with the numbers that stored codes mean in the place of a layer's weights.

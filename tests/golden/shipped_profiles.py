@@ -1,19 +1,19 @@
-"""How the profiles in cluster_profiles/profiles are made.
+"""Recipe of the profiles in cluster_profiles/profiles: ``make profiles`` writes them again.
 
-To make them again: ``python -m tests.golden.shipped_profiles`` from the repository's root, with
-the shared measurements beside it for those of TensorRT-LLM.
+Those of TensorRT-LLM need the shared measurements beside the repository; without them theirs stay.
 """
 
 from pathlib import Path
 
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import json_text, write_text
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
-from llmpq_sim.paper.kernels import (
-    KERNELS_OF_2023,
+from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.paper.cases import KERNELS_OF_2023
+from tests.golden.kernels_of_2023 import (
     completed_profile,
     derived_profile,
     timed_profile,
@@ -61,14 +61,14 @@ def report_of_tensorrt_llm(device: str) -> FitReport:
 
 def text_of(profile: DeviceProfile) -> str:
     """Return what the profile's file holds."""
-    return json_text(profile_to_content(profile))
+    return json_text(to_dict(profile))
 
 
 def write_shipped_profiles() -> None:
     """Write all shipped profiles."""
     for file_name, profile in profiles_of_2023().items():
         write_text(PROFILES / file_name, text_of(profile))
-    for device, (_, kernels) in TENSORRT_LLM.items():
+    for device, (_, kernels) in TENSORRT_LLM.items() if SHARED_KERNELS.is_dir() else ():
         report = report_of_tensorrt_llm(device)
         write_text(PROFILES / f"{device}.{kernels}.json", text_of(report.profile))
 

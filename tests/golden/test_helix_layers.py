@@ -1,4 +1,4 @@
-"""Do data-sheet profiles meet whole-layer times that another project measured?
+"""Data-sheet profiles against whole-layer times that another project measured.
 
 Source: layer times of Helix (ASPLOS 2025). Its context lengths are not stored; 763 prompt and 880
 context tokens are what its paper implies. Its times above 10 ms are rounded to 1 ms.

@@ -1,4 +1,4 @@
-"""How long do equal micro-batches take, by formula?
+"""Closed form of the time that equal micro-batches take.
 
 The exact cases that a simulation must reproduce, cheap enough to screen plans with. A link that
 carries one message at a time is a server like a stage, so both functions take the times of all
@@ -6,6 +6,8 @@ servers, stages and links alike.
 """
 
 from collections.abc import Sequence
+
+from llmpq_sim.core.units import MS
 
 
 def pipeline_makespan_s(server_s: Sequence[float], micro_batches: int) -> float:
@@ -41,3 +43,25 @@ def decode_round_s(server_s: Sequence[float], groups: int) -> float:
         groups: how many are in flight; at least one.
     """
     return max(sum(server_s), groups * max(server_s))
+
+
+def reference_objective_ms(
+    prefill_s: Sequence[float],
+    decode_s: Sequence[float],
+    micro_batches: tuple[int, int],
+    output_tokens: int,
+    weighted_loss_ms: float,
+) -> float:
+    """Return the reference's objective in ms.
+
+    Args:
+        prefill_s: of each stage for a prefill micro-batch.
+        decode_s: of each stage for a token of a decode micro-batch.
+        micro_batches: how many pass in prefill and in each decode round.
+        output_tokens: to generate for each request.
+        weighted_loss_ms: theta times the sum of omega.
+    """
+    prefills, groups = micro_batches
+    total_s = sum(prefill_s) + (prefills - 1) * max(prefill_s)
+    total_s += sum(decode_s) + (groups - 1) * (output_tokens - 1) * max(decode_s)
+    return total_s / MS + weighted_loss_ms

@@ -5,30 +5,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.simulator.continuous.engine import run_service_plainly
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.engine import simulate_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.service_times import can_be_served, service_result
+from llmpq_sim.simulator.continuous.watch import Watch
+from tests.oracles.continuous import serve_plainly
 from tests.serving import (
     Case,
+    StageStep,
     cases,
     even_pipeline,
     limits,
     outcome,
     scaled,
+    steps_of,
     trace,
-    visits_of,
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(cases())
-def test_the_engine_equals_the_reference_in_every_bit(case: Case) -> None:
-    assert outcome(run_service(*case)) == outcome(run_service_plainly(*case))
+def test_model_recurrence_and_oracle_are_equal_in_every_bit(case: Case) -> None:
+    simulated = outcome(simulate_service(*case))
+    assert simulated == outcome(compute_service(*case))
+    assert simulated == outcome(serve_plainly(*case))
 
 
 @given(cases())
-def test_both_tell_of_the_same_visits_when_they_end(case: Case) -> None:
-    told, plainly = visits_of(case), visits_of(case, run_service_plainly)
+def test_the_model_tells_of_the_same_steps_as_the_oracle_when_they_end(case: Case) -> None:
+    told, plainly = steps_of(case), list[StageStep]()
+    serve_plainly(*case, lambda *step: plainly.append(step))
     assert sorted(told) == sorted(plainly)
     ends = [ended_s for _, _, _, ended_s in told]
     assert ends == sorted(ends)
@@ -36,14 +42,27 @@ def test_both_tell_of_the_same_visits_when_they_end(case: Case) -> None:
 
 @given(cases())
 def test_whoever_watches_changes_nothing(case: Case) -> None:
-    watched = run_service(*case, lambda *visit: None)
-    assert outcome(watched) == outcome(run_service(*case))
+    watch = Watch(lambda *step: None, lambda *batch: None)
+    assert outcome(simulate_service(*case, watch)) == outcome(simulate_service(*case))
+
+
+@given(cases(), st.integers(1, 60))
+def test_a_simulation_that_ends_early_has_the_instants_until_then(case: Case, most: int) -> None:
+    steps: list[StageStep] = []
+    early = simulate_service(*case, Watch(lambda *step: steps.append(step), most_steps=most))
+    whole = simulate_service(*case)
+    assert len(steps) >= min(most, whole.batches * len(case[0].stages))
+    assert steps == steps_of(case)[: len(steps)]
+    for reached_s, all_s in ((early.first_s, whole.first_s), (early.last_s, whole.last_s)):
+        reached = ~np.isnan(reached_s)
+        assert np.array_equal(reached_s[reached], all_s[reached])
+        assert (reached_s[reached] <= steps[-1][3]).all() if steps else not reached.any()
 
 
 @given(cases())
 def test_all_that_can_be_served_is_and_nothing_else(case: Case) -> None:
     pipeline, workload, limit = case
-    times = run_service(*case)
+    times = compute_service(*case)
     served = can_be_served(workload, limit, pipeline.block_capacity)
     assert np.array_equal(~np.isnan(times.last_s), served)
     result = service_result(times, workload, pipeline, None)
@@ -54,7 +73,7 @@ def test_all_that_can_be_served_is_and_nothing_else(case: Case) -> None:
 
 @given(cases())
 def test_instants_are_in_order(case: Case) -> None:
-    times, workload = run_service(*case), case[1]
+    times, workload = compute_service(*case), case[1]
     served = ~np.isnan(times.first_s)
     assert (times.first_s[served] > workload.arrival_s[served]).all()
     several = workload.output_tokens[served] > 1
@@ -64,7 +83,7 @@ def test_instants_are_in_order(case: Case) -> None:
 @given(cases())
 def test_no_stage_works_all_the_time_and_no_block_is_used_twice(case: Case) -> None:
     pipeline, workload, _ = case
-    times = run_service(*case)
+    times = compute_service(*case)
     result = service_result(times, workload, pipeline, None)
     assert all(fraction <= 1 + 1e-12 for fraction in result.stage_busy_fraction)
     assert 0 <= times.peak_blocks <= pipeline.block_capacity
@@ -75,15 +94,15 @@ def test_no_stage_works_all_the_time_and_no_block_is_used_twice(case: Case) -> N
 def test_a_stage_serves_one_batch_at_a_time_and_as_many_are_under_way_as_stages(
     case: Case,
 ) -> None:
-    visits, stages = visits_of(case), len(case[0].stages)
+    steps, stages = steps_of(case), len(case[0].stages)
     for number in range(stages):
         own = sorted(
-            (visit, began_s, ended_s) for at, visit, began_s, ended_s in visits if at == number
+            (step, began_s, ended_s) for at, step, began_s, ended_s in steps if at == number
         )
         assert all(before[2] <= after[1] for before, after in pairwise(own))
-    first = {visit: began_s for at, visit, began_s, _ in visits if at == 0}
-    last = {visit: ended_s for at, visit, _, ended_s in visits if at == stages - 1}
-    assert all(first[visit] >= last[visit - stages] for visit in first if visit >= stages)
+    first = {step: began_s for at, step, began_s, _ in steps if at == 0}
+    last = {step: ended_s for at, step, _, ended_s in steps if at == stages - 1}
+    assert all(first[step] >= last[step - stages] for step in first if step >= stages)
 
 
 @given(cases())
@@ -96,7 +115,7 @@ def test_twice_as_slow_takes_twice_as_long(case: Case) -> None:
         workload.prefix_blocks,
         workload.block_tokens,
     )
-    once, twice = run_service(*case), run_service(scaled(pipeline, 2.0), slow, limit)
+    once, twice = compute_service(*case), compute_service(scaled(pipeline, 2.0), slow, limit)
     assert np.array_equal(2 * once.first_s, twice.first_s, equal_nan=True)
     assert np.array_equal(2 * once.last_s, twice.last_s, equal_nan=True)
     assert twice.busy_s == tuple(2 * busy_s for busy_s in once.busy_s)
@@ -104,7 +123,7 @@ def test_twice_as_slow_takes_twice_as_long(case: Case) -> None:
 
 @given(cases(shared=False, cut=False))
 def test_whole_prompts_are_answered_in_order_of_arrival(case: Case) -> None:
-    times = run_service(*case)
+    times = compute_service(*case)
     first_s = times.first_s[~np.isnan(times.first_s)]
     if not times.preemptions:
         assert (np.diff(first_s) >= 0).all()
@@ -118,7 +137,7 @@ def test_one_stage_with_fixed_service_obeys_the_lindley_recursion(
     arrival_s = np.cumsum([0.0, *gaps_s])
     requests = len(arrival_s)
     pipeline = even_pipeline(limit, batch_s=service_s)
-    times = run_service(pipeline, trace(arrival_s, [1] * requests, [1] * requests), limit)
+    times = compute_service(pipeline, trace(arrival_s, [1] * requests, [1] * requests), limit)
     free_s = 0.0
     for arrived_s, first_s in zip(arrival_s.tolist(), times.first_s.tolist(), strict=True):
         free_s = max(arrived_s, free_s) + service_s
@@ -131,7 +150,7 @@ def test_poisson_arrivals_wait_as_long_as_the_formula_of_m_d_1_says() -> None:
     gaps_s = rng.exponential(1 / load, requests)
     gaps_s[0] = 0.0
     workload = trace(np.cumsum(gaps_s), [1] * requests, [1] * requests)
-    times = run_service(even_pipeline(limit, batch_s=1.0), workload, limit)
+    times = compute_service(even_pipeline(limit, batch_s=1.0), workload, limit)
     waited_s = times.first_s - workload.arrival_s - 1.0
     assert waited_s.mean() == pytest.approx(load / (2 * (1 - load)), rel=0.05)
 
@@ -144,7 +163,7 @@ def test_more_memory_costs_at_most_a_hundredth_of_the_throughput(stages: int, se
     workload = trace([0.0] * requests, rng.integers(1, 40, requests), rng.integers(1, 24, requests))
     ends_s = [
         np.nanmax(
-            run_service(
+            compute_service(
                 even_pipeline(limit, stages=stages, token_s=0.1, context_s=0.001, blocks=blocks),
                 workload,
                 limit,

@@ -1,4 +1,4 @@
-"""What holds for every file: round trips are exact, and garbage is one clear error."""
+"""Laws of every file: round trips are exact, and garbage is one clear error."""
 
 import json
 from contextlib import suppress
@@ -14,20 +14,16 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.clusters import (
-    cluster_from_content,
-    cluster_from_snapshot,
-    cluster_to_content,
+    cluster_from_dict,
+    cluster_from_yaml,
+    cluster_to_dict,
     load_cluster,
 )
-from llmpq_sim.io.devices import device_from_snapshot, device_to_content, device_types
+from llmpq_sim.io.devices import device_types
 from llmpq_sim.io.files import json_text, read_json, read_yaml, sha256_of
-from llmpq_sim.io.models import (
-    bundled_models,
-    model_from_config,
-    model_from_snapshot,
-    model_to_content,
-)
+from llmpq_sim.io.models import bundled_models, model_from_config, model_from_dict
 from llmpq_sim.io.parsing import parse_json, parse_yaml
 from llmpq_sim.io.resources import bundled_dir
 
@@ -119,7 +115,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(TREES)
 def test_any_content_is_a_cluster_and_a_model_or_refused(tree: Any) -> None:
     with suppress(InputError):
-        cluster_from_content(tree, "a.yaml")
+        cluster_from_yaml(tree, "a.yaml")
     with suppress(InputError):
         model_from_config(tree, "a", "a.json")
 
@@ -140,35 +136,35 @@ def damaged(draw: st.DrawFn, content: Any) -> Any:
 @given(damaged(read_yaml(PROFILES / "clusters" / "paper-3.yaml")))
 def test_a_damaged_cluster_file_is_refused_or_still_a_cluster(content: Any) -> None:
     with suppress(InputError):
-        cluster = cluster_from_content(content, "a.yaml")
-        assert cluster_from_snapshot(Fields(cluster_to_content(cluster), "a")) == cluster
+        cluster = cluster_from_yaml(content, "a.yaml")
+        assert cluster_from_dict(Fields(cluster_to_dict(cluster), "a")) == cluster
 
 
 @given(damaged(CARDS))
 def test_a_damaged_device_file_is_refused_or_still_devices(content: Any) -> None:
     with suppress(InputError):
         for device in device_types(Fields(content, "a.yaml"), "devices").values():
-            assert device_from_snapshot(Fields(device_to_content(device), "a")) == device
+            assert from_dict(Device, Fields(to_dict(device), "a")) == device
 
 
-@given(damaged(cluster_to_content(load_cluster("a100-l40s"))))
+@given(damaged(cluster_to_dict(load_cluster("a100-l40s"))))
 def test_a_damaged_cluster_snapshot_is_refused_or_still_a_cluster(content: Any) -> None:
     with suppress(InputError):
-        cluster = cluster_from_snapshot(Fields(content, "a"))
-        assert cluster_from_snapshot(Fields(cluster_to_content(cluster), "a")) == cluster
+        cluster = cluster_from_dict(Fields(content, "a"))
+        assert cluster_from_dict(Fields(cluster_to_dict(cluster), "a")) == cluster
 
 
 @given(st.sampled_from(bundled_models()).flatmap(lambda name: damaged(read_model(name))))
 def test_a_damaged_config_is_refused_or_still_a_model(content: Any) -> None:
     with suppress(InputError):
         spec = model_from_config(content, "m", "config.json")
-        assert model_from_snapshot(Fields(model_to_content(spec), "a")) == spec
+        assert model_from_dict(Fields(to_dict(spec), "a")) == spec
 
 
 @given(clusters())
 def test_a_cluster_survives_a_snapshot(cluster: Cluster) -> None:
-    content = parse_json(json_text(cluster_to_content(cluster)), "plan.json")
-    assert cluster_from_snapshot(Fields(content, "plan.json.cluster")) == cluster
+    content = parse_json(json_text(cluster_to_dict(cluster)), "plan.json")
+    assert cluster_from_dict(Fields(content, "plan.json.cluster")) == cluster
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from(["t4", "l4"]), st.integers(1, 3)), min_size=1)))
@@ -179,7 +175,7 @@ def test_every_pair_of_distinct_devices_has_one_link(nodes: list[list[tuple[str,
     ]
     header = {"schema": "llmpq/cluster", "version": 1, "name": "a", "between_nodes": "local"}
     with suppress(InputError):  # no node, or too many devices
-        cluster = cluster_from_content(header | {"nodes": listed}, "a.yaml")
+        cluster = cluster_from_yaml(header | {"nodes": listed}, "a.yaml")
         names = [member.name for member in cluster.devices]
         assert len(set(names)) == len(names) == sum(count for node in nodes for _, count in node)
         assert set(cluster.links) == set(combinations(range(len(names)), 2))
@@ -208,5 +204,5 @@ def test_a_layer_has_the_elements_of_its_tensors(config: dict[str, Any]) -> None
     spec: ModelSpec = model_from_config(config, "m", "config.json")
     layer = spec.layer_weights + spec.bias_elements + spec.norm_elements
     assert layer == tensor_elements(config)
-    content = parse_json(json_text(model_to_content(spec)), "plan.json")
-    assert model_from_snapshot(Fields(content, "plan.json.model")) == spec
+    content = parse_json(json_text(to_dict(spec)), "plan.json")
+    assert model_from_dict(Fields(content, "plan.json.model")) == spec

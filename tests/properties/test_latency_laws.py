@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.profiles import bundled_profile
-from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import LEAF_UNIT, Trees
 from tests.measured import lab_device
@@ -89,8 +90,8 @@ def test_beyond_the_profiled_tokens_time_follows_the_roofline(
 @pytest.mark.parametrize("name", SOME, ids="/".join)
 def test_a_shipped_profile_survives_its_file_exactly(name: tuple[str, str]) -> None:
     profile = profile_of(*name)
-    content = parse_json(json_text(profile_to_content(profile)), "profile")
-    assert profile_from_fields(Fields(content, "profile")) == profile
+    content = parse_json(json_text(to_dict(profile)), "profile")
+    assert from_dict(DeviceProfile, Fields(content, "profile")) == profile
 
 
 @st.composite

@@ -1,12 +1,13 @@
-"""What holds for every search for a service, and for every change of one."""
+"""Laws of every search for a service, and of every change of one."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import Stage, check_plan
-from llmpq_sim.search.online.limits import SEQUENCE_LIMITS, TOKEN_BUDGETS, is_on_grid
 from llmpq_sim.search.online.operators import (
+    SEQUENCE_LIMITS,
+    TOKEN_BUDGETS,
     ServiceOperators,
     longest_room,
     mean_room,
@@ -15,7 +16,7 @@ from llmpq_sim.search.online.operators import (
 from llmpq_sim.search.online.task import OBJECTIVES, Objective
 from llmpq_sim.simulator.continuous.compilation import stage_blocks
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from tests.online import found, online_task, tiny_trace
+from tests.online import found, is_on_grid, online_task, tiny_trace
 from tests.serving import trace
 
 TASK = online_task()

@@ -1,4 +1,4 @@
-"""What holds of every mutation, crossover and repair."""
+"""Laws of every mutation, crossover and repair."""
 
 from collections.abc import Callable
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""How good are the plans for the paper's clusters, and how near the bound?"""
+"""Plans for the paper's clusters, and their gaps to the bound."""
 
 import pytest
 

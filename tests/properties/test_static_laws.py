@@ -1,4 +1,4 @@
-"""What holds of every simulated plan."""
+"""Laws of every simulated plan."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +12,7 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.models import AttentionModel, GemmModel
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.engine import simulate_steps
 from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.strategies import tasks_and_plans
 
@@ -23,11 +23,11 @@ laws = settings(deadline=None, max_examples=60)
 
 @laws
 @given(tasks_and_plans())
-def test_the_engine_says_exactly_what_the_reference_says(drawn: Drawn) -> None:
+def test_the_recurrence_says_exactly_what_the_simpy_model_says(drawn: Drawn) -> None:
     task, plan = drawn
     check_plan(plan, task.costs.scenario)
     fast = simulate_static(plan, task.costs)
-    assert fast == simulate_static(plan, task.costs, run_wave_plainly)
+    assert fast == simulate_static(plan, task.costs, simulate_steps)
 
 
 @laws

@@ -1,5 +1,6 @@
-"""What holds where every visit of a stage costs something beside its layers."""
+"""Laws of pipelines whose steps cost something beside their layers."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import MicroBatching, Plan
-from llmpq_sim.core.schedule import wave_shapes
+from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.bound import check_certificate, first_certificate, tighten
 from llmpq_sim.search.bound.certificate import whole_cell
@@ -20,7 +21,7 @@ from llmpq_sim.search.planner import SearchSettings, search
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.engine import run_wave_plainly
+from llmpq_sim.simulator.static.engine import simulate_steps
 from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import plan_at, task_grid, tiny_scenario, tiny_task
 from tests.strategies import Enumerated, tasks, tasks_and_plans, tenfold
@@ -63,7 +64,7 @@ def test_a_stage_is_busy_longer_by_its_visits_and_by_nothing_else(
     costs = with_steps(task, {"a": step_s, "b": 3 * step_s}).costs
     found = simulate_static(plan, costs)
     visits = sum(
-        shape.visits for shape in wave_shapes(task.costs.scenario.workload, plan.micro_batching)
+        shape.steps for shape in batch_schedules(task.costs.scenario.workload, plan.micro_batching)
     )
     for stage, before_s, after_s in zip(
         plan.stages, without.stage_busy_s, found.stage_busy_s, strict=True
@@ -74,9 +75,9 @@ def test_a_stage_is_busy_longer_by_its_visits_and_by_nothing_else(
 
 @settings(deadline=None, max_examples=60)
 @given(plans_with_steps())
-def test_the_engine_equals_the_reference(task_and_plan: tuple[PlanningTask, Plan]) -> None:
+def test_the_recurrence_equals_the_simpy_model(task_and_plan: tuple[PlanningTask, Plan]) -> None:
     task, plan = task_and_plan
-    assert simulate_static(plan, task.costs) == simulate_static(plan, task.costs, run_wave_plainly)
+    assert simulate_static(plan, task.costs) == simulate_static(plan, task.costs, simulate_steps)
 
 
 @settings(deadline=None, max_examples=150)
@@ -97,7 +98,8 @@ def test_no_plan_is_faster_than_its_bound_and_cells_tighten_it(task: PlanningTas
     known, screen = Enumerated(task), Screen(task)
     assume(known.best_s is not None)
     first = first_certificate(screen, task_grid(task), silently)
-    tightened = tighten(first, screen, known.best_s or 0.0, silently)
+    tightened = deepcopy(first)
+    tighten(tightened, screen, known.best_s or 0.0, silently)
     assert tightened.bound_s >= first.bound_s
     for certificate in (first, tightened):
         for cuts, best_s in known.best_by_micro_batching.items():

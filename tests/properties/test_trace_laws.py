@@ -1,4 +1,4 @@
-"""What holds for every trace and workload: round trips are exact, scaling keeps shapes."""
+"""Laws of traces and workloads: round trips are exact, scaling keeps shapes."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""How tests get a model with a tokenizer, a text, and what a model loses, computed plainly."""
+"""Model with a tokenizer and a text for tests, and its losses computed plainly."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Files of requests, and a tiny model with a tokenizer that they are read for, for tests."""
+"""Files of requests for tests, and the tiny model with a tokenizer that reads them."""
 
 import json
 from pathlib import Path

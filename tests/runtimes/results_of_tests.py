@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtimes.base import EndedBy, Served, TokenRequest
+from runtimes.base import Completion, EndedBy, TokenRequest
 from runtimes.deployment.generation_config import TextModel
-from runtimes.deployment.requests import AskedRequest, RefusedRequest, RequestSet
+from runtimes.deployment.requests import AcceptedRequest, RejectedRequest, RequestSet
 from runtimes.deployment.result_files import open_results
 from runtimes.deployment.result_lines import UsageTotals
 from tests.runtimes.tokenizers_of_tests import END_ID
@@ -14,22 +14,22 @@ from tests.runtimes.tokenizers_of_tests import END_ID
 MODEL = TextModel("tiny", 1000)
 NAMES = ("a", "bé 雪", "c")
 REFUSED = (
-    RefusedRequest("r", "invalid_request", "in.jsonl line 4: no"),
-    RefusedRequest(None, "invalid_request", "in.jsonl line 5: not JSON"),
+    RejectedRequest("r", "invalid_request", "in.jsonl line 4: no"),
+    RejectedRequest(None, "invalid_request", "in.jsonl line 5: not JSON"),
 )
 
 
-def asked(name: str, **others: Any) -> AskedRequest:
+def asked(name: str, **others: Any) -> AcceptedRequest:
     """Return a request for three tokens."""
-    return AskedRequest(TokenRequest(name, (5, 6), 3, **others))
+    return AcceptedRequest(TokenRequest(name, (5, 6), 3, **others))
 
 
 ALL = RequestSet(tuple(asked(name) for name in NAMES), REFUSED)
 
 
-def answer(position: int, item: AskedRequest, ended_by: EndedBy = "length") -> Served:
+def answer(position: int, item: AcceptedRequest, ended_by: EndedBy = "length") -> Completion:
     """Return an answer that follows from the request."""
-    return Served(position, (len(item.tokens.name), 8, END_ID), ended_by)
+    return Completion(position, (len(item.tokens.name), 8, END_ID), ended_by)
 
 
 def write(
@@ -43,7 +43,7 @@ def write(
     """Answer so many of the requests that a file lacks, all by default."""
     with open_results(path, requests, model, resume=resume) as writer:
         for position, item in enumerate(writer.pending[:most]):
-            writer.write_served(answer(position, item))
+            writer.write_completion(answer(position, item))
         return writer.totals
 
 

@@ -1,4 +1,4 @@
-"""A pipeline without processes: stages one after another, as the laws of tokens need it."""
+"""Pipeline without processes: stages one after another, as the laws of tokens need it."""
 
 from collections import deque
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from runtimes.base import Served, TokenRequest
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.architecture import Cut
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.cuda_graphs import Recorder
@@ -63,10 +63,10 @@ def continuous(
 
 def run(
     stages: list[Stage], schedule: Schedule, requests: list[TokenRequest], in_flight: int = 2
-) -> tuple[dict[int, Served], list[Step]]:
+) -> tuple[dict[int, Completion], list[Step]]:
     """Serve requests step by step; return who was served, and all steps."""
     under_way: deque[tuple[Step, list[int]]] = deque()
-    served: dict[int, Served] = {}
+    served: dict[int, Completion] = {}
     steps = []
     while not schedule.is_done:
         step = schedule.next_step(0.0) if len(under_way) < in_flight else None
@@ -83,6 +83,6 @@ def run(
     return served, steps
 
 
-def token_lists(served: dict[int, Served]) -> list[list[int]]:
+def token_lists(served: dict[int, Completion]) -> list[list[int]]:
     """Return the tokens of every request in order."""
     return [list(served[number].tokens) for number in sorted(served)]

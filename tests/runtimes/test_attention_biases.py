@@ -1,4 +1,4 @@
-"""The slopes of linear position biases are those of transformers."""
+"""Slopes of linear position biases, equal to those of transformers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Clocks of other machines are read by how far they are ahead of the first stage's."""
+"""Clocks of other machines, read by how far they are ahead of the first stage's."""
 
 import json
 import subprocess

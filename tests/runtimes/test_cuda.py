@@ -1,4 +1,4 @@
-"""The laws of the torch runtime on a GPU; skipped where PyTorch has none."""
+"""Laws of the torch runtime on a GPU; skipped where PyTorch has none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from runtimes.base import Job, Runtime, RuntimeOptions, load_runtime
+from runtimes.testing import REQUESTS, RuntimeContract, executed, saved_plan
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder, Recorder
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.weights.kernels import kernel_name
 from runtimes.torch_pipeline.weights.linear import KernelChoice, linear_from_stored
 from runtimes.torch_pipeline.weights.quantizers import decode_rows, quantize
-from tests.runtimes.conformance import REQUESTS, RuntimeContract, carried_out
 from tests.runtimes.models import CONFIGS, LAYERS, generated, save_model
-from tests.runtimes.plans import saved_plan
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import LENGTHS, TOKENS, prompts_of, requests_of
 
@@ -49,7 +48,7 @@ def test_processes_on_gpus_give_the_tokens_of_generate(
     options = RuntimeOptions(dtype="fp32", devices=devices, records_steps=not is_eager)
     saved = saved_plan(folder, cuts, output_tokens=(TOKENS,) * 4)
     job = Job(saved, tuple(requests_of(prompts)), folder, options=options)
-    _, served = carried_out(load_runtime("torch"), job)
+    _, served = executed(load_runtime("torch"), job)
     tokens = [list(one.tokens) for one in sorted(served, key=lambda one: one.request)]
     assert tokens == generated(folder, prompts, TOKENS)
 
@@ -121,5 +120,5 @@ def test_memory_is_limited_on_a_gpu(tmp_path: Path) -> None:
     options = RuntimeOptions(devices=("cuda:0",), enforces_memory=True)
     requests = tuple(requests_of(prompts_of((5, 6))))
     job = Job(saved, tuple(replace(one, output_tokens=6) for one in requests), folder)
-    execution, _ = carried_out(load_runtime("torch"), replace(job, options=options))
+    execution, _ = executed(load_runtime("torch"), replace(job, options=options))
     assert execution.stage_peak_bytes[0] > 0

@@ -1,4 +1,4 @@
-"""What a stage says of its failure tells input, memory, lost peers and faults apart."""
+"""Messages of a failing stage: input, memory, lost peers and faults told apart."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""In 16 bits, tokens are those of ``generate()`` but where the best two logits are within rounding.
+"""Law of tokens in 16 bits: ``generate()``'s, but where two logits are within rounding.
 
 Both round, at other places; so an output may leave the other's, but only at a token whose two best
 logits lie closer together than what rounding does to them. From there on it is another output.

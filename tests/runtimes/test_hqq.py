@@ -1,4 +1,4 @@
-"""Half-quadratic quantization moves zeros to where less is lost, and changes nothing else."""
+"""Half-quadratic quantization: zeros move to where less is lost, and nothing else changes."""
 
 import math
 from dataclasses import replace

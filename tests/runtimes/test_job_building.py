@@ -1,4 +1,4 @@
-"""A plan becomes a job: on which devices and cores, in which type, with how much cache."""
+"""Jobs made of plans: devices and cores, data type, size of the cache."""
 
 import os
 from dataclasses import replace
@@ -15,6 +15,7 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.quality.measured import MEASURES, MeasuredQuality, TextFacts
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Job, Policy, RuntimeOptions, TokenRequest
+from runtimes.testing import saved_plan
 from runtimes.torch_pipeline.processes.job_building import (
     build_job,
     cache_shape,
@@ -29,7 +30,6 @@ from runtimes.torch_pipeline.processes.job_building import (
     stage_specs,
 )
 from tests.runtimes.models import save_model
-from tests.runtimes.plans import saved_plan
 
 CUTS = [("int8",), ("bf16", "int4"), ("int3",)]
 SETTINGS = ContinuousSettings(token_budget=16, sequence_limit=4, longest_context_tokens=64)

@@ -1,4 +1,4 @@
-"""Every process reads the job that was written."""
+"""Job files: every process reads the job that was written."""
 
 import json
 from dataclasses import replace
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import LARGEST_FILE_BYTES, json_text, parse_json
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Sampling, TokenRequest
@@ -18,8 +19,6 @@ from runtimes.torch_pipeline.processes.job_spec import (
     FILE_NAME,
     JobSpec,
     StageSpec,
-    job_from_fields,
-    job_to_content,
     read_job,
     write_job,
 )
@@ -94,8 +93,8 @@ JOBS = st.builds(
 @given(JOBS)
 @settings(max_examples=40)
 def test_a_job_is_read_as_it_was_written(job: JobSpec) -> None:
-    text = json_text(job_to_content(job))
-    assert job_from_fields(Fields(parse_json(text, "job"), "job")) == job
+    text = json_text(to_dict(job))
+    assert from_dict(JobSpec, Fields(parse_json(text, "job"), "job")) == job
 
 
 def example() -> JobSpec:
@@ -118,7 +117,7 @@ def test_a_job_larger_than_other_files_may_be_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    content = job_to_content(example())
+    content = to_dict(example())
     del content["requests"][0]["prompt"]
     (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match=r"job.json.requests\[0\].*prompt"):

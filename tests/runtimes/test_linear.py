@@ -1,4 +1,4 @@
-"""Every way of multiplying by stored weights gives the product by what the codes mean."""
+"""Products by stored weights: every way gives what the codes mean."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fused kernels are used where they agree with the codes, in whatever layout they pack them."""
+"""Fused kernels: used where they agree with the codes, in whatever layout they pack them."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Weights are found in whatever layout a model folder has, and what is wrong with it is said."""
+"""Loading of weights from every layout of a model folder, and refusals of bad ones."""
 
 import json
 import os

@@ -1,10 +1,11 @@
-"""Loading takes the stored weights, one layer at 16 bits, and no more than a stated constant."""
+"""Memory of loading: stored weights, one layer at 16 bits, and a stated constant."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,7 +15,6 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.core.units import MIB
 from llmpq_sim.io.models import load_model
-from runtimes.torch_pipeline.processes.host_memory import STATUS
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 8
@@ -24,7 +24,8 @@ CONSTANT_BYTES = 20 * MIB
 """Beside weights: what quantizing a part of a matrix takes (8 MB), what the allocator keeps."""
 
 pytestmark = pytest.mark.skipif(
-    not STATUS.exists(), reason="the kernel does not say what memory is the process's own"
+    not hasattr(psutil.Process().memory_info(), "shared"),
+    reason="the system does not say what memory is the process's own",
 )
 
 MEASURING = """
@@ -32,7 +33,7 @@ import json, sys
 from pathlib import Path
 import torch
 from runtimes.torch_pipeline.engine.architecture import Cut
-from runtimes.torch_pipeline.processes.host_memory import PeakMemory, resident_bytes
+from runtimes.torch_pipeline.processes.host_memory import PeakMemory, own_bytes
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
 from runtimes.torch_pipeline.engine.stage import CacheShape, load_stage
@@ -49,10 +50,10 @@ load("int4", 1)  # whatever is set up at first use
 for format_name in ("int3", "int4", "int8", "bf16"):
     for cache_dir in (None, folder / "cache") if format_name == "int8" else (None,):
         release_freed_memory()
-        peak, before = PeakMemory(cpu, interval_s=0.0005), resident_bytes("RssAnon")
+        peak, before = PeakMemory(cpu, interval_s=0.0005), own_bytes()
         peak.start()
         stage = load(format_name, 8, cache_dir)
-        figures = [peak.stop() - before, resident_bytes("RssAnon") - before]
+        figures = [peak.stop() - before, own_bytes() - before]
         print(json.dumps([format_name, cache_dir is not None, *figures]))
         del stage
 """

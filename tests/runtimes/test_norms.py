@@ -1,4 +1,4 @@
-"""Only norms that are plain RMS norms are fused, and then they give the same numbers."""
+"""Fused norms: only plain RMS norms, with the same numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The first stage of a pipeline lets go of everything once it has led a run."""
+"""First stage of a pipeline: lets go of everything once it has led a run."""
 
 import gc
 import threading
@@ -8,12 +8,12 @@ import weakref
 import torch
 
 from llmpq_sim.core.plan import MicroBatching
-from runtimes.base import TokenRequest, ignore_served
+from runtimes.base import TokenRequest, ignore_completion
 from runtimes.torch_pipeline.engine.pipeline import Member, lead
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.step import Step
-from runtimes.torch_pipeline.processes.heartbeat import Pulse
+from runtimes.torch_pipeline.processes.heartbeat import HeartbeatRecord
 
 PATIENCE_S = 10.0
 
@@ -56,9 +56,9 @@ def test_nothing_holds_a_stage_that_has_led_its_run() -> None:
     threads = threading.active_count()
     stage = EmptyStage()
     requests = (TokenRequest("one", (0, 0), 3), TokenRequest("two", (0,), 2))
-    member = Member(stage, 0, 2, requests, Nowhere(), Pulse(), StageRecord())
+    member = Member(stage, 0, 2, requests, Nowhere(), HeartbeatRecord(), StageRecord())
     run = RunRecord(time.perf_counter(), 0.0)
-    lead(member, StaticSchedule(requests, 2, MicroBatching(1, 1, 2)), None, run, ignore_served)
+    lead(member, StaticSchedule(requests, 2, MicroBatching(1, 1, 2)), None, run, ignore_completion)
     assert len(member.record.began_s) == len(run.steps) == 5
     known = weakref.ref(stage)
     del member, stage

@@ -1,4 +1,4 @@
-"""Does the grid of a profile grow as it says, and does it cover what a model computes?"""
+"""Grid of a profile: it grows as it says, and covers what a model computes."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Can the parts of every architecture be timed, each with weights of its own?"""
+"""Timed parts of every architecture, each with weights of its own."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Messages between stages are timed where they were waited for, however long they are."""
+"""Messages between stages, timed where they were waited for, however long they are."""
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ from runtimes.profiling.processor import find_target
 from runtimes.profiling.served import serves_here
 from runtimes.profiling.timing import FULL_EFFORT, QUICK_EFFORT
 from runtimes.torch_pipeline.engine.records import StageRecord
+from tests.runtimes.sockets_of_tests import LOOPBACK, listeners_seen
 
 STEPS = SEQUENCES * (WARM_UP_ROUNDS + 20)
 
@@ -67,6 +68,9 @@ def test_long_visits_have_fewer_rounds() -> None:
 def test_messages_that_take_longer_than_a_visit_are_timed() -> None:
     target = find_target("cpu", 1)
     points = [point for point in link_series(FULL_GRID) if point.bytes in (KIB, 16 * MIB)]
-    small, large = link_timings(tuple(points), target, QUICK_EFFORT)
+    with listeners_seen() as found:
+        small, large = link_timings(tuple(points), target, QUICK_EFFORT)
+    assert found
+    assert {host for host, _ in found} <= LOOPBACK
     assert 0 < small.median_s < large.median_s
     assert large.median_s > BUSY_S / 3  # 16 MiB in less would be 16 GiB/s through gloo

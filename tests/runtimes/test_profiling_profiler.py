@@ -1,4 +1,4 @@
-"""Does a profile come out whole, resume what is missing, and refuse what cannot be?"""
+"""Profiles: come out whole, resume what is missing, refuse what cannot be."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import torch
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.machine import machine_path
-from llmpq_sim.io.machines import machine_beside
 from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.profiles import machine_beside
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.grid import Grid
 from runtimes.profiling.machine_facts import torch_version

@@ -1,4 +1,4 @@
-"""Are copies cold when their turn comes, and is the faster kernel found?"""
+"""Rotation of copies, cold when their turn comes, and the choice of the faster kernel."""
 
 import math
 from pathlib import Path

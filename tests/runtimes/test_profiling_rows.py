@@ -1,4 +1,4 @@
-"""Do rows survive an interruption, and are foreign files refused?"""
+"""Files of rows: interruptions are survived, foreign files refused."""
 
 from pathlib import Path
 

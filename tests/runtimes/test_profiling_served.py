@@ -1,4 +1,4 @@
-"""Pipelines that are served for a profile: balanced, of two depths, within memory and time."""
+"""Pipelines served for a profile: balanced, of two depths, within memory and time."""
 
 import json
 from dataclasses import replace

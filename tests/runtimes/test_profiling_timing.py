@@ -1,4 +1,4 @@
-"""Are median and spread those of the calls, and are calls repeated as often as is asked?"""
+"""Timing of calls: median, spread and repetitions."""
 
 import statistics
 from collections.abc import Sequence

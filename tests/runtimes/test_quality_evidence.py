@@ -1,4 +1,4 @@
-"""On a trained model sums over layers tell a plan's loss, and what measures it keeps its promises.
+"""Evidence on a trained model: sums over layers tell a plan's loss, and promises are kept.
 
 The whole evidence, on a larger model, is printed by ``python -m tests.evidence``.
 """
@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from runtimes.quality.indicating import measure_indicator
+from runtimes.quality.measured_model import open_measured_model
 from runtimes.quality.measuring import measure_kl
 from runtimes.quality.settings import QualitySettings
-from runtimes.quality.subject import open_subject
 from tests.evidence.experiment import (
     SMALL_LOSS_NATS,
     Evidence,
@@ -103,10 +103,10 @@ def settings_of(folder: Path, tmp_path: Path) -> QualitySettings:
 @pytest.mark.slow
 def test_streamed_losses_are_those_of_the_whole_model(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder, tmp_path)
-    subject = open_subject(settings)
-    measured = measure_kl(subject, settings)
+    measured_model = open_measured_model(settings)
+    measured = measure_kl(measured_model, settings)
     whole = load_whole_model(folder)
-    text = text_of(whole, torch.tensor(subject.windows.tokens))
+    text = text_of(whole, torch.tensor(measured_model.windows.tokens))
     table = measured.table(len(whole.layers)).losses
     expected = loss_table(whole, text)
     for name in QUANTIZED:
@@ -120,10 +120,10 @@ def test_indicators_are_those_of_plain_loops(
     folder: Path, tmp_path: Path, method: Literal["variance", "hessian"]
 ) -> None:
     settings = settings_of(folder, tmp_path)
-    subject = open_subject(settings)
-    measured = measure_indicator(subject, settings, method)
+    measured_model = open_measured_model(settings)
+    measured = measure_indicator(measured_model, settings, method)
     whole = load_whole_model(folder)
-    inputs = observed_inputs(whole, torch.tensor(subject.windows.tokens))
+    inputs = observed_inputs(whole, torch.tensor(measured_model.windows.tokens))
     expected = indicator_table(whole, inputs, method)
     table = measured.table(len(whole.layers)).losses
     for name in QUANTIZED:

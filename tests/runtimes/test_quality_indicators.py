@@ -1,4 +1,4 @@
-"""Indicators are the theorem's formula on the scales that are stored; rounding adds no more."""
+"""Indicators: the theorem's formula on stored scales; rounding adds no more."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is measured a layer at a time is what the whole model loses."""
+"""Law of measured quality: a layer at a time gives what the whole model loses."""
 
 import math
 import weakref
@@ -11,9 +11,9 @@ import torch
 from runtimes.quality import layer_stages
 from runtimes.quality.candidates import mixed_candidates
 from runtimes.quality.indicating import measure_indicator
+from runtimes.quality.measured_model import open_measured_model, prepared_run
 from runtimes.quality.measuring import measure_kl, reference_nats
 from runtimes.quality.streaming import stream
-from runtimes.quality.subject import open_subject, prepared_run
 from runtimes.torch_pipeline.engine.stage import load_stage
 from tests.runtimes.models import CONFIGS
 from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
@@ -37,9 +37,9 @@ def test_a_layers_kl_is_that_of_the_whole_model_with_its_weights_replaced(
 ) -> None:
     model, text = save_subject(tmp_path, name, layers=LAYERS)
     settings = quality_settings(model, text, windows=1)
-    subject = open_subject(settings)
-    measured = measure_kl(subject, settings)
-    windows = subject.windows.tokens
+    measured_model = open_measured_model(settings)
+    measured = measure_kl(measured_model, settings)
+    windows = measured_model.windows.tokens
     reference = plain_logits(model, {}, windows)
     entropy = plain_cross_entropy_nats(reference, windows)
     assert measured.reference_nats == pytest.approx(entropy[0], rel=1e-6)
@@ -56,11 +56,11 @@ def test_a_layers_kl_is_that_of_the_whole_model_with_its_weights_replaced(
 def test_windows_are_averaged_with_their_standard_error(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path, layers=2)
     settings = quality_settings(model, text, windows=5, formats=("int4",))
-    subject = open_subject(settings)
-    windows = subject.windows.tokens
+    measured_model = open_measured_model(settings)
+    windows = measured_model.windows.tokens
     assert len(windows) == 5
     reference = plain_logits(model, {}, windows)
-    for row in measure_kl(subject, settings).rows:
+    for row in measure_kl(measured_model, settings).rows:
         nats = plain_divergence_nats(reference, plain_logits(model, {row.layer: "int4"}, windows))
         spread = torch.tensor(nats, dtype=torch.float64).std().item()
         assert row.loss == pytest.approx(sum(nats) / 5, rel=CLOSE)
@@ -70,10 +70,12 @@ def test_windows_are_averaged_with_their_standard_error(tmp_path: Path) -> None:
 def test_a_mixed_assignments_kl_is_that_of_the_whole_model(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path)
     settings = quality_settings(model, text, quantizers={"int3": "hqq"})
-    subject = open_subject(settings)
-    windows = subject.windows.tokens
-    mixed = mixed_candidates(4, settings.formats, subject.plain, 6, seed=3)
-    compared = stream(prepared_run(subject, mixed, settings), resume=False, on_progress=ignore)
+    measured_model = open_measured_model(settings)
+    windows = measured_model.windows.tokens
+    mixed = mixed_candidates(4, settings.formats, measured_model.plain, 6, seed=3)
+    compared = stream(
+        prepared_run(measured_model, mixed, settings), resume=False, on_progress=ignore
+    )
     reference = plain_logits(model, {}, windows)
     for candidate, nats in zip(mixed, compared.divergence_nats.tolist(), strict=True):
         formats = {i: name for i, name in enumerate(candidate.formats) if name.startswith("int")}
@@ -85,9 +87,11 @@ def test_a_mixed_assignments_kl_is_that_of_the_whole_model(tmp_path: Path) -> No
 def test_sixteen_bits_lose_exactly_nothing(tmp_path: Path, dtype: str) -> None:
     model, text = save_subject(tmp_path, layers=2)
     settings = quality_settings(model, text, dtype=dtype)
-    subject = open_subject(settings)
-    candidates = mixed_candidates(2, (), subject.plain, 1, seed=0)
-    compared = stream(prepared_run(subject, candidates, settings), resume=False, on_progress=ignore)
+    measured_model = open_measured_model(settings)
+    candidates = mixed_candidates(2, (), measured_model.plain, 1, seed=0)
+    compared = stream(
+        prepared_run(measured_model, candidates, settings), resume=False, on_progress=ignore
+    )
     assert compared.divergence_nats.tolist() == [[0.0] * 3]
     assert compared.cross_entropy_nats[0].tolist() == compared.cross_entropy_nats[1].tolist()
     assert reference_nats(compared) > 0
@@ -96,11 +100,11 @@ def test_sixteen_bits_lose_exactly_nothing(tmp_path: Path, dtype: str) -> None:
 def test_the_number_of_windows_at_once_changes_nothing_that_counts(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path, layers=2)
     five = quality_settings(model, text, windows=5, formats=("int4",))
-    measured = measure_kl(open_subject(five), five)
+    measured = measure_kl(open_measured_model(five), five)
     # A window is attended to alone: its KL is the same with others beside it.
-    subject = open_subject(five)
+    measured_model = open_measured_model(five)
     nats = []
-    for window in subject.windows.tokens:
+    for window in measured_model.windows.tokens:
         reference = plain_logits(model, {}, [window])
         nats += plain_divergence_nats(reference, plain_logits(model, {1: "int4"}, [window]))
     assert measured.rows[1].loss == pytest.approx(sum(nats) / 5, rel=CLOSE)
@@ -122,12 +126,12 @@ def test_no_more_than_one_layer_is_ever_held(
 
     monkeypatch.setattr(layer_stages, "load_stage", noted)
     settings = quality_settings(model, text, check=2)
-    subject = open_subject(settings)
+    measured_model = open_measured_model(settings)
     if method == "kl":
-        measure_kl(subject, settings)
+        measure_kl(measured_model, settings)
         assert len(loaded) == 1 + 4 * 4 + 1  # each layer in four formats, and both ends
     else:
-        measure_indicator(subject, settings, "variance")
+        measure_indicator(measured_model, settings, "variance")
         assert len(loaded) == 1 + 4
     assert set(alive) == {0}
 
@@ -135,7 +139,7 @@ def test_no_more_than_one_layer_is_ever_held(
 def test_rows_come_in_the_order_of_layers_and_formats(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path, layers=2)
     settings = quality_settings(model, text, formats=("int8", "int4"))
-    rows = measure_kl(open_subject(settings), settings).rows
+    rows = measure_kl(open_measured_model(settings), settings).rows
     assert [(row.layer, row.format) for row in rows] == [
         (0, "int8"), (0, "int4"), (1, "int8"), (1, "int4"),
     ]  # fmt: skip
@@ -145,7 +149,7 @@ def test_rows_come_in_the_order_of_layers_and_formats(tmp_path: Path) -> None:
 def test_an_indicator_has_a_row_for_each_layer_and_format(tmp_path: Path, method: Any) -> None:
     model, text = save_subject(tmp_path, layers=3)
     settings = quality_settings(model, text)
-    measured = measure_indicator(open_subject(settings), settings, method)
+    measured = measure_indicator(open_measured_model(settings), settings, method)
     assert measured.method == method
     assert measured.reference_nats is None
     for layer in range(3):

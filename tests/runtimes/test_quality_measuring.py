@@ -1,4 +1,4 @@
-"""Sums are judged as stated, what diverges is marked, and what cannot be measured is refused."""
+"""Measurements of quality: sums judged as stated, divergence marked, bad input refused."""
 
 import math
 from pathlib import Path
@@ -29,10 +29,10 @@ from runtimes.quality.divergence import (
     log_probabilities,
 )
 from runtimes.quality.indicating import measure_indicator
+from runtimes.quality.measured_model import open_measured_model
 from runtimes.quality.measuring import additivity, measure_kl
-from runtimes.quality.pace import Pace, StreamProgress, Work
+from runtimes.quality.progress import MeasurementProgress, StreamProgress, Work
 from runtimes.quality.settings import chosen_formats
-from runtimes.quality.subject import open_subject
 from tests.runtimes.quality_subjects import quality_settings, save_subject
 
 FORMATS = ("int3", "int4", "int8")
@@ -160,10 +160,10 @@ def test_the_error_of_sums_is_a_percentile_of_relative_errors() -> None:
 def test_mixed_assignments_are_measured_in_the_same_passes(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path)
     without = quality_settings(model, text)
-    alone = measure_kl(open_subject(without), without)
+    alone = measure_kl(open_measured_model(without), without)
     assert alone.additivity is None
     with_check = quality_settings(model, text, check=6, work_dir=tmp_path / "other.work")
-    checked = measure_kl(open_subject(with_check), with_check)
+    checked = measure_kl(open_measured_model(with_check), with_check)
     assert checked.rows == alone.rows
     assert checked.additivity is not None
     assert 3 <= checked.additivity.assignments <= 6
@@ -187,7 +187,7 @@ def test_a_layer_that_diverges_is_marked(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(layer_stages.LayerSource, "layer", broken)
     settings = quality_settings(model, text, formats=("int3", "int8"))
-    measured = measure_kl(open_subject(settings), settings)
+    measured = measure_kl(open_measured_model(settings), settings)
     assert [(row.layer, row.format) for row in measured.rows if row.diverged] == [(1, "int3")]
     assert measured.table(2).losses["int3"][1] == math.inf
     assert measured.table(2).losses["int3"][0] < math.inf
@@ -206,7 +206,7 @@ def test_a_model_that_gives_no_finite_numbers_is_refused(
     if where == "layer 1":  # infinite weights cannot be quantized; the 16-bit model comes first
         settings = quality_settings(model, text, formats=("int8",), dtype="fp16")
     with pytest.raises(InputError) as error:
-        measure_kl(open_subject(settings), settings)
+        measure_kl(open_measured_model(settings), settings)
     assert str(error.value).startswith(
         f"window 0 of the text: after {where} the 16-bit model gives numbers that are not finite"
     )
@@ -216,15 +216,15 @@ def test_a_model_that_gives_no_finite_numbers_is_refused(
 def test_a_window_that_overflows_is_named(tmp_path: Path) -> None:
     model, _ = save_subject(tmp_path, layers=2)
     settings = quality_settings(model, None, windows=4)
-    subject = open_subject(settings)
-    others = (subject.windows.tokens[i] for i in (0, 1, 3))
-    only = set(subject.windows.tokens[2]).difference(*others)
+    measured_model = open_measured_model(settings)
+    others = (measured_model.windows.tokens[i] for i in (0, 1, 3))
+    only = set(measured_model.windows.tokens[2]).difference(*others)
     assert only
     tensors = load_file(model / "model.safetensors")
     tensors["model.embed_tokens.weight"][sorted(only)] = math.nan
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="window 2 of the text: after layer 0"):
-        measure_kl(open_subject(settings), settings)
+        measure_kl(open_measured_model(settings), settings)
 
 
 def test_an_indicator_of_a_model_without_finite_numbers_is_refused(tmp_path: Path) -> None:
@@ -232,22 +232,22 @@ def test_an_indicator_of_a_model_without_finite_numbers_is_refused(tmp_path: Pat
     with_tensor(model, "model.layers.0.input_layernorm.weight", math.nan)
     settings = quality_settings(model, text)
     with pytest.raises(InputError, match="expected finite numbers"):
-        measure_indicator(open_subject(settings), settings, "variance")
+        measure_indicator(open_measured_model(settings), settings, "variance")
 
 
-# ---- pace
+# ---- progress
 
 
 def test_the_rest_is_forecast_from_loads_and_passes() -> None:
     told: list[StreamProgress] = []
     work = Work(single_layer_candidates(2, ("int4",), "bf16"), 2, 0.5)
-    pace = Pace(work, 0, told.append)
+    progress = MeasurementProgress(work, 0, told.append)
     for _ in range(2):
-        pace.loaded(3.0)
-        pace.passed(0, 1.0)
+        progress.loaded(3.0)
+        progress.passed(0, 1.0)
     assert told[-1].left_s is None  # the first layer is still at work
-    pace.loaded(3.0)
-    pace.passed(1, 1.0)
+    progress.loaded(3.0)
+    progress.passed(1, 1.0)
     passes_left = 2 + 0.5 * 3  # the second layer has three, and three streams pass the LM head
     assert told[-1].left_s == pytest.approx(3.0 * 1 + 1.0 * passes_left)
     assert told[-1].fraction == pytest.approx(3 / (5 + 1.5))

@@ -1,4 +1,4 @@
-"""A measurement that was interrupted gives, taken up again, what it would have given."""
+"""Resume of a measurement: what it would have given without the interruption."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.io.files import json_text
-from llmpq_sim.io.quality import quality_to_content
-from runtimes.quality import room, subject
+from llmpq_sim.io.quality import quality_to_dict
+from runtimes.quality import measured_model, resource_checks
+from runtimes.quality.measured_model import open_measured_model
 from runtimes.quality.measuring import measure_kl
-from runtimes.quality.pace import StreamProgress
+from runtimes.quality.progress import StreamProgress
 from runtimes.quality.settings import QualitySettings
 from runtimes.quality.streams import PROGRESS, remove_streams
-from runtimes.quality.subject import open_subject
 from tests.runtimes.quality_subjects import quality_settings, save_subject
 
 LAYERS = 3
@@ -42,7 +42,7 @@ def killed_after(passes: int) -> Any:
 
 def content(chosen: QualitySettings) -> str:
     """Return the bytes of the file that a measurement gives."""
-    return json_text(quality_to_content(measure_kl(open_subject(chosen), chosen)))
+    return json_text(quality_to_dict(measure_kl(open_measured_model(chosen), chosen)))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_resumed_measurement_equals_an_uninterrupted_one(
     chosen = chosen_settings(model_and_text, work_dir, resume=True)
     for passes in kills:
         try:
-            measure_kl(open_subject(chosen), chosen, on_progress=killed_after(passes))
+            measure_kl(open_measured_model(chosen), chosen, on_progress=killed_after(passes))
         except Killed:
             assert (work_dir / PROGRESS).exists()
     assert content(chosen) == uninterrupted
@@ -89,10 +89,10 @@ def test_whole_layers_are_not_computed_again(
 ) -> None:
     chosen = chosen_settings(model_and_text, tmp_path / "work", check=0, resume=True)
     with pytest.raises(Killed):  # after the 3 passes of the first layer and 1 of the second
-        measure_kl(open_subject(chosen), chosen, on_progress=killed_after(4))
+        measure_kl(open_measured_model(chosen), chosen, on_progress=killed_after(4))
     assert json.loads((tmp_path / "work" / PROGRESS).read_text(encoding="utf-8"))["layers"] == 1
     told: list[StreamProgress] = []
-    measure_kl(open_subject(chosen), chosen, on_progress=told.append)
+    measure_kl(open_measured_model(chosen), chosen, on_progress=told.append)
     assert [progress.layer for progress in told] == [1] * 5 + [2] * 7 + [3] * 3  # three windows
     assert told[-1].fraction == pytest.approx(1.0)
     assert told[-1].left_s == 0.0
@@ -104,9 +104,9 @@ def test_an_interrupted_run_is_not_lost_unasked(
     work_dir = tmp_path / "q.json.work"
     chosen = chosen_settings(model_and_text, work_dir)
     with pytest.raises(Killed):
-        measure_kl(open_subject(chosen), chosen, on_progress=killed_after(4))
+        measure_kl(open_measured_model(chosen), chosen, on_progress=killed_after(4))
     with pytest.raises(InputError) as error:
-        measure_kl(open_subject(chosen), chosen)
+        measure_kl(open_measured_model(chosen), chosen)
     assert str(error.value) == (
         f"{work_dir}: holds an interrupted run; go on with --resume, or remove the folder"
     )
@@ -129,10 +129,10 @@ def test_a_run_with_other_settings_is_not_taken_up(
 ) -> None:
     chosen = chosen_settings(model_and_text, tmp_path / "work")
     with pytest.raises(Killed):
-        measure_kl(open_subject(chosen), chosen, on_progress=killed_after(4))
+        measure_kl(open_measured_model(chosen), chosen, on_progress=killed_after(4))
     other = chosen_settings(model_and_text, tmp_path / "work", resume=True, **change)
     with pytest.raises(InputError, match="is of a run with another model, text or settings"):
-        measure_kl(open_subject(other), other)
+        measure_kl(open_measured_model(other), other)
 
 
 def test_streams_that_are_gone_or_damaged_are_named(
@@ -141,14 +141,14 @@ def test_streams_that_are_gone_or_damaged_are_named(
     work_dir = tmp_path / "work"
     chosen = chosen_settings(model_and_text, work_dir, resume=True)
     with pytest.raises(Killed):
-        measure_kl(open_subject(chosen), chosen, on_progress=killed_after(4))
+        measure_kl(open_measured_model(chosen), chosen, on_progress=killed_after(4))
     shutil.copy(work_dir / "odd.npy", tmp_path / "kept.npy")
     (work_dir / "odd.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(InputError, match="cannot use its streams"):
-        measure_kl(open_subject(chosen), chosen)
+        measure_kl(open_measured_model(chosen), chosen)
     (work_dir / "odd.npy").unlink()
     with pytest.raises(InputError, match="cannot use its streams"):
-        measure_kl(open_subject(chosen), chosen)
+        measure_kl(open_measured_model(chosen), chosen)
 
 
 # ---- room
@@ -161,16 +161,16 @@ def test_too_little_disk_is_said_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     chosen = chosen_settings(model_and_text, tmp_path / "work")
     with pytest.raises(InfeasibleError, match=r"need 0\.0 GiB of disk, 0\.0 GiB are free"):
-        measure_kl(open_subject(chosen), chosen)
+        measure_kl(open_measured_model(chosen), chosen)
     assert not (tmp_path / "work").exists()
 
 
 def test_too_little_memory_for_a_layer_is_said(
     model_and_text: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "free_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr(measured_model, "free_memory_bytes", lambda _: 1000)
     with pytest.raises(InfeasibleError, match="even layer by layer, needs"):
-        open_subject(chosen_settings(model_and_text, tmp_path / "work"))
+        open_measured_model(chosen_settings(model_and_text, tmp_path / "work"))
 
 
 def test_needed_memory_grows_with_windows_and_not_with_layers(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_needed_memory_grows_with_windows_and_not_with_layers(tmp_path: Path) ->
     deep, _ = save_subject(tmp_path / "deep", layers=6)
 
     def needed(model: Path, **changes: Any) -> int:
-        opened = open_subject(quality_settings(model, text, **changes))
-        return room.needed_memory_bytes(opened.spec, opened.source)
+        opened = open_measured_model(quality_settings(model, text, **changes))
+        return resource_checks.needed_memory_bytes(opened.spec, opened.source)
 
     assert needed(deep) == needed(shallow)
     assert needed(shallow, dtype="bf16") < needed(shallow)

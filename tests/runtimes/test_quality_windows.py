@@ -1,4 +1,4 @@
-"""Windows are whole prompts of a text, and what is wrong with a text or folder is said."""
+"""Windows of a text: whole prompts, and messages about bad texts and folders."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.resources import bundled_dir
 from runtimes.deployment.tokenization import load_tokenizer
-from runtimes.quality.subject import open_subject
+from runtimes.quality.measured_model import open_measured_model
 from runtimes.quality.windows import beginning, calibration_text, cut_windows
 from tests.runtimes.quality_subjects import TEXT, VOCABULARY, quality_settings, save_subject
 from tests.runtimes.tokenizers_of_tests import BEGIN_ID, save_tokenizer
@@ -19,7 +19,7 @@ from tests.runtimes.tokenizers_of_tests import BEGIN_ID, save_tokenizer
 
 def refused(model: Path, text: Path | None, **changes: Any) -> str:
     with pytest.raises(InputError) as error:
-        open_subject(quality_settings(model, text, **changes))
+        open_measured_model(quality_settings(model, text, **changes))
     return str(error.value)
 
 
@@ -50,9 +50,11 @@ def test_windows_begin_as_prompts_do(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(model)
     assert tokenizer is not None
     assert beginning(tokenizer) == (BEGIN_ID,)
-    subject = open_subject(quality_settings(model, text))
-    assert all(window[0] == BEGIN_ID and len(window) == 24 for window in subject.windows.tokens)
-    facts = subject.windows.text
+    measured_model = open_measured_model(quality_settings(model, text))
+    assert all(
+        window[0] == BEGIN_ID and len(window) == 24 for window in measured_model.windows.tokens
+    )
+    facts = measured_model.windows.text
     assert facts.tokens == len(tokenizer.encode_piece(TEXT))
     assert (facts.name, facts.windows, facts.window_tokens) == ("text.txt", 3, 24)
 
@@ -61,9 +63,11 @@ def test_a_bundled_text_is_taken_where_none_is_given(tmp_path: Path) -> None:
     model, _ = save_subject(tmp_path)
     assert calibration_text().is_relative_to(bundled_dir("traces"))
     assert 40_000 <= calibration_text().stat().st_size <= 60_000
-    subject = open_subject(quality_settings(model, None, window_tokens=128, windows=16))
-    assert subject.windows.text.name == "calibration.txt"
-    assert subject.windows.text.windows == 16
+    measured_model = open_measured_model(
+        quality_settings(model, None, window_tokens=128, windows=16)
+    )
+    assert measured_model.windows.text.name == "calibration.txt"
+    assert measured_model.windows.text.windows == 16
 
 
 def test_a_text_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_a_text_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
         f"text.txt: expected a text of at least one window, 23 tokens, got {count}; "
         f"give a longer text, or --window-tokens {count + 1}"
     )
-    opened = open_subject(quality_settings(model, text, window_tokens=count + 1))
+    opened = open_measured_model(quality_settings(model, text, window_tokens=count + 1))
     assert opened.windows.text.windows == 1
 
 

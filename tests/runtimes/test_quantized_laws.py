@@ -1,4 +1,4 @@
-"""With quantized layers, stages give the tokens of one process, and keep nothing but codes."""
+"""Laws of quantized layers: tokens of one process in any cut, and nothing kept but codes."""
 
 import copy
 from functools import cache

@@ -1,4 +1,4 @@
-"""Do stored codes take the bytes and mean the numbers that their format says?"""
+"""Stored codes: bytes and numbers as their format says."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Replayed decode steps give what computing them anew gives, whatever the schedule."""
+"""CUDA graphs: replayed decode steps give what computing them anew gives."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was measured follows from the instants that stages wrote down."""
+"""Records of stages: measurements follow from the instants written down."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the lines of a batch ask is read, each line for itself."""
+"""Request files: what the lines of a batch ask, each read for itself."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from runtimes.base import Sampling, TokenRequest
 from runtimes.deployment.generation_config import TextModel
 from runtimes.deployment.request_bodies import named_seed
 from runtimes.deployment.request_files import read_requests
-from runtimes.deployment.requests import CHAT, TEXT, AskedRequest, PlanLimits, RequestSet
+from runtimes.deployment.requests import CHAT, TEXT, AcceptedRequest, PlanLimits, RequestSet
 from tests.runtimes.requests_of_tests import LIMITS, PLAIN, chat, line, read, tiny_model
 from tests.runtimes.tokenizers_of_tests import END_ID
 
@@ -24,7 +24,7 @@ model = pytest.fixture(scope="module")(tiny_model)
 def request(folder: Path, model: TextModel, item: object, **options: Any) -> TokenRequest:
     """Return the only request of a file, which must be accepted."""
     found = read(folder, model, item, **options)
-    assert found.refused == ()
+    assert found.rejected == ()
     return found.accepted[0].tokens
 
 
@@ -42,7 +42,7 @@ def test_a_prompt_and_a_conversation_are_read_with_the_models_tokenizer(
     assert model.tokenizer is not None
     assert found == RequestSet(
         (
-            AskedRequest(
+            AcceptedRequest(
                 TokenRequest(
                     "a",
                     model.tokenizer.encode("def f():\n  pass"),
@@ -52,7 +52,7 @@ def test_a_prompt_and_a_conversation_are_read_with_the_models_tokenizer(
                 ),
                 TEXT,
             ),
-            AskedRequest(
+            AcceptedRequest(
                 TokenRequest(
                     "b",
                     model.tokenizer.encode_chat(messages),

@@ -1,4 +1,4 @@
-"""A bad request is refused alone, a bad file as a whole, with a message that helps."""
+"""Refusals of requests: a bad one alone, a bad file as a whole, with a message that helps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,8 @@ from runtimes.deployment.requests import (
     INVALID,
     TOO_LONG,
     UNSUPPORTED,
-    AskedRequest,
-    RefusedRequest,
+    AcceptedRequest,
+    RejectedRequest,
     RequestSet,
     divided_by_length,
 )
@@ -35,7 +35,7 @@ def refusal(folder: Path, model: TextModel, item: object) -> tuple[str, str]:
     """Return code and message with which the only request of a file is refused."""
     found = read(folder, model, item)
     assert found.accepted == ()
-    return found.refused[0].code, found.refused[0].message
+    return found.rejected[0].code, found.rejected[0].message
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_bad_lines_leave_the_others_alone_and_keep_their_names(tmp_path: Path) -
         line({"prompt": [5]}, custom_id=""),
     )
     assert [asked.tokens.name for asked in found.accepted] == ["c"]
-    assert [(refused.name, refused.message.split(":")[0]) for refused in found.refused] == [
+    assert [(rejected.name, rejected.message.split(":")[0]) for rejected in found.rejected] == [
         ("a", "in.jsonl line 1.body.prompt"),
         (None, "in.jsonl line 2"),
         (None, "in.jsonl line 4.custom_id"),
@@ -210,9 +210,9 @@ def test_synthetic_requests_are_divided_by_what_the_plan_holds(prompt: int, outp
     asked = TokenRequest("s", (5,) * prompt, output)
     found = divided_by_length([asked], LIMITS)
     if prompt <= 40 and output <= 30 and prompt + output <= 60:
-        assert found == RequestSet((AskedRequest(asked),))
+        assert found == RequestSet((AcceptedRequest(asked),))
     else:
         assert found.accepted == ()
-        (refused,) = found.refused
-        assert refused == RefusedRequest("s", TOO_LONG, refused.message)
-        assert refused.message.startswith("s: ")
+        (rejected,) = found.rejected
+        assert rejected == RejectedRequest("s", TOO_LONG, rejected.message)
+        assert rejected.message.startswith("s: ")

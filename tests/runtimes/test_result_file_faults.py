@@ -1,5 +1,6 @@
-"""Do failing writes keep whole lines, and do two runs keep off each other's file?"""
+"""Faults of result files: failing writes keep whole lines, two runs keep apart."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.core.errors import ExecutionError, InputError
-from runtimes.base import Served
+from runtimes.base import Completion
 from runtimes.deployment.result_files import open_results
 from tests.runtimes.results_of_tests import ALL, MODEL, NAMES, REFUSED, answer, lines_of, write
 
@@ -55,11 +56,11 @@ def test_writing_after_the_file_was_closed_is_a_failure_that_keeps_its_lines(
 ) -> None:
     path = tmp_path / "out.jsonl"
     writer = open_results(path, ALL, MODEL)
-    writer.write_served(answer(0, writer.pending[0]))
+    writer.write_completion(answer(0, writer.pending[0]))
     content = path.read_bytes()
     writer.close()
     with pytest.raises(ExecutionError) as caught:
-        writer.write_served(answer(1, writer.pending[1]))
+        writer.write_completion(answer(1, writer.pending[1]))
     assert str(caught.value) == (
         f"cannot write {path}: I/O operation on closed file; it holds 1 whole answer: mend this "
         "and go on with --resume"
@@ -73,7 +74,7 @@ from pathlib import Path
 from tests.runtimes.results_of_tests import ALL, MODEL, answer
 from runtimes.deployment.result_files import open_results
 writer = open_results(Path(sys.argv[1]), ALL, MODEL)
-writer.write_served(answer(0, writer.pending[0]))
+writer.write_completion(answer(0, writer.pending[0]))
 os._exit(1)
 """
 
@@ -93,9 +94,9 @@ def test_a_writer_left_by_an_error_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     writer = open_results(path, ALL, MODEL)
     with pytest.raises(IndexError), writer:
-        writer.write_served(Served(len(NAMES), (1,), "length"))
+        writer.write_completion(Completion(len(NAMES), (1,), "length"))
     with pytest.raises(ExecutionError):
-        writer.write_refused(REFUSED[0])
+        writer.write_rejected(REFUSED[0])
     assert len(lines_of(path)) == len(REFUSED)
 
 
@@ -103,13 +104,12 @@ def test_a_writer_left_by_an_error_is_closed(tmp_path: Path) -> None:
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path, resume: bool) -> None:
     path = tmp_path / "out.jsonl"
     with open_results(path, ALL, MODEL) as writer:
-        writer.write_served(answer(0, writer.pending[0]))
+        writer.write_completion(answer(0, writer.pending[0]))
         content = path.read_bytes()
         with pytest.raises(InputError) as caught:
             open_results(path, ALL, MODEL, resume=resume)
-        assert str(caught.value) == (
-            f"{path}: another run is writing to it; wait until it ends, or give another --out"
-        )
+        assert str(caught.value).startswith(f"{path} is being written by process {os.getpid()} (")
+        assert str(caught.value).endswith("); wait for it or choose another --out")
         assert path.read_bytes() == content
     write(path, resume=True)
     assert len(lines_of(path)) == len(REFUSED) + len(NAMES)

@@ -1,4 +1,4 @@
-"""Are results written whole, kept whatever happens, and taken up where they were left?"""
+"""Result files: written whole, kept whatever happens, taken up where they were left."""
 
 import json
 from dataclasses import replace
@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InputError
-from runtimes.base import EndedBy, Sampling, Served, TokenRequest
+from runtimes.base import Completion, EndedBy, Sampling, TokenRequest
 from runtimes.deployment.generation_config import TextModel, load_text_model
 from runtimes.deployment.requests import (
     CHAT,
     TEXT,
-    AskedRequest,
+    AcceptedRequest,
     Endpoint,
-    RefusedRequest,
+    RejectedRequest,
     RequestSet,
 )
-from runtimes.deployment.result_files import open_results, read_results
-from runtimes.deployment.result_lines import UsageTotals, served_line, usage_totals
+from runtimes.deployment.result_files import open_results
+from runtimes.deployment.result_lines import UsageTotals, completion_line, read_result, usage_totals
 from tests.runtimes.results_of_tests import (
     ALL,
     MODEL,
@@ -81,7 +81,7 @@ def test_the_text_is_decoded_without_the_token_that_ended_it(
     assert model.tokenizer is not None
     tokens = model.tokenizer.encode_piece("return é\n")
     item = replace(asked("a"), endpoint=endpoint)
-    line = served_line(item, Served(0, tokens, ended_by), model)
+    line = completion_line(item, Completion(0, tokens, ended_by), model)
     (choice,) = json.loads(line)["response"]["body"]["choices"]
     text = choice["message"]["content"] if endpoint == CHAT else choice["text"]
     assert text == ("return é" if ended_by == "stop" else "return é\n")
@@ -100,15 +100,18 @@ def test_refused_requests_come_first_and_all_are_counted(tmp_path: Path) -> None
     assert lines[0]["response"] is None
     assert lines[0]["error"] == {"code": "invalid_request", "message": "in.jsonl line 4: no"}
     assert len({line["id"] for line in lines}) == 5
-    assert totals == UsageTotals(served=3, refused=2, prompt_tokens=6, completion_tokens=9)
-    assert usage_totals(read_results(path)) == totals
+    assert totals == UsageTotals(served=3, rejected=2, prompt_tokens=6, completion_tokens=9)
+    assert (
+        usage_totals(read_result(line, path.name) for line in path.read_bytes().splitlines())
+        == totals
+    )
 
 
 def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with open_results(path, ALL, MODEL) as writer:
         for position, item in enumerate(writer.pending):
-            writer.write_served(answer(position, item))
+            writer.write_completion(answer(position, item))
             assert len(lines_of(path)) == len(REFUSED) + position + 1
 
 
@@ -116,22 +119,22 @@ def test_results_stand_in_the_order_in_which_requests_finish(tmp_path: Path) -> 
     path = tmp_path / "out.jsonl"
     with open_results(path, ALL, MODEL) as writer:
         for position in (2, 0, 1):
-            writer.write_served(answer(position, writer.pending[position]))
+            writer.write_completion(answer(position, writer.pending[position]))
     assert [line["custom_id"] for line in lines_of(path)[2:]] == [NAMES[i] for i in (2, 0, 1)]
 
 
 def test_the_digest_changes_with_all_that_the_answer_follows_from_and_nothing_else() -> None:
     drawn = Sampling(0.5, 3, 0.9, seed=1)
-    base = AskedRequest(TokenRequest("a", (5, 6), 3, drawn, (1,)))
+    base = AcceptedRequest(TokenRequest("a", (5, 6), 3, drawn, (1,)))
     changes: list[dict[str, Any]] = [
         {"name": "b"}, {"prompt": (5, 7)}, {"output_tokens": 4}, {"stop_tokens": ()},
         {"sampling": replace(drawn, temperature=0.6)}, {"sampling": replace(drawn, top_k=4)},
         {"sampling": replace(drawn, top_p=0.8)}, {"sampling": replace(drawn, seed=2)},
     ]  # fmt: skip
-    others = [AskedRequest(replace(base.tokens, **change)) for change in changes]
+    others = [AcceptedRequest(replace(base.tokens, **change)) for change in changes]
     digests = [item.digest("m") for item in [base, *others, replace(base, endpoint=CHAT)]]
     assert len({*digests, base.digest("n")}) == len(changes) + 3
-    later = AskedRequest(replace(base.tokens, arrival_s=4.0, stop_tokens=(1, 1)))
+    later = AcceptedRequest(replace(base.tokens, arrival_s=4.0, stop_tokens=(1, 1)))
     assert later.digest("m") == base.digest("m")
     assert asked("a", sampling=Sampling(seed=1)).digest("m") == asked("a").digest("m")
 
@@ -162,7 +165,7 @@ def test_a_file_cut_at_any_byte_is_completed_to_the_same_bytes(tmp_path: Path) -
             done = content[:length].count(b'"error": null}\n')
             assert [item.tokens.name for item in writer.pending] == list(NAMES[done:])
             for position, item in enumerate(writer.pending):
-                writer.write_served(answer(position, item))
+                writer.write_completion(answer(position, item))
         assert path.read_bytes() == content
 
 
@@ -211,7 +214,7 @@ HINT = (
         (RequestSet((asked("a", stop_tokens=(1,)),), REFUSED), MODEL, CHANGED),
         (ALL, replace(MODEL, name="n"), CHANGED),
         (ALL, replace(MODEL, stored="in other formats"), CHANGED),
-        (RequestSet((), (RefusedRequest("a", "c", "m"),)), MODEL, CHANGED),
+        (RequestSet((), (RejectedRequest("a", "c", "m"),)), MODEL, CHANGED),
     ],
 )
 def test_answers_to_anything_else_are_refused_and_left_alone(
@@ -290,4 +293,4 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_device_is_no_file_for_results(resume: bool) -> None:
     with pytest.raises(InputError) as caught:
         open_results(Path("/dev/full"), ALL, MODEL, resume=resume)
-    assert str(caught.value) == "/dev/full: expected a file, got a device or pipe"
+    assert str(caught.value) == "cannot write /dev/full: it is not a regular file"

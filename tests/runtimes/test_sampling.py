@@ -1,4 +1,4 @@
-"""Tokens are drawn from the distribution that was asked for, and depend on nothing else."""
+"""Sampling: the distribution that was asked for, dependent on nothing else."""
 
 import numpy as np
 import pytest

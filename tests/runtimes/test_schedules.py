@@ -1,4 +1,4 @@
-"""Schedules ask for the simulator's steps, and rows of the cache hold what steps expect."""
+"""Schedules: the simulator's steps, and rows of the cache that hold what steps expect."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.scenario import BatchWorkload
-from llmpq_sim.core.schedule import WaveShape, wave_shapes
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
+from llmpq_sim.simulator.continuous.engine import simulate_service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from runtimes.base import Served, TokenRequest
+from llmpq_sim.simulator.continuous.watch import Watch
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.sequences import Schedule
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule, most_rows
@@ -71,7 +72,7 @@ class Drive:
     in_flight: int = 1
     stops_after: dict[int, int] = field(default_factory=dict)
     sampled: dict[int, int] = field(default_factory=dict)
-    served: list[Served] = field(default_factory=list)
+    served: list[Completion] = field(default_factory=list)
     now_s: float = 0.0
 
     def run(self) -> list[Step]:
@@ -118,12 +119,12 @@ def static_cases(draw: Any) -> tuple[list[int], int, MicroBatching]:
     return outputs, batch, MicroBatching(draw(st.integers(1, batch)), decode, in_flight)
 
 
-def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[WaveShape]:
+def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[BatchSchedule]:
     """Return the simulator's waves of all batches, the last of which may be smaller."""
-    shapes: list[WaveShape] = []
+    shapes: list[BatchSchedule] = []
     for first in range(0, len(outputs), batch):
         part = tuple(outputs[first : first + batch])
-        shapes += wave_shapes(BatchWorkload(1, part), cuts.within(len(part)))
+        shapes += batch_schedules(BatchWorkload(1, part), cuts.within(len(part)))
     return shapes
 
 
@@ -213,11 +214,11 @@ def test_continuous_steps_are_the_batches_of_the_simulator(
     lengths, settings = case
     batches: list[tuple[int, int]] = []
     prompts, outputs = zip(*lengths, strict=True)
-    run_service(
+    simulate_service(
         even_pipeline(settings),
         trace([0.0] * len(lengths), prompts, outputs),
         settings,
-        on_batch=lambda _, decodes, prompt_tokens, *__: batches.append((decodes, prompt_tokens)),
+        Watch(on_batch=lambda _, decodes, prompts, *__: batches.append((decodes, prompts))),
     )
     requests = [request(i, *each) for i, each in enumerate(lengths)]
     drive = Drive(ContinuousSchedule(requests, settings, 100), empty_cache(100))
@@ -292,5 +293,5 @@ def test_a_row_is_given_on_as_soon_as_its_sequence_is_finished() -> None:
     first = schedule.next_step(0.0)
     assert first == Step(0, (), (Segment(0, 0, 0, 2, samples=True),))
     assert schedule.next_step(0.0) is None
-    assert schedule.take_back(first, [ORDINARY]) == [Served(0, (ORDINARY,), "length")]
+    assert schedule.take_back(first, [ORDINARY]) == [Completion(0, (ORDINARY,), "length")]
     assert schedule.next_step(0.0) == Step(1, (), (Segment(1, 0, 0, 3, samples=True),))

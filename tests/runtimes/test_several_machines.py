@@ -1,6 +1,5 @@
-"""Launchers of several machines together serve what one serves."""
+"""Launchers of several machines, which together serve what one serves."""
 
-import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -8,26 +7,19 @@ from pathlib import Path
 import torch
 
 from llmpq_sim.core.execution import Execution
-from runtimes.base import Job, RuntimeOptions, Served, TokenRequest
+from runtimes.base import Completion, Job, RuntimeOptions, TokenRequest
+from runtimes.testing import descendants, saved_plan
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
-from tests.runtimes.conformance import children
 from tests.runtimes.models import save_model
-from tests.runtimes.plans import saved_plan
 from tests.runtimes.single_process import load_stages, run, static, token_lists
+from tests.runtimes.sockets_of_tests import free_port
 
 CUTS = [("int8",), ("bf16", "int4"), ("bf16",)]
 REQUESTS = tuple(
     TokenRequest(f"request-{number}", tuple(range(3 + number, 8 + 2 * number)), tokens)
     for number, tokens in enumerate((6, 1, 4, 6, 3))
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:
@@ -39,7 +31,7 @@ def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:
         Job(saved, REQUESTS, folder, options=replace(options, node_rank=rank)) for rank in (0, 1)
     ]
     measured: dict[int, Execution | None] = {}
-    served: dict[int, list[Served]] = {0: [], 1: []}
+    served: dict[int, list[Completion]] = {0: [], 1: []}
 
     def launch(rank: int) -> None:
         measured[rank] = TorchRuntime().run(jobs[rank], served[rank].append)
@@ -58,4 +50,4 @@ def test_two_launchers_serve_what_one_process_serves(tmp_path: Path) -> None:
     expected, _ = run(stages, static(list(REQUESTS), 4, 2, 2, 2), list(REQUESTS))
     found = {one.request: one for one in served[0]}
     assert token_lists(found) == token_lists(expected)
-    assert children() == set()
+    assert descendants() == set()

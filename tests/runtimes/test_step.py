@@ -1,4 +1,4 @@
-"""A step arrives at the other stages as it was announced."""
+"""Announcements of steps: other stages receive the step that was sent."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Do synthetic prompts have the lengths, the shared beginnings and the tokens they should have?"""
+"""Synthetic prompts: lengths, shared beginnings and tokens."""
 
 from itertools import combinations
 

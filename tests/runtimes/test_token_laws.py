@@ -1,4 +1,4 @@
-"""Unquantized in float32, tokens are those of transformers' own ``generate()``."""
+"""Law of tokens unquantized in float32: those of transformers' own ``generate()``."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Are texts read as transformers reads them, and does a model folder say what it says?"""
+"""Tokenization of texts as transformers does it, and facts of model folders."""
 
 import sys
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_without_transformers_texts_are_refused_with_what_to_do(
     with pytest.raises(InputError) as caught:
         load_tokenizer(folder)
     assert str(caught.value) == (
-        "reading texts needs the module transformers: pip install 'llmpq[torch]'; or give prompts "
+        "reading texts needs the module transformers: pip install transformers; or give prompts "
         "as lists of token ids"
     )
 

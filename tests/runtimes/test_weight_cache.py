@@ -1,4 +1,4 @@
-"""Is a cached layer always the layer that would be built?"""
+"""Weight cache: a cached layer is always the layer that would be built."""
 
 import multiprocessing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How tests get a tokenizer: a small one, trained on the standard library, in a model folder."""
+"""Small tokenizer for tests, trained on the standard library, in a model folder."""
 
 import json
 import sysconfig

@@ -1,4 +1,4 @@
-"""How a cluster file is read."""
+"""Readings of cluster files."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.units import US
 from llmpq_sim.io.clusters import (
     bundled_clusters,
-    cluster_from_content,
-    cluster_from_snapshot,
-    cluster_to_content,
+    cluster_from_dict,
+    cluster_from_yaml,
+    cluster_to_dict,
     load_cluster,
     load_devices,
     load_links,
@@ -48,7 +48,7 @@ def lab(**changes: object) -> Any:
 
 
 def read(**changes: object) -> Cluster:
-    return cluster_from_content(lab(**changes), "lab.yaml")
+    return cluster_from_yaml(lab(**changes), "lab.yaml")
 
 
 def message(**changes: object) -> str:
@@ -84,7 +84,7 @@ def test_a_kind_of_ones_own_replaces_the_bundled_one() -> None:
 def test_one_device_needs_no_link() -> None:
     alone = {"name": "a", "devices": [{"type": "t4"}]}
     content = {"schema": "llmpq/cluster", "version": 1, "name": "one", "nodes": [alone]}
-    assert cluster_from_content(content, "one.yaml").links == {}
+    assert cluster_from_yaml(content, "one.yaml").links == {}
 
 
 T4 = {"type": "t4"}
@@ -213,10 +213,10 @@ def test_a_missing_cluster_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", bundled_clusters())
 def test_every_bundled_cluster_loads_and_survives_a_snapshot(name: str) -> None:
     cluster = load_cluster(name)
-    content = json.loads(json.dumps(cluster_to_content(cluster)))
+    content = json.loads(json.dumps(cluster_to_dict(cluster)))
     assert cluster.name == name
     assert len(cluster.links) == len(cluster.devices) * (len(cluster.devices) - 1) // 2
-    assert cluster_from_snapshot(Fields(content, "plan.json.cluster")) == cluster
+    assert cluster_from_dict(Fields(content, "plan.json.cluster")) == cluster
 
 
 PAPER = {
@@ -245,12 +245,12 @@ def test_the_papers_clusters_are_as_published(number: int) -> None:
 
 def test_a_bad_snapshot_says_what_and_where() -> None:
     def said(**changes: object) -> str:
-        content = cluster_to_content(load_cluster("a100-l40s")) | changes
+        content = cluster_to_dict(load_cluster("a100-l40s")) | changes
         with pytest.raises(InputError) as caught:
-            cluster_from_snapshot(Fields(content, "plan.json.cluster"))
+            cluster_from_dict(Fields(content, "plan.json.cluster"))
         return str(caught.value)
 
-    links = cluster_to_content(load_cluster("a100-l40s"))["links"]
+    links = cluster_to_dict(load_cluster("a100-l40s"))["links"]
     assert isinstance(links, list)
     assert said(links=links[1:]) == (
         "plan.json.cluster.links: expected a link between a100-sxm-0 and l40s-0, but it is missing"

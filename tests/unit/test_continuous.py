@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.service_times import service_result
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.serving import ENGINES, Run, even_pipeline, limits, trace, with_batch_of
@@ -105,7 +105,7 @@ def test_metrics_are_those_of_the_instants() -> None:
     limit = limits()
     pipeline = even_pipeline(limit, blocks=4)
     workload = trace([0.0, 1.0, 2.0], [4, 4, 400], [3, 1, 1])
-    times = run_service(pipeline, workload, limit)
+    times = compute_service(pipeline, workload, limit)
     result = service_result(times, workload, pipeline, ServiceObjectives(ttft_s=1.0, tpot_s=1.0))
     assert (result.requests, result.finished, result.refused) == (3, 2, 1)
     assert (result.output_tokens, result.makespan_s) == (4, 3.0)
@@ -129,7 +129,7 @@ def test_a_request_is_good_if_it_meets_every_objective(
 ) -> None:
     limit = limits(token_budget=4)
     pipeline, workload = even_pipeline(limit), trace([0.0, 0.0], [4, 3], [3, 1])
-    times = run_service(pipeline, workload, limit)
+    times = compute_service(pipeline, workload, limit)
     assert service_result(times, workload, pipeline, objectives).good == good
     assert service_result(times, workload, pipeline, None).goodput_per_s is None
 
@@ -137,7 +137,7 @@ def test_a_request_is_good_if_it_meets_every_objective(
 def test_where_nothing_can_be_served_rates_are_zero() -> None:
     limit = limits()
     pipeline, workload = even_pipeline(limit, blocks=0), trace([0.0], [4], [3])
-    result = service_result(run_service(pipeline, workload, limit), workload, pipeline, None)
+    result = service_result(compute_service(pipeline, workload, limit), workload, pipeline, None)
     assert (result.refused, result.makespan_s) == (1, 0.0)
     assert (result.tokens_per_s, result.requests_per_s, result.stage_busy_fraction) == (0, 0, (0,))
     assert result.kv_peak_fraction == (0.0,)

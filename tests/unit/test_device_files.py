@@ -1,4 +1,4 @@
-"""How kinds of devices and links are read."""
+"""Readings of device and link types."""
 
 from typing import Any
 
@@ -7,14 +7,8 @@ import pytest
 from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.io.devices import (
-    device_from_snapshot,
-    device_to_content,
-    device_types,
-    link_from_fields,
-    load_devices,
-    load_links,
-)
+from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
 from llmpq_sim.io.resources import bundled_dir
 
@@ -34,7 +28,7 @@ def message(**changes: object) -> str:
 
 def link_message(content: dict[str, object]) -> str:
     with pytest.raises(InputError) as caught:
-        link_from_fields(Fields(content, "lab.yaml.nodes[0].link"))
+        link_from_sheet(Fields(content, "lab.yaml.nodes[0].link"))
     return str(caught.value)
 
 
@@ -63,16 +57,16 @@ def test_what_a_card_of_ones_own_need_not_say() -> None:
 def test_what_a_runtime_takes_is_kept_only_where_it_is_not_as_usual() -> None:
     usual, light = read(), read(runtime_gib=0.25)
     assert (usual.runtime_bytes, light.runtime_bytes) == (RUNTIME_BYTES, 2**28)
-    assert "runtime_bytes" not in device_to_content(usual)
-    assert device_to_content(light)["runtime_bytes"] == 2**28
+    assert "runtime_bytes" not in to_dict(usual)
+    assert to_dict(light)["runtime_bytes"] == 2**28
     for device in (usual, light):
-        assert device_from_snapshot(Fields(device_to_content(device), "a")) == device
+        assert from_dict(Device, Fields(to_dict(device), "a")) == device
 
 
 WHERE = "lab.yaml.device_types[0]"
 KNOWN = (
-    "compute_fraction, formats, fp16_tflops, kernels, l2_mib, memory_fraction, memory_gb_per_s, "
-    "memory_gib, multiprocessors, name, price_source, price_usd_per_hour, "
+    "compute_fraction, extra_formats, formats, fp16_tflops, kernels, l2_mib, memory_fraction, "
+    "memory_gb_per_s, memory_gib, multiprocessors, name, price_source, price_usd_per_hour, "
     "runtime_gib, source"
 )
 
@@ -120,7 +114,7 @@ def test_two_kinds_of_one_name_are_refused() -> None:
 
 
 def test_a_link_without_latency_is_allowed() -> None:
-    link = link_from_fields(Fields({"latency_us": 0, "gb_per_s": 2}, "link"))
+    link = link_from_sheet(Fields({"latency_us": 0, "gb_per_s": 2}, "link"))
     assert link == Link(0.0, 2e9)
     assert link.transfer_s(4e9) == 2.0
 
@@ -148,11 +142,11 @@ def test_a_bad_link_says_what_and_where(content: dict[str, object], said: str) -
 
 def test_every_bundled_device_survives_a_snapshot() -> None:
     for name, device in load_devices().items():
-        assert device_from_snapshot(Fields(device_to_content(device), name)) == device
+        assert from_dict(Device, Fields(to_dict(device), name)) == device
 
 
 def test_every_bundled_device_states_every_figure_and_its_source() -> None:
-    figures = {"multiprocessors", "l2_mib", "compute_fraction", "memory_fraction", "formats"}
+    figures = {"multiprocessors", "l2_mib", "compute_fraction", "memory_fraction"}
     for entry in entries("devices.yaml", "devices"):
         assert figures | {"kernels", "source"} <= entry.keys(), entry["name"]
         assert ("price_usd_per_hour" in entry) == ("price_source" in entry), entry["name"]

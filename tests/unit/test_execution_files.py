@@ -14,12 +14,12 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.io.executions import (
     Policy,
     SavedExecution,
-    execution_from_fields,
-    execution_to_content,
+    execution_from_dict,
     load_execution,
     plan_sha256,
 )
@@ -98,16 +98,22 @@ def executions(draw: st.DrawFn) -> SavedExecution:
     settings = draw(st.none() | SETTINGS)
     policy: Policy = "static" if settings is None else "continuous"
     return SavedExecution(
-        execution, draw(WORDS), draw(WORDS), policy, settings, draw(COUNTS), draw(WORDS)
+        llmpq_version=draw(WORDS),
+        seed=draw(COUNTS),
+        plan_sha256=draw(WORDS),
+        model=draw(WORDS),
+        policy=policy,
+        settings=settings,
+        execution=execution,
     )
 
 
 @given(executions())
 def test_what_is_written_is_read_back_exactly(saved: SavedExecution) -> None:
-    text = json_text(execution_to_content(saved))
-    again = execution_from_fields(Fields(parse_json(text, "result.json"), "result.json"))
+    text = json_text(to_dict(saved))
+    again = execution_from_dict(Fields(parse_json(text, "result.json"), "result.json"))
     assert again == saved
-    assert json_text(execution_to_content(again)) == text
+    assert json_text(to_dict(again)) == text
 
 
 def test_a_file_gives_back_a_run_of_each_policy(tmp_path: Path) -> None:
@@ -116,14 +122,14 @@ def test_a_file_gives_back_a_run_of_each_policy(tmp_path: Path) -> None:
         executed(saved, [served(32, 10)] * 9, 1.1),
         executed(saved, poisson(12), 0.9, LIMITS),
     ):
-        write_json(path, execution_to_content(loaded))
+        write_json(path, to_dict(loaded))
         assert load_execution(path) == loaded
         assert loaded.plan_sha256 == plan_sha256(saved)
 
 
 def test_visits_are_columns_of_one_line_each() -> None:
     loaded = executed(saved_plan(), [served(32, 10)] * 8)
-    lines = json_text(execution_to_content(loaded)).splitlines()
+    lines = json_text(to_dict(loaded)).splitlines()
     assert len(lines) < 80
     assert len(loaded.execution.visits) > 40
 
@@ -216,7 +222,7 @@ DAMAGES: list[tuple[Change, str]] = [
 @pytest.mark.parametrize(("change", "message"), DAMAGES)
 def test_a_damaged_file_says_what_and_where(tmp_path: Path, change: Change, message: str) -> None:
     loaded = executed(saved_plan(), [served(32, 10)] * 8)
-    content = json.loads(json_text(execution_to_content(loaded)))
+    content = json.loads(json_text(to_dict(loaded)))
     change(content)
     path = tmp_path / "result.json"
     write_json(path, content)

@@ -1,4 +1,4 @@
-"""How files are read and written."""
+"""Reading and writing of files."""
 
 import os
 from pathlib import Path

@@ -9,11 +9,16 @@ from llmpq_sim.latency.fitting.evaluation import (
     DENSE_LAYERS,
     baseline_errors,
     composed_layers,
+    fit_linear,
     kernel_errors,
     layer_errors,
+    linear_features,
 )
 from llmpq_sim.latency.fitting.rows import UsableRows, usable_rows
 from tests.measured import attention_grid, attention_row, gemm_grid, gemm_row, lab_device, measured
+
+SEQUENCES = np.array([1.0, 2, 4, 8, 1, 2, 4, 8])
+TOKENS = np.array([128.0, 128, 128, 128, 512, 512, 256, 64])
 
 DEVICE = lab_device()
 SMALL = DENSE_LAYERS[0]
@@ -86,3 +91,15 @@ def test_the_linear_model_is_exact_where_times_are_linear() -> None:
 def test_the_same_seed_holds_out_the_same() -> None:
     rows = usable(gemm_grid())
     assert kernel_errors(rows, DEVICE, 1) == kernel_errors(rows, DEVICE, 1)
+
+
+def test_prefill_is_linear_in_the_paper_s_features() -> None:
+    time_s = 1e-3 * SEQUENCES + 1e-6 * SEQUENCES * TOKENS + 1e-9 * SEQUENCES * TOKENS**2 + 1e-4
+    features = linear_features("prefill", SEQUENCES, TOKENS)
+    assert np.allclose(features @ fit_linear(features, time_s), time_s, rtol=1e-9)
+
+
+def test_decode_is_linear_in_the_paper_s_features() -> None:
+    time_s = 1e-7 * SEQUENCES * (1 + TOKENS) + 1e-5 * SEQUENCES + 1e-6 * TOKENS + 1e-4
+    features = linear_features("decode", SEQUENCES, TOKENS)
+    assert np.allclose(features @ fit_linear(features, time_s), time_s, rtol=1e-9)

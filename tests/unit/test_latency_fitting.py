@@ -4,10 +4,11 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
-from llmpq_sim.latency.profile import profile_from_fields, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from tests.measured import attention_grid, gemm_grid, gemm_row, lab_device, measured
 
 DEVICE = lab_device()
@@ -42,8 +43,8 @@ def test_what_was_not_timed_is_priced_as_the_next_wider_format() -> None:
 
 def test_the_profile_survives_its_file_exactly() -> None:
     profile = report_of(FULL).profile
-    content = parse_json(json_text(profile_to_content(profile)), "lab.json")
-    assert profile_from_fields(Fields(content, "lab.json")) == profile
+    content = parse_json(json_text(to_dict(profile)), "lab.json")
+    assert from_dict(DeviceProfile, Fields(content, "lab.json")) == profile
 
 
 def test_few_rows_calibrate_the_data_sheet() -> None:
@@ -100,5 +101,5 @@ def test_the_kernel_set_is_named_after_the_library(library: dict[str, str], kern
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    first, second = (json_text(profile_to_content(report_of(FULL).profile)) for _ in range(2))
+    first, second = (json_text(to_dict(report_of(FULL).profile)) for _ in range(2))
     assert first == second

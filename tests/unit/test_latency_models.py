@@ -1,6 +1,7 @@
 import numpy as np
 
-from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, Correction, GemmModel, Roofline
+from llmpq_sim.latency.corrections import Correction
+from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.trees import Trees
 from llmpq_sim.latency.work import attention_sizes, gemm_sizes
 

@@ -8,13 +8,15 @@ import pytest
 from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
-from llmpq_sim.latency.models import Correction, Overhead
-from llmpq_sim.latency.profile import DeviceProfile, profile_from_fields, profile_to_content
+from llmpq_sim.latency.corrections import Correction
+from llmpq_sim.latency.models import Overhead
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.latency.trees import Trees
+from tests.local_rows import local_machine
 from tests.measured import lab_device
-from tests.own_rows import own_machine
 
 SPEC = spec_profile(lab_device(formats=("fp16", "int4")))
 TREES = Trees(0.1, (0, 18), (3.5, 0.25), ("<0 1 <1 -2 3",))
@@ -33,7 +35,7 @@ def with_trees() -> DeviceProfile:
 
 
 def read(content: object) -> DeviceProfile:
-    return profile_from_fields(Fields(content, "lab.json"))
+    return from_dict(DeviceProfile, Fields(content, "lab.json"))
 
 
 def with_overheads() -> DeviceProfile:
@@ -43,20 +45,20 @@ def with_overheads() -> DeviceProfile:
         embedding_overhead=Overhead(1e-5, 0.0),
         head_overhead=Overhead(0.0, 3e-10),
         dense_from_tokens={"int4": 23},
-        served_factors={"int4": ((4.0, 0.9), (256.0, 1.1))},
-        machine=own_machine(),
+        pipeline_factors={"int4": ((4.0, 0.9), (256.0, 1.1))},
+        machine=local_machine(),
         link=Link(5e-5, 2e9),
     )
 
 
 @pytest.mark.parametrize("profile", [SPEC, with_trees(), with_overheads()])
 def test_a_profile_survives_its_file_exactly(profile: DeviceProfile) -> None:
-    assert read(parse_json(json_text(profile_to_content(profile)), "lab.json")) == profile
+    assert read(parse_json(json_text(to_dict(profile)), "lab.json")) == profile
 
 
 def test_what_only_own_measurements_say_is_written_only_where_it_is_known() -> None:
-    usual = set(profile_to_content(with_trees()))
-    assert set(profile_to_content(with_overheads())) - usual == {
+    usual = set(to_dict(with_trees()))
+    assert set(to_dict(with_overheads())) - usual == {
         "step_overhead_s",
         "embedding_overhead",
         "head_overhead",
@@ -71,9 +73,9 @@ def test_layers_in_a_pipeline_take_factors_by_tokens() -> None:
     """Linear in the logarithm of the tokens between two counts, constant beyond them."""
     profile = with_overheads()
     tokens = np.array([1.0, 4.0, 32.0, 256.0, 9000.0])
-    found = profile.served_factor("int3", tokens)  # priced as int4
+    found = profile.pipeline_factor("int3", tokens)  # priced as int4
     assert found == pytest.approx([0.9, 0.9, 1.0, 1.1, 1.1])
-    assert profile.served_factor("bf16", tokens).tolist() == [1.0] * 5
+    assert profile.pipeline_factor("bf16", tokens).tolist() == [1.0] * 5
 
 
 def test_an_alias_is_priced_as_what_it_stands_for() -> None:
@@ -110,7 +112,7 @@ def test_rows_that_contain_activations_leave_nothing_for_them() -> None:
 
 
 def changed(path: tuple[str, ...], value: object) -> dict[str, Any]:
-    content: dict[str, Any] = copy.deepcopy(profile_to_content(with_trees()))
+    content: dict[str, Any] = copy.deepcopy(to_dict(with_trees()))
     inner = content
     for key in path[:-1]:
         inner = inner[key]

@@ -1,9 +1,17 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from llmpq_sim.latency.fitting.boosting import exported_trees, fit_trees
+from llmpq_sim.latency.fitting import boosting
+from llmpq_sim.latency.fitting.boosting import (
+    REPEATED_READINGS,
+    SINGLE_READINGS,
+    Growth,
+    exported_trees,
+    fit_trees,
+)
 from llmpq_sim.latency.trees import LEAF_UNIT, Trees
 
 STUMP = Trees(start=1.0, threshold_features=(1,), threshold_values=(0.5,), trees=("<0 100 -200",))
@@ -68,7 +76,21 @@ def test_exported_trees_predict_what_the_library_predicts() -> None:
     assert np.abs(difference).max() < 1e-6
 
 
+@pytest.mark.parametrize("growth", [SINGLE_READINGS, REPEATED_READINGS])
+def test_every_fit_is_held_to_the_predictions_of_the_library(
+    growth: Growth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release of scikit-learn would have it whose leaves mean something else."""
+    rng = np.random.default_rng(2)
+    features, target = np.round(rng.random((400, 3)), 6), rng.normal(size=400)
+    right = fit_trees(features, target, 0, growth)
+    one_off = replace(right, trees=(*right.trees[:-1], "123456"))
+    monkeypatch.setattr(boosting, "exported_trees", lambda _: one_off)
+    with pytest.raises(RuntimeError, match=r"^trees exported from scikit-learn are off by "):
+        fit_trees(features, target, 0, growth)
+
+
 def test_the_same_seed_gives_the_same_trees() -> None:
     rng = np.random.default_rng(1)
-    features, target = rng.random((300, 3)), rng.random(300)
+    features, target = np.round(rng.random((300, 3)), 6), rng.random(300)
     assert fit_trees(features, target, 3) == fit_trees(features, target, 3)

@@ -6,18 +6,19 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.machine import Machine, machine_from_fields, machine_path, machine_to_content
-from llmpq_sim.io.machines import machine_beside, write_machine
-from tests.own_rows import own_machine
+from llmpq_sim.core.machine import Machine, machine_path
+from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.io.profiles import machine_beside, write_machine
+from tests.local_rows import local_machine
 
 
 def read(**changes: Any) -> Machine:
-    content = machine_to_content(own_machine()) | changes
-    return machine_from_fields(Fields(content, "rows.machine.json"))
+    content = to_dict(local_machine()) | changes
+    return from_dict(Machine, Fields(content, "rows.machine.json"))
 
 
 def test_a_machine_survives_its_file_exactly(tmp_path: Path) -> None:
-    rows, machine = tmp_path / "rows.csv", own_machine()
+    rows, machine = tmp_path / "rows.csv", local_machine()
     assert machine_beside(rows) is None
     assert write_machine(rows, machine) == tmp_path / "rows.machine.json"
     assert machine_beside(rows) == machine
@@ -68,7 +69,7 @@ def test_an_unknown_fact_is_refused() -> None:
 
 
 def test_its_figures_are_sustained_ones_as_a_device() -> None:
-    machine = own_machine()
+    machine = local_machine()
     device = machine.as_device("slow-core", ("bf16", "int4"), "torch-2.13")
     assert (device.name, device.formats, device.kernels) == (
         "slow-core", ("bf16", "int4"), ("torch-2.13",),

@@ -1,4 +1,4 @@
-"""The highest rate holds, and one a little higher does not."""
+"""Highest rate: it holds, and one a little higher does not."""
 
 import numpy as np
 import pytest

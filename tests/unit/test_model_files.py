@@ -1,4 +1,4 @@
-"""How models are read from a config.json."""
+"""Readings of models from a config.json."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,9 @@ import pytest
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.files import read_json
-from llmpq_sim.io.models import (
-    bundled_models,
-    load_model,
-    model_from_config,
-    model_from_snapshot,
-    model_to_content,
-)
+from llmpq_sim.io.models import bundled_models, load_model, model_from_config, model_from_dict
 from llmpq_sim.io.resources import bundled_dir
 
 PUBLISHED = {
@@ -112,9 +107,9 @@ def test_families_that_are_not_bundled_have_their_published_parameters() -> None
 @pytest.mark.parametrize("name", bundled_models())
 def test_every_bundled_model_survives_a_snapshot(name: str) -> None:
     spec = load_model(name)
-    content = json.loads(json.dumps(model_to_content(spec)))
+    content = json.loads(json.dumps(to_dict(spec)))
     assert spec.name == name
-    assert model_from_snapshot(Fields(content, "plan.json.model")) == spec
+    assert model_from_dict(Fields(content, "plan.json.model")) == spec
 
 
 def test_absent_keys_have_their_familys_meaning() -> None:

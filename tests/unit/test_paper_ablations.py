@@ -1,4 +1,4 @@
-"""Leaving a decision out never makes a plan better, and costs what it should."""
+"""Ablations: leaving a decision out never makes a plan better, and costs what it should."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from llmpq_sim.paper.ablations import (
 )
 from llmpq_sim.paper.case_files import ablated_content
 from llmpq_sim.paper.cases import Case
+from llmpq_sim.paper.evolution import evolutions
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.theta import plans_of_targets, sweep_theta
 
@@ -83,8 +84,8 @@ def test_groups_divide_the_layers_of_every_model(cluster: int) -> None:
 
 def test_the_page_shows_what_is_found(found: list[Ablated]) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/paper.md").read_text(encoding="utf-8")
-    every = [*found, *sweep_theta(CASE), *plans_of_targets(CASE)]
+    every = [*found, *evolutions(CASE), *sweep_theta(CASE), *plans_of_targets(CASE)]
     text = ablations_markdown([ablated_content(CASE, one) for one in every])
     rows = [line for line in text.splitlines() if line.startswith("| 1 ")]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert [row for row in rows if row not in page] == []

@@ -1,4 +1,4 @@
-"""Cases carry the paper's facts, and the logged plans come out where the pipeline puts them."""
+"""Cases of the paper: its facts, and logged plans as the pipeline puts them."""
 
 import pytest
 
@@ -15,8 +15,8 @@ from llmpq_sim.paper.assumptions import (
     through_cpu_memory,
     usable,
 )
+from llmpq_sim.paper.case_cache import case_sha256
 from llmpq_sim.paper.cases import KERNEL_SETS, Case, all_cases
-from llmpq_sim.paper.kept_files import case_sha256
 from llmpq_sim.paper.logged import (
     LOGGED_CASE,
     LoggedPrediction,

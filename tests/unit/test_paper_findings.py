@@ -1,4 +1,4 @@
-"""Errors, rankings, speed-ups and fronts follow from results by plain arithmetic."""
+"""Errors, rankings, speed-ups and fronts, from results by plain arithmetic."""
 
 from itertools import combinations
 from typing import Any

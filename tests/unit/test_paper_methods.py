@@ -1,4 +1,4 @@
-"""Each method chooses by its own rule, and one judge compares what they chose."""
+"""Methods of the paper: each chooses by its own rule, and one judge compares them."""
 
 from itertools import chain
 

@@ -1,4 +1,4 @@
-"""The report shows every result once, and the same results give the same text."""
+"""Report on the paper: every result once, and the same text for the same results."""
 
 import csv
 from io import StringIO

@@ -1,4 +1,4 @@
-"""A target is asked for the loss that each theta came to, and for all losses in between."""
+"""Targets asked for the loss of each theta, and for all losses in between."""
 
 from pathlib import Path
 

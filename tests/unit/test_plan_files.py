@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 
-from llmpq_sim.api.verify import verify_plan
+from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.io.checkpoints import load_checkpoint, search_sha256, write_checkpoint
+from llmpq_sim.io.checkpoints import (
+    load_checkpoint,
+    resumed_state,
+    search_sha256,
+    write_checkpoint,
+)
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text, sha256_of, write_json
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import load_plan, outcome_to_content, task_to_content, with_workload
+from llmpq_sim.io.plans import load_plan, outcome_to_dict, task_to_dict, with_workload
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import (
     QualityTarget,
@@ -26,7 +31,7 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.genetic.evolution import EvolutionState
+from llmpq_sim.search.genetic.batches import PlanState
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from llmpq_sim.search.scoring import score_plan
 from tests.qualities import measured_quality
@@ -52,7 +57,7 @@ def outcome() -> SearchOutcome:
 
 @pytest.fixture(scope="module")
 def content(outcome: SearchOutcome) -> Content:
-    return outcome_to_content(outcome, TARGET)
+    return outcome_to_dict(outcome, TARGET)
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def test_a_plan_carries_the_profiles_that_do_not_ship(
     costs = outcome.task.costs
     own = replace(costs.profiles["t4"], kernels="of-mine", layer_overhead_s=1e-5)
     with_own = LayerCosts(costs.scenario, {**costs.profiles, "t4": own})
-    inputs = task_to_content(replace(outcome.task, costs=with_own), TARGET)
+    inputs = task_to_dict(replace(outcome.task, costs=with_own), TARGET)
     assert [part["device"] for part in inputs["profiles"] if "content" in part] == ["t4"]
     path = tmp_path / "plan.json"
     write_json(path, {**content, "inputs": inputs})
@@ -102,12 +107,12 @@ def test_a_plan_carries_the_losses_that_were_measured(tmp_path: Path) -> None:
     measured = replace(measured, quantizers={**measured.quantizers, "int4": "hqq"})
     target = QualityTarget(None, 0.03, None, measured)
     found = search(small_task(target), SETTINGS)
-    content, path = outcome_to_content(found, target), tmp_path / "plan.json"
+    content, path = outcome_to_dict(found, target), tmp_path / "plan.json"
     write_json(path, content)
     saved = load_plan(path, {})
     assert (saved.target, saved.task.quality) == (target, found.task.quality)
     assert saved.quantizers == {"int8": "rtn", "int4": "hqq", "int3": "rtn"}
-    assert verify_plan(saved).bound_s == pytest.approx(found.certificate.bound_s, rel=1e-9)
+    assert verify(saved).bound_s == pytest.approx(found.certificate.bound_s, rel=1e-9)
     content["inputs"]["quality"]["measured"]["rows"][0][2] = 0.0
     write_json(path, content)
     with pytest.raises(InputError, match=r"inputs\.quality: was changed after the plan was made"):
@@ -139,7 +144,7 @@ def test_a_search_is_not_resumed_with_other_losses() -> None:
 
 def test_the_same_seed_gives_the_same_bytes(content: Content) -> None:
     again = search(small_task(), SETTINGS)
-    assert json_text(outcome_to_content(again, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(again, TARGET)) == json_text(content)
 
 
 def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
@@ -148,14 +153,30 @@ def test_a_search_resumed_from_any_generation_ends_with_the_same_bytes(
     task, path = small_task(), tmp_path / "plan.json.checkpoint.json"
     search_hash = search_sha256(task, TARGET, SETTINGS)
 
-    def save_second(state: EvolutionState) -> None:
+    def save_second(state: PlanState) -> None:
         if state.generation == 2:
             write_checkpoint(path, state, search_hash)
 
     search(task, SETTINGS, on_state=save_second)
     fresh = small_task()
     resumed = search(fresh, SETTINGS, resumed=load_checkpoint(path, fresh, search_hash))
-    assert json_text(outcome_to_content(resumed, TARGET)) == json_text(content)
+    assert json_text(outcome_to_dict(resumed, TARGET)) == json_text(content)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from_and_a_note(tmp_path: Path) -> None:
+    state, notes = resumed_state(tmp_path / "plan.json.checkpoint.json", small_task(), "0")
+    assert state is None
+    (note,) = notes
+    assert note == "no checkpoint plan.json.checkpoint.json to go on from: the search began anew"
+
+
+def test_a_plan_keeps_the_generations_of_its_search(
+    outcome: SearchOutcome, content: Content
+) -> None:
+    rows = content["logbook"]
+    assert [row["gen"] for row in rows] == list(range(outcome.generations + 1))
+    assert sum(row["evaluations"] for row in rows) == outcome.evaluations
+    assert rows[-1]["best"] == outcome.best.makespan_s
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
@@ -175,7 +196,7 @@ def test_a_certificate_is_verified_without_a_solver(
     damaged: Callable[..., Path], outcome: SearchOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "scipy.optimize", None)
-    verification = verify_plan(load_plan(damaged(lambda _: None), {}))
+    verification = verify(load_plan(damaged(lambda _: None), {}))
     assert verification.bound_s == outcome.certificate.bound_s
     assert verification.entries == len(outcome.certificate.entries)
 
@@ -186,7 +207,7 @@ def test_a_certificate_that_states_too_much_is_refused(damaged: Callable[..., Pa
             entry["bound_s"] *= 2
 
     with pytest.raises(CertificateError, match=r"states .* s, its multipliers prove .* s"):
-        verify_plan(load_plan(damaged(raise_bound), {}))
+        verify(load_plan(damaged(raise_bound), {}))
 
 
 def test_a_certificate_that_leaves_out_a_micro_batching_is_refused(
@@ -194,13 +215,13 @@ def test_a_certificate_that_leaves_out_a_micro_batching_is_refused(
 ) -> None:
     path = damaged(lambda content: content["certificate"].pop(0))
     with pytest.raises(CertificateError, match="1 are missing, the first is prefill 1, decode 1"):
-        verify_plan(load_plan(path, {}))
+        verify(load_plan(path, {}))
 
 
 def test_a_certificate_with_too_few_multipliers_is_refused(damaged: Callable[..., Path]) -> None:
     path = damaged(lambda content: content["certificate"][0]["byte_price_s"].pop())
     with pytest.raises(CertificateError, match="expected 3 multipliers of a kind, got 2"):
-        verify_plan(load_plan(path, {}))
+        verify(load_plan(path, {}))
 
 
 def test_inputs_changed_by_hand_are_noticed(damaged: Callable[..., Path]) -> None:
@@ -265,3 +286,28 @@ def test_a_plan_serves_another_batch(damaged: Callable[..., Path]) -> None:
     result = score_plan(plan, task).result
     assert result is not None
     assert (result.finished, result.output_tokens) == (8, 16)
+
+
+@pytest.mark.parametrize("name", ["makespan_s", "quality_loss", "bound_s"])
+@pytest.mark.parametrize("factor", [0.5, 1.00001, 2.0])
+def test_a_stated_figure_that_is_not_the_recomputed_one_is_refused(
+    damaged: Callable[..., Path], name: str, factor: float
+) -> None:
+    def change(content: Content) -> None:
+        content["predicted"][name] *= factor
+
+    with pytest.raises(CertificateError) as caught:
+        verify(load_plan(damaged(change), {}))
+    assert str(caught.value).startswith(f"predicted.{name}: the file states ")
+    assert "recomputed from its own inputs are " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["batch", "prompt_tokens", "output_tokens"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_part_of_another_batch_is_ignored_because_it_is_0(
+    damaged: Callable[..., Path], name: str, value: int
+) -> None:
+    saved = load_plan(damaged(lambda _: None), {})
+    asked = {"batch": None, "prompt_tokens": None, "output_tokens": None} | {name: value}
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: expected 1 to .*, got"):
+        with_workload(saved, asked["batch"], asked["prompt_tokens"], asked["output_tokens"])

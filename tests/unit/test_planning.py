@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.api.replay import ServingOptions
+from llmpq_sim.api.replaying import ServingOptions
 from llmpq_sim.api.tasks import TaskOptions, batch_task, trace_task
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.scenario import BatchWorkload

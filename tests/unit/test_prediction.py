@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.api.predict import Prediction, predict, predict_requests
+from llmpq_sim.api.prediction import Prediction, predict, predict_requests
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import ServedTimes
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, check_plan
 from llmpq_sim.core.scenario import BatchWorkload
+from llmpq_sim.io.executions import saved_execution
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.service import serve
@@ -53,8 +54,8 @@ def test_an_execution_is_predicted_from_lengths_alone() -> None:
     saved = saved_plan()
     requests = [served(20 + number, 4 + number % 3) for number in range(11)]
     prediction = static(saved, requests)
-    execution = measured(prediction, 3.0)
-    assert predict(saved, execution, "static", None) == prediction
+    execution = saved_execution(measured(prediction, 3.0), saved, "static", None, seed=0)
+    assert predict(saved, execution=execution) == prediction
 
 
 @settings(max_examples=30)

@@ -1,4 +1,4 @@
-"""How presets are read from YAML, and what is said about one that is wrong."""
+"""Readings of presets from YAML, and messages about bad ones."""
 
 from copy import deepcopy
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.io.presets import load_preset, preset_from_content, preset_names
+from llmpq_sim.io.presets import load_preset, preset_from_dict, preset_names
 from llmpq_sim.workloads.arrivals import (
     BurstArrivals,
     GammaArrivals,
@@ -49,7 +49,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 def refusal(content: object) -> str:
     with pytest.raises(InputError) as caught:
-        preset_from_content(content, "mine.yaml")
+        preset_from_dict(content, "mine.yaml")
     return str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_every_bundled_preset_can_be_read_and_names_its_source() -> None:
 
 
 def test_a_preset_is_read_field_by_field() -> None:
-    preset = preset_from_content(CONTENT, "mine.yaml")
+    preset = preset_from_dict(CONTENT, "mine.yaml")
     assert (preset.name, preset.source, preset.requests) == ("mine", "made up", 10)
     chat = preset.classes[0]
     assert chat.arrivals == GammaArrivals(2.0)
@@ -94,7 +94,7 @@ def test_a_preset_is_read_field_by_field() -> None:
     ],
 )
 def test_laws_of_lengths_are_read_by_name(law: dict[str, Any], expected: object) -> None:
-    preset = preset_from_content(changed(prompt=law), "mine.yaml")
+    preset = preset_from_dict(changed(prompt=law), "mine.yaml")
     assert preset.classes[0].lengths.prompt == expected
 
 
@@ -133,7 +133,7 @@ def test_laws_of_lengths_are_read_by_name(law: dict[str, Any], expected: object)
     ],
 )
 def test_processes_are_read_by_name(arrivals: dict[str, Any], expected: object) -> None:
-    preset = preset_from_content(changed(arrivals=arrivals), "mine.yaml")
+    preset = preset_from_dict(changed(arrivals=arrivals), "mine.yaml")
     assert preset.classes[0].arrivals == expected
 
 

@@ -5,14 +5,15 @@ import pytest
 
 from llmpq_sim.core.cluster import Cluster, Link
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import write_json, write_text
 from llmpq_sim.io.profiled_clusters import cluster_from_profiles
-from llmpq_sim.latency.profile import DeviceProfile, profile_to_content
+from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
-from tests.own_rows import own_machine
+from tests.local_rows import local_machine
 
-MACHINE = own_machine()
+MACHINE = local_machine()
 SLOW, FAST = Link(70.5e-6, 1.7e9), Link(30e-6, 2.9e9)
 
 
@@ -26,7 +27,7 @@ def profile_of(name: str, link: Link | None = SLOW) -> DeviceProfile:
 def saved(folder: Path, *profiles: DeviceProfile) -> list[Path]:
     paths = [folder / f"{profile.device}.json" for profile in profiles]
     for path, profile in zip(paths, profiles, strict=True):
-        write_json(path, profile_to_content(profile))
+        write_json(path, to_dict(profile))
     return paths
 
 

@@ -16,11 +16,10 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.quality import (
-    QUANTIZED,
     check_shape,
     load_quality,
-    quality_from_fields,
-    quality_to_content,
+    quality_from_dict,
+    quality_to_dict,
     shape_sha256,
     write_quality,
 )
@@ -45,7 +44,7 @@ counts = st.integers(1, 10**9)
 def measured_qualities(draw: st.DrawFn) -> MeasuredQuality:
     """Any measured losses."""
     method = draw(st.sampled_from(sorted(MEASURES)))
-    formats = draw(st.lists(st.sampled_from(QUANTIZED), unique=True))
+    formats = draw(st.lists(st.sampled_from(["int8", "int4", "int3"]), unique=True))
     cells = [(layer, name) for layer in range(draw(st.integers(0, 3))) for name in formats]
     signed = st.floats(-1e9, 1e9)
     return MeasuredQuality(
@@ -70,10 +69,10 @@ def measured_qualities(draw: st.DrawFn) -> MeasuredQuality:
 
 @given(measured_qualities())
 def test_what_is_written_is_read_back(measured: MeasuredQuality) -> None:
-    text = json_text(quality_to_content(measured))
-    back = quality_from_fields(Fields(parse_json(text, "q.json"), "q.json"))
+    text = json_text(quality_to_dict(measured))
+    back = quality_from_dict(Fields(parse_json(text, "q.json"), "q.json"))
     assert back == measured
-    assert json_text(quality_to_content(back)) == text
+    assert json_text(quality_to_dict(back)) == text
 
 
 def test_a_file_gives_back_what_was_measured(tmp_path: Path) -> None:
@@ -82,11 +81,11 @@ def test_a_file_gives_back_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_columns_are_found_by_name() -> None:
-    content = quality_to_content(MEASURED)
+    content = quality_to_dict(MEASURED)
     swapped = [[row[1], row[0], *row[2:]] for row in content["rows"]]
     names = content["columns"]
     content.update(columns=[names[1], names[0], *names[2:]], rows=swapped)
-    assert quality_from_fields(Fields(content, "q.json")) == MEASURED
+    assert quality_from_dict(Fields(content, "q.json")) == MEASURED
 
 
 def changed(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -152,7 +151,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     change, message = DAMAGED[name]
-    content = json.loads(json_text(quality_to_content(MEASURED)))
+    content = json.loads(json_text(quality_to_dict(MEASURED)))
     change(content)
     path = tmp_path / "q.json"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -176,7 +175,7 @@ def test_a_model_is_known_by_its_shapes_not_its_name() -> None:
 
 
 def test_an_indicator_has_neither_reference_nor_additivity() -> None:
-    content = quality_to_content(as_indicator(MEASURED, "hessian"))
+    content = quality_to_dict(as_indicator(MEASURED, "hessian"))
     assert (content["reference"], content["additivity"]) == (None, None)
     assert content["measure"] == "Hessian indicator"
-    assert quality_to_content(MEASURED)["reference"]["perplexity"] == math.exp(3.0)
+    assert quality_to_dict(MEASURED)["reference"]["perplexity"] == math.exp(3.0)

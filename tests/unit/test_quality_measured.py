@@ -1,4 +1,4 @@
-"""Measured losses become a table: what is left out, what is infinite, how far it may be off."""
+"""Quality tables of measured losses: what is left out, infinite or uncertain."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Quality targets in measured units: which options go together, and which formats are offered."""
+"""Quality targets in measured units: options that go together, and formats on offer."""
 
 import math
 from dataclasses import replace

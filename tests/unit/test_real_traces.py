@@ -1,4 +1,4 @@
-"""Recorded traces load into what is known of them, and presets look like what they were fitted to.
+"""Recorded traces against what is known of them, and presets against what they were fitted to.
 
 Statistics are of the files named; those of presets were measured over 50 seeds when they were
 fitted, and the limits here leave room for a single draw.

@@ -1,4 +1,4 @@
-"""Charts stay within their width, and show the extremes where they are."""
+"""Charts: within their width, with extremes where they are."""
 
 import numpy as np
 import pytest

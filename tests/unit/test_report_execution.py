@@ -1,4 +1,4 @@
-"""What is said of a prediction beside its measurement: errors, reasons, tables, JSON, timeline."""
+"""Prediction beside its measurement: errors, reasons, tables, JSON, timeline."""
 
 import json
 from collections import Counter
@@ -13,16 +13,17 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.io.executions import SavedExecution
 from llmpq_sim.io.plans import SavedPlan
-from llmpq_sim.report.execution import show_comparison, size_text
-from llmpq_sim.report.execution_comparison import Comparison, Figure, compare
-from llmpq_sim.report.execution_content import comparison_content
-from llmpq_sim.report.execution_summary import (
+from llmpq_sim.report.execution import (
     comparison_headline,
     error_text,
     reading_sentences,
+    show_comparison,
+    size_text,
     verdict_text,
+    write_comparison_timeline,
 )
-from llmpq_sim.report.execution_timeline import write_comparison_timeline
+from llmpq_sim.report.execution_comparison import Comparison, Figure, compare
+from llmpq_sim.report.json_reports import comparison_content
 from tests.executions import LIMITS, executed, poisson, saved_plan, served, with_visits
 from tests.reports import paper, written
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from llmpq_sim.io.files import json_text
-from llmpq_sim.io.plans import online_to_content
+from llmpq_sim.io.plans import online_to_dict
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.report.online import online_content, show_online
 from llmpq_sim.search.online.planner import OnlineOutcome
@@ -65,7 +65,7 @@ def test_a_rate_that_no_plan_holds_is_said() -> None:
 def test_the_content_is_plain_data_with_the_bound_of_its_objective(
     outcome: OnlineOutcome,
 ) -> None:
-    content = online_content(outcome, online_to_content(outcome, TARGET), "plan.json")
+    content = online_content(outcome, online_to_dict(outcome, TARGET), "plan.json")
     assert json_text(json.loads(json_text(content))) == json_text(content)
     assert content["bound"] == {
         "measure": "goodput_per_s",
@@ -80,7 +80,7 @@ def test_the_content_is_plain_data_with_the_bound_of_its_objective(
 
 
 def test_the_plan_file_says_how_to_serve_with_it(outcome: OnlineOutcome) -> None:
-    serving = online_to_content(outcome, TARGET)["serving"]
+    serving = online_to_dict(outcome, TARGET)["serving"]
     assert serving["settings"]["token_budget"] == outcome.best.serving.settings.token_budget
     assert serving["trace"] == "made up"
     assert serving["requests"] == 60

@@ -1,4 +1,4 @@
-"""What is said of a plan's quality: with measure, interval, budget and perplexity, or nominally."""
+"""Sentences on a plan's quality: measure, interval, budget and perplexity, or nominal."""
 
 from dataclasses import replace
 

@@ -1,10 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_sim.api.verify import Verification
-from llmpq_sim.report.console import paragraph, plain, put
-from llmpq_sim.report.listings import Listing
+from llmpq_sim.api.verification import Verification
+from llmpq_sim.report.console import paragraph, plain, print_to
 from llmpq_sim.report.search import (
     show_fit,
     show_front,
@@ -13,6 +14,7 @@ from llmpq_sim.report.search import (
     show_simulation,
     show_verification,
 )
+from llmpq_sim.report.tables import Listing
 from llmpq_sim.search.scoring import score_plan
 from tests.reports import GOOD, paper, plan_of, small_fit, small_outcome, small_task, written
 
@@ -150,5 +152,17 @@ def test_a_paragraph_never_parts_a_number_from_its_per_cent_sign() -> None:
 
 def test_text_is_never_markup() -> None:
     console = paper()
-    put(console, plain("[bold]:smile:[/bold]"))
+    print_to(console, plain("[bold]:smile:[/bold]"))
     assert written(console) == "[bold]:smile:[/bold]\n"
+
+
+def test_the_generations_of_a_search_are_a_table_where_they_are_asked_for() -> None:
+    rows = ({"gen": 0, "evaluations": 25, "best": 2.5, "median": 3.0, "worst": 4.0},)
+    outcome = replace(small_outcome(small_task()), logbook=rows)
+    console = paper()
+    show_search(console, outcome, None, verbose=True)
+    (line,) = [each for each in written(console).splitlines() if each.split()[:2] == ["0", "25"]]
+    assert line.split() == ["0", "25", "2.50", "s", "3.00", "s", "4.00", "s"]
+    quiet = paper()
+    show_search(quiet, outcome, None)
+    assert "generation " not in written(quiet)

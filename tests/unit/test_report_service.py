@@ -1,4 +1,4 @@
-"""What is said of a service, as JSON and on the screen."""
+"""Service of a trace, as JSON and on the screen."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.report.charts import MEDIAN
+from llmpq_sim.report.json_reports import replay_content
 from llmpq_sim.report.service import show_replay
-from llmpq_sim.report.service_content import replay_content
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.reports import paper, written
 from tests.services import LIMITS, made_replay, made_service, with_prices

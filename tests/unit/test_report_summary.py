@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.api.verify import Verification
+from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.latency.profile import DeviceProfile

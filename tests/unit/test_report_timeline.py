@@ -1,4 +1,4 @@
-"""Timelines have the documented format: every visit once, counters in between, whole or not at all.
+"""Timelines in the documented format: every visit once, counters between, whole or not at all.
 
 Format: "Trace Event Format", Google, sections on complete, counter and metadata events.
 """
@@ -13,6 +13,7 @@ import pytest
 from llmpq_sim.report.artifacts import write_batch_timeline
 from llmpq_sim.report.timeline import Timeline, timeline_file, timeline_text
 from llmpq_sim.simulator.continuous.service import Service, serve
+from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.reports import GOOD, small_task
 from tests.services import SETTINGS, made_workload, serving_costs
@@ -23,7 +24,8 @@ TRACKS = ["stage 0: v100-32g-0", "stage 1: p100-12g-0"]
 def written(path: Path, most_slices: int = 10**6) -> tuple[Service, Timeline, dict[str, Any]]:
     costs, workload = serving_costs(), made_workload(80, 100.0)
     with timeline_file(path, TRACKS, most_slices) as timeline:
-        service = serve(GOOD, costs, workload, SETTINGS, None, timeline.visit, timeline.batch)
+        watch = Watch(timeline.step, timeline.batch)
+        service = serve(GOOD, costs, workload, SETTINGS, None, watch)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return service, timeline, content
@@ -99,7 +101,7 @@ def test_a_timeline_told_does_not_change_the_service(tmp_path: Path) -> None:
 
 def test_the_batch_of_a_plan_has_a_timeline_too(tmp_path: Path) -> None:
     task, path = small_task(), tmp_path / "t.json"
-    timeline = write_batch_timeline(path, GOOD, task.costs)
+    timeline = write_batch_timeline(path, GOOD, task.costs, "static")
     content = json.loads(path.read_text(encoding="utf-8"))
     check_format(content)
     result = simulate_static(GOOD, task.costs)

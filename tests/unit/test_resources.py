@@ -1,4 +1,4 @@
-"""Where bundled files are."""
+"""Places of bundled files."""
 
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 

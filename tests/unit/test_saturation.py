@@ -1,4 +1,4 @@
-"""A queue that grows without bound is told from one that comes and goes, with the rate held."""
+"""Saturation: a growing queue told from one that comes and goes, with the rate held."""
 
 from dataclasses import replace
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import MicroBatching, equal_parts
 from llmpq_sim.core.scenario import BatchWorkload
-from llmpq_sim.core.schedule import WaveShape, counted_wave_shapes, wave_shapes
+from llmpq_sim.core.schedule import BatchSchedule, batch_schedules, counted_batch_schedules
 
 sizes = st.integers(1, 12)
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=12).map(tuple)
@@ -33,7 +33,7 @@ def test_every_row_is_prefilled_once_and_generates_what_it_wants(
     batch: tuple[BatchWorkload, MicroBatching],
 ) -> None:
     workload, cuts = batch
-    shapes = wave_shapes(workload, cuts)
+    shapes = batch_schedules(workload, cuts)
     assert sum(sum(shape.prefill_rows) for shape in shapes) == workload.requests
     assert sum(sum(shape.group_rows) for shape in shapes) == workload.requests
     decoded = sum(sum(rows) for shape in shapes for rows in shape.decode_rows)
@@ -42,7 +42,7 @@ def test_every_row_is_prefilled_once_and_generates_what_it_wants(
 
 @given(batches())
 def test_rows_of_a_group_only_become_fewer(batch: tuple[BatchWorkload, MicroBatching]) -> None:
-    for shape in wave_shapes(*batch):
+    for shape in batch_schedules(*batch):
         for rows, group in zip(shape.decode_rows, shape.group_rows, strict=True):
             assert list(rows) == sorted(rows, reverse=True)
             assert all(1 <= count <= group for count in rows)
@@ -52,7 +52,7 @@ def test_rows_of_a_group_only_become_fewer(batch: tuple[BatchWorkload, MicroBatc
 def test_a_group_is_released_by_the_prefill_of_its_last_row(
     batch: tuple[BatchWorkload, MicroBatching],
 ) -> None:
-    for shape in wave_shapes(*batch):
+    for shape in batch_schedules(*batch):
         prefilled = list(accumulate(shape.prefill_rows))
         ends = list(accumulate(shape.group_rows))
         released = shape.releases()
@@ -66,37 +66,37 @@ def test_a_group_is_released_by_the_prefill_of_its_last_row(
 def test_visits_are_numbered_prefill_first_then_by_round(
     batch: tuple[BatchWorkload, MicroBatching],
 ) -> None:
-    for shape in wave_shapes(*batch):
+    for shape in batch_schedules(*batch):
         prefills = len(shape.prefill_rows)
-        assert sorted(shape.visit_of.values()) == list(range(prefills, shape.visits))
+        assert sorted(shape.step_of.values()) == list(range(prefills, shape.steps))
         turns = [turn for _, turn in shape.decode_order]
         assert turns == sorted(turns)
 
 
 @given(batches())
 def test_waves_are_counted_by_shape(batch: tuple[BatchWorkload, MicroBatching]) -> None:
-    counted = counted_wave_shapes(*batch)
-    assert sum(count for _, count in counted) == len(wave_shapes(*batch))
+    counted = counted_batch_schedules(*batch)
+    assert sum(count for _, count in counted) == len(batch_schedules(*batch))
     assert len({shape for shape, _ in counted}) == len(counted)
 
 
 def test_the_papers_batch_is_four_prefills_and_four_groups() -> None:
     workload = BatchWorkload(512, (100,) * 32)
-    assert wave_shapes(workload, MicroBatching(8, 8, 4)) == [
-        WaveShape((8, 8, 8, 8), (8, 8, 8, 8), ((8,) * 99,) * 4)
+    assert batch_schedules(workload, MicroBatching(8, 8, 4)) == [
+        BatchSchedule((8, 8, 8, 8), (8, 8, 8, 8), ((8,) * 99,) * 4)
     ]
 
 
 def test_groups_beyond_those_in_flight_form_the_next_wave() -> None:
     workload = BatchWorkload(8, (3, 1, 2, 5, 4))
-    assert wave_shapes(workload, MicroBatching(1, 2, 2)) == [
-        WaveShape((1, 1, 1, 1), (2, 2), ((1, 1), (2, 1, 1, 1))),
-        WaveShape((1,), (1,), ((1, 1, 1),)),
+    assert batch_schedules(workload, MicroBatching(1, 2, 2)) == [
+        BatchSchedule((1, 1, 1, 1), (2, 2), ((1, 1), (2, 1, 1, 1))),
+        BatchSchedule((1,), (1,), ((1, 1, 1),)),
     ]
 
 
 def test_a_group_of_single_tokens_has_no_round() -> None:
-    (shape,) = wave_shapes(BatchWorkload(8, (1, 1, 4)), MicroBatching(3, 2, 2))
+    (shape,) = batch_schedules(BatchWorkload(8, (1, 1, 4)), MicroBatching(3, 2, 2))
     assert shape.decode_rows == ((), (1, 1, 1))
     assert shape.rounds == 3
     assert shape.releases() == [[0, 1]]

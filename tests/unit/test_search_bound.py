@@ -48,7 +48,8 @@ def _certificate(task: PlanningTask, screen: Screen) -> Certificate:
     first = first_certificate(screen, task_grid(task), lambda done, total: None)
     best = plan_at(task.costs.scenario, ((0, 3), (1, 1)), ["int4"] * 2 + ["int8"] * 2, CUTS)
     makespan_s = simulate_static(best, task.costs).makespan_s
-    return tighten(first, screen, makespan_s, lambda done, total: None)
+    tighten(first, screen, makespan_s, lambda done, total: None)
+    return first
 
 
 def refusal(

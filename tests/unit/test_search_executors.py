@@ -1,4 +1,4 @@
-"""What simulates candidates changes nothing of what is found, and what cannot is one line."""
+"""Executors of simulations: what is found does not change, and failures are one line."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.plans import outcome_to_content
+from llmpq_sim.io.plans import outcome_to_dict
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -34,7 +34,7 @@ def small_task() -> PlanningTask:
 def plan_text(workers: int) -> str:
     """Return the plan file of a search of the small task."""
     outcome = search(small_task(), SearchSettings(generations=1, workers=workers))
-    return json_text(outcome_to_content(outcome, TARGET))
+    return json_text(outcome_to_dict(outcome, TARGET))
 
 
 @pytest.fixture

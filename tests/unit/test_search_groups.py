@@ -1,4 +1,4 @@
-"""In large clusters, integer programs load groups of like devices alike."""
+"""Groups of like devices, loaded alike by integer programs in large clusters."""
 
 from collections import Counter
 from itertools import chain

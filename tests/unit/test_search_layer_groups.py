@@ -1,4 +1,4 @@
-"""Neighbouring layers that are bound together share device and format, and nothing else changes."""
+"""Layer groups: neighbours bound together share device and format, nothing else changes."""
 
 from itertools import chain
 from math import isclose

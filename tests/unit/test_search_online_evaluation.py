@@ -1,8 +1,13 @@
 from llmpq_sim.core.plan import Plan, Stage
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
-from llmpq_sim.search.online.evolution import KEPT_SHARE, race
-from llmpq_sim.search.online.limits import first_limits
-from llmpq_sim.search.online.operators import serving_plan
+from llmpq_sim.search.online.evolution import (
+    KEPT_SHARE,
+    ServiceIndividual,
+    individuals,
+    judge,
+    race,
+)
+from llmpq_sim.search.online.operators import ServingPlan, first_limits, serving_plan
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.workloads.shaping import head
@@ -23,6 +28,16 @@ def plans(task: OnlineTask) -> list[Plan]:
     ]
 
 
+def judged(
+    evaluator: ServiceEvaluator, services: list[ServingPlan], window: int
+) -> list[ServiceIndividual]:
+    """Return services that can serve any request, judged on a window."""
+    found = individuals(evaluator, services)
+    for each, values in zip(found, judge(evaluator, found, window), strict=True):
+        each.fitness.values = values
+    return found
+
+
 def test_windows_are_the_first_requests_and_end_with_all() -> None:
     evaluator = ServiceEvaluator(online_task(tiny_trace(400)), 1)
     assert [window.requests for window in evaluator.windows] == [50, 80, 400]
@@ -33,7 +48,7 @@ def test_a_candidate_says_what_the_simulator_does_on_its_window() -> None:
     task = online_task(tiny_trace(200))
     evaluator = ServiceEvaluator(task, 1)
     serving = serving_plan(plans(task)[0].stages, task.defaults)
-    (candidate,) = evaluator.judge([serving], 0)
+    (candidate,) = judged(evaluator, [serving], 0)
     assert candidate.result == simulate_continuous(
         serving.plan, task.costs, head(task.workload, 50), task.defaults,
         objectives=task.objectives,
@@ -49,10 +64,11 @@ def test_a_race_gives_every_service_one_verdict_and_a_third_go_on() -> None:
         for plan in plans(task)
         for limits in first_limits(task.defaults)
     ]
-    judged = race(services, evaluator)
-    assert {each.serving for each in judged} == set(services)
-    assert len(judged) == len(services) == 15
-    reached = [sum(each.window >= window for each in judged) for window in range(3)]
+    raced = individuals(evaluator, services)
+    windows = [values[0] for values in race(evaluator, raced)]
+    assert {each.serving for each in raced} == set(services)
+    assert len(windows) == len(services) == 15
+    reached = [sum(last >= window for last in windows) for window in range(3)]
     assert reached == [15, 15 * KEPT_SHARE, 2]
 
 
@@ -60,7 +76,7 @@ def test_a_longer_window_counts_before_a_better_figure_on_a_shorter_one() -> Non
     task = online_task(tiny_trace(400))
     evaluator = ServiceEvaluator(task, 1)
     serving = serving_plan(plans(task)[0].stages, task.defaults)
-    (short,), (whole,) = evaluator.judge([serving], 0), evaluator.judge([serving], 2)
+    (short,), (whole,) = judged(evaluator, [serving], 0), judged(evaluator, [serving], 2)
     assert whole.fitness > short.fitness
 
 
@@ -69,7 +85,7 @@ def test_a_service_without_room_for_any_request_is_no_candidate() -> None:
     evaluator = ServiceEvaluator(task, 1)
     serving = serving_plan(plans(task)[1].stages, task.defaults)
     assert evaluator.refused(serving) == 20
-    assert evaluator.judge([serving], 0) == []
+    assert judged(evaluator, [serving], 0) == []
 
 
 def test_what_is_refused_is_counted_over_the_whole_trace() -> None:

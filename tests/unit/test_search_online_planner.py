@@ -3,15 +3,15 @@ from dataclasses import replace
 import pytest
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.io.plans import online_to_content
+from llmpq_sim.io.plans import online_to_dict
 from llmpq_sim.io.tasks import QualityTarget
-from llmpq_sim.search.online.limits import is_on_grid
+from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
 from llmpq_sim.search.online.task import OBJECTIVES, Objective, OnlineTask
-from llmpq_sim.search.planner import Progress, SearchSettings
+from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
-from tests.online import found, online_task, tiny_trace
+from tests.online import found, is_on_grid, online_task, tiny_trace
 from tests.serving import trace
 
 UNPRICED: tuple[Objective, ...] = tuple(name for name in OBJECTIVES if name != "cost")
@@ -59,7 +59,7 @@ def test_the_plan_also_fits_the_batch_and_keeps_the_quality_budget(
 def test_the_same_seed_writes_the_same_file(task: OnlineTask, outcome: OnlineOutcome) -> None:
     target = QualityTarget("int4", None)
     again = found(task)
-    assert online_to_content(again, target) == online_to_content(outcome, target)
+    assert online_to_dict(again, target) == online_to_dict(outcome, target)
     assert again.evaluations == outcome.evaluations
 
 
@@ -129,7 +129,7 @@ def test_a_search_without_time_gives_the_best_baseline(task: OnlineTask) -> None
 
 
 def test_an_interruption_keeps_the_best_so_far(task: OnlineTask) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: SearchProgress) -> None:
         if progress.step == "improving the service" and progress.done == 2:
             raise KeyboardInterrupt
 

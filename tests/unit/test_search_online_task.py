@@ -8,8 +8,8 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.search.online.task import OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
-from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.builders import plan_at
 from tests.online import SOON, online_task, tiny_trace

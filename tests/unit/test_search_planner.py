@@ -4,9 +4,10 @@ from hypothesis import assume, given, settings
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.search.bound import bound
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.genetic import evaluation
-from llmpq_sim.search.genetic.evolution import EvolutionState
-from llmpq_sim.search.planner import Progress, SearchOutcome, SearchSettings, search
+from llmpq_sim.search.genetic.batches import PlanState
+from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from tests.builders import tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 
@@ -27,6 +28,7 @@ def told(outcome: SearchOutcome) -> tuple[object, ...]:
         outcome.certificate,
         outcome.evaluations,
         outcome.generations,
+        outcome.logbook,
     )
 
 
@@ -86,7 +88,7 @@ def test_without_time_there_is_still_a_plan_and_a_bound(task: PlanningTask) -> N
 def test_an_interruption_of_the_evolution_keeps_the_best_plan(task: PlanningTask) -> None:
     seen: list[float] = []
 
-    def interrupt(state: EvolutionState) -> None:
+    def interrupt(state: PlanState) -> None:
         seen.append(state.best.makespan_s)
         if state.generation == 2:
             raise KeyboardInterrupt
@@ -103,7 +105,7 @@ def test_an_interruption_of_any_step_with_a_plan_keeps_it(
 ) -> None:
     monkeypatch.setattr(bound, "TARGET_GAP", 1e-6)
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: SearchProgress) -> None:
         if progress.step == step:
             raise KeyboardInterrupt
 
@@ -114,7 +116,7 @@ def test_an_interruption_of_any_step_with_a_plan_keeps_it(
 
 
 def test_every_step_reports_its_progress(task: PlanningTask) -> None:
-    told_: list[Progress] = []
+    told_: list[SearchProgress] = []
     outcome = search(task, SearchSettings(generations=3), on_progress=told_.append)
     steps = list(dict.fromkeys(progress.step for progress in told_))
     assert steps[:2] == ["bound", "baselines"]

@@ -1,4 +1,4 @@
-"""A service keeps what its answer follows from, and refuses a plan without room."""
+"""Service: keeps what its answer follows from, and refuses a plan without room."""
 
 import numpy as np
 import pytest

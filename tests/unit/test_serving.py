@@ -1,10 +1,16 @@
-"""Settings of a service come from options, then from the plan file, then by default."""
+"""Settings of a service: from options, then the plan file, then by default."""
 
 from dataclasses import replace
 
 import pytest
 
-from llmpq_sim.api.replay import Replay, ServingOptions, chosen_settings, replay, service_objectives
+from llmpq_sim.api.replaying import (
+    Replay,
+    ServingOptions,
+    chosen_settings,
+    replay,
+    service_objectives,
+)
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
@@ -16,7 +22,7 @@ SERVING = ContinuousSettings(512, 100, 1024, chunked_prefill=True, schedules_ahe
 def replayed(options: ServingOptions, serving: ContinuousSettings | None = None) -> Replay:
     saved = replace(made_replay(made_service()).saved, serving=serving)
     trace = TraceOptions(lengths="D(64,8)", arrivals="poisson", requests=60, rate_per_s=100.0)
-    return replay(saved, trace, options)
+    return replay(saved, trace=trace, options=options)
 
 
 def test_without_options_the_defaults_hold() -> None:

@@ -1,4 +1,4 @@
-"""Putting a task together: quality targets, batches, formats, profiles, and what is refused."""
+"""Planning tasks: quality targets, batches, formats, profiles, and what is refused."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import load_cluster, load_devices
 from llmpq_sim.io.files import write_json
@@ -21,7 +22,6 @@ from llmpq_sim.io.tasks import (
     planning_task,
     quality_target,
 )
-from llmpq_sim.latency.profile import profile_to_content
 from llmpq_sim.latency.spec import spec_profile
 
 MODEL = load_model("opt-125m")
@@ -119,7 +119,7 @@ def test_a_kernel_set_that_a_device_lacks_is_refused() -> None:
 def test_a_profile_of_the_users_replaces_the_bundled_one(tmp_path: Path) -> None:
     device = load_devices()["t4"]
     path = tmp_path / "t4.json"
-    write_json(path, profile_to_content(spec_profile(device)))
+    write_json(path, to_dict(spec_profile(device)))
     own = load_profiles([path])
     assert cluster_profiles(CLUSTER, "spec", own)["t4"] == spec_profile(device)
     assert profile_sha256(own["t4"]) == profile_sha256(spec_profile(device))
@@ -132,7 +132,7 @@ def test_a_profile_of_the_users_replaces_the_bundled_one(tmp_path: Path) -> None
 
 
 def test_a_format_without_times_is_withheld_and_said(tmp_path: Path) -> None:
-    content = profile_to_content(spec_profile(load_devices()["t4"]))
+    content = to_dict(spec_profile(load_devices()["t4"]))
     del content["gemms"]["int8"]
     path = tmp_path / "t4.json"
     write_json(path, content)

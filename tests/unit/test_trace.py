@@ -1,4 +1,4 @@
-"""What a workload is, and what none can be."""
+"""Workloads that can be, and those that cannot."""
 
 from typing import Any
 

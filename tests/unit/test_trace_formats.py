@@ -1,4 +1,4 @@
-"""What the files of each format load into."""
+"""Loads of the files of each trace format."""
 
 import json
 import sys
@@ -272,7 +272,7 @@ def test_texts_need_a_way_to_count_tokens(tmp_path: Path) -> None:
         "--chars-per-token (about 4 for English)"
     )
     assert refusal(tmp_path, "b.jsonl", BATCH, chars_per_token=0.0) == (
-        "--chars-per-token: expected a positive number, got 0"
+        "--chars-per-token: expected 0.01 to 1e+06, got 0"
     )
     both = {"chars_per_token": 4.0, "tokenizer": tmp_path / "tokenizer.json"}
     assert refusal(tmp_path, "b.jsonl", BATCH, **both) == (

@@ -1,4 +1,4 @@
-"""How traces of all formats are told apart, unpacked, put in time and order, and limited."""
+"""Traces of all formats: told apart, unpacked, put in time and order, and limited."""
 
 import json
 from pathlib import Path

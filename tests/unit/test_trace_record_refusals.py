@@ -1,4 +1,4 @@
-"""What is said about rows and records that hold no request, or one that is too long."""
+"""Messages about rows and records that hold no request, or one that is too long."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is said about a file that holds no trace, and about options that do not fit one."""
+"""Messages about files that hold no trace, and about options that do not fit one."""
 
 import bz2
 import gzip

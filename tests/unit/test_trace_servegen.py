@@ -1,4 +1,4 @@
-"""How requests are drawn from ServeGen's rates and histograms."""
+"""Requests drawn from ServeGen's rates and histograms."""
 
 import io
 import json

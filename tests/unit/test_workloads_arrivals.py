@@ -1,4 +1,4 @@
-"""How arrival processes behave, against what is known of them."""
+"""Arrival processes against what is known of them."""
 
 import numpy as np
 import pytest

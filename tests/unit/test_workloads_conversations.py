@@ -1,4 +1,4 @@
-"""How conversations grow and which blocks their prompts share."""
+"""Conversations: their growth, and the blocks that their prompts share."""
 
 from dataclasses import replace
 

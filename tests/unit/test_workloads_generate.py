@@ -1,4 +1,4 @@
-"""How made-up workloads are put together."""
+"""Synthetic workloads put together."""
 
 from dataclasses import replace
 

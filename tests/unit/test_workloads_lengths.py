@@ -1,4 +1,4 @@
-"""How lengths are drawn."""
+"""Draws of lengths."""
 
 import numpy as np
 import pytest

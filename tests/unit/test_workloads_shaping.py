@@ -1,4 +1,4 @@
-"""How workloads are cut, scaled and shortened."""
+"""Workloads cut, scaled and shortened."""
 
 import numpy as np
 import pytest
@@ -102,8 +102,12 @@ def test_copies_share_only_the_system_prompt_and_have_conversations_of_their_own
             1.0,
             "requests: expected a rate that can be scaled, got all requests at one instant",
         ),
-        ([0.0, 1.0], 0.0, "requests: expected a rate above 0 requests/s, got 0"),
-        ([0.0, 1.0], float("inf"), "requests: expected a rate above 0 requests/s, got inf"),
+        ([0.0, 1.0], 0.0, "requests: expected a rate above 0 and at most 1e+09 requests/s, got 0"),
+        (
+            [0.0, 1.0],
+            float("inf"),
+            "requests: expected a rate above 0 and at most 1e+09 requests/s, got inf",
+        ),
         (
             [0.0, 1.0],
             1.0,

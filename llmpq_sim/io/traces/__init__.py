@@ -1,1 +1,1 @@
-"""How the files in which services record their requests become workloads."""
+"""Readers of trace files: rows of services become workloads."""

@@ -1,4 +1,4 @@
-"""How rows become a workload: times in seconds and in order, failed requests left out."""
+"""Collection of rows into a workload: seconds, in order, failed requests left out."""
 
 from array import array
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import LONGEST_TRACE_S
 from llmpq_sim.core.trace import FloatArray, IntArray, TraceWorkload
 from llmpq_sim.io.traces.rows import Row
 
@@ -125,9 +126,15 @@ class Collection:
         if self.has_blocks:
             blocks, block_tokens = self._fitting_blocks(block_tokens, notes)
             blocks = tuple(blocks[row] for row in order.tolist())
+        arrival_s = (times[order] - times[order[0]]) / PER_SECOND[unit]
+        if arrival_s[-1] > LONGEST_TRACE_S:
+            raise InputError(
+                f"{self.name}: expected arrivals within {LONGEST_TRACE_S:g} s, the last is "
+                f"{arrival_s[-1]:g} s after the first; is the time unit right (--time-unit)?"
+            )
         return TraceWorkload(
             name=name,
-            arrival_s=(times[order] - times[order[0]]) / PER_SECOND[unit],
+            arrival_s=arrival_s,
             prompt_tokens=np.array(self._prompts, dtype=np.int64)[order],
             output_tokens=np.array(self._outputs, dtype=np.int64)[order],
             prefix_blocks=blocks,

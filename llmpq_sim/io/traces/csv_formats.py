@@ -1,4 +1,4 @@
-"""How traces in CSV are read: which column says what, format by format."""
+"""CSV trace formats: the meaning of each column."""
 
 import csv
 from collections.abc import Iterator

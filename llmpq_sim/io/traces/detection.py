@@ -1,11 +1,18 @@
-"""Which format a trace has, told from its first 64 KiB."""
+"""Detection of a trace's format from its first 64 KiB.
+
+Packages add formats by entry points of the group ``llmpq.trace_formats``, each a ``TraceFormat``
+under its own name. They are tried after those that ship, and loaded only then.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.io.traces import csv_formats, json_formats, text_formats
 from llmpq_sim.io.traces.collecting import TimeUnit
 from llmpq_sim.io.traces.csv_formats import CsvColumns, csv_rows, has_columns, header_cells
@@ -30,6 +37,7 @@ class TraceFormat:
             prompt has blocks.
         block_tokens: tokens of a block of a prompt, where the format fixes them.
         in_ticks: whether repeated stamps are ticks of a recorder rather than arrivals at once.
+        kind: ``json`` for records, ``csv`` for columns below a header.
     """
 
     name: str
@@ -39,6 +47,7 @@ class TraceFormat:
     unit_by_content: bool = False
     block_tokens: int | None = None
     in_ticks: bool = False
+    kind: Literal["json", "csv"] = "json"
 
 
 def _has(*needed: str) -> Callable[[Names], bool]:
@@ -93,20 +102,24 @@ BY_NAME_ONLY = (TraceFormat("trace_synthetic", json_formats.mooncake_rows, lambd
 """Formats that look like another: GuideLLM's and vLLM's timed traces are Mooncake's in seconds."""
 
 
-def _of_csv(name: str, columns: CsvColumns, unit: TimeUnit | None) -> TraceFormat:
-    return TraceFormat(name, partial(csv_rows, columns), partial(has_columns, columns), unit)
+def csv_format(name: str, columns: CsvColumns, unit: TimeUnit | None) -> TraceFormat:
+    """Return the format of CSV files with these columns."""
+    rows, matches = partial(csv_rows, columns), partial(has_columns, columns)
+    return TraceFormat(name, rows, matches, unit, kind="csv")
 
 
 CSV_FORMATS = (
-    _of_csv("azure", csv_formats.AZURE, "ns"),
-    _of_csv("burstgpt", csv_formats.BURSTGPT, "s"),
-    _of_csv("vidur", csv_formats.VIDUR, "s"),
-    _of_csv("splitwise-sim", csv_formats.SPLITWISE_SIM, "s"),
-    _of_csv("blis", csv_formats.BLIS, "us"),
-    _of_csv("lengths", csv_formats.LENGTHS, None),
+    csv_format("azure", csv_formats.AZURE, "ns"),
+    csv_format("burstgpt", csv_formats.BURSTGPT, "s"),
+    csv_format("vidur", csv_formats.VIDUR, "s"),
+    csv_format("splitwise-sim", csv_formats.SPLITWISE_SIM, "s"),
+    csv_format("blis", csv_formats.BLIS, "us"),
+    csv_format("lengths", csv_formats.LENGTHS, None),
 )
 FORMATS = (*JSON_FORMATS, *BY_NAME_ONLY, *CSV_FORMATS)
-KNOWN = ", ".join((*dict.fromkeys(item.name for item in FORMATS), "servegen"))
+SERVEGEN = "servegen"
+BUNDLED = (*dict.fromkeys(item.name for item in FORMATS), SERVEGEN)
+TRACE_FORMATS = ExtensionPoint("llmpq.trace_formats", "trace format")
 CONVERT = (
     "convert it to JSON lines such as "
     '{"timestamp": 1500, "input_length": 512, "output_length": 64}, with the time in ms'
@@ -138,7 +151,9 @@ def format_named(name: str, path: Path) -> TraceFormat:
     """
     named = [item for item in FORMATS if item.name == name]
     if not named:
-        raise InputError(f"--trace-format: expected one of {KNOWN}, got {name!r}")
+        if name not in _offered():
+            raise InputError(f"--trace-format: expected one of {_known()}, got {name!r}")
+        return _loaded(name)
     return named[0] if len(named) == 1 or _head_text(path)[0] in "[{" else named[-1]
 
 
@@ -155,12 +170,12 @@ def detected_format(path: Path) -> TraceFormat:
         raise InputError(f"{path.name}: this is the header of a BLIS trace; give its CSV file")
     header = header_cells(head.splitlines()[0], path.name)
     names = frozenset(cell.lower() for cell in header)
-    for item in CSV_FORMATS:
+    for item in chain(CSV_FORMATS, _installed("csv")):
         if item.matches(names):
             return item
     raise InputError(
         f"{path.name}: no known trace format has the columns {', '.join(header)[:200]}; known are "
-        f"{KNOWN}"
+        f"{_known()}"
     )
 
 
@@ -168,13 +183,43 @@ def _json_format(keys: Names, name: str) -> TraceFormat:
     for matches, what in REFUSED:
         if matches(keys) and "timestamp" not in keys:
             raise InputError(f"{name}: {what} cannot be replayed; {CONVERT}")
-    for item in JSON_FORMATS:
+    for item in chain(JSON_FORMATS, _installed("json")):
         if item.matches(keys):
             return item
     found = ", ".join(sorted(keys)[:12]) or "none"
     raise InputError(
-        f"{name}: no known trace format has records with the keys {found}; known are {KNOWN}"
+        f"{name}: no known trace format has records with the keys {found}; known are {_known()}"
     )
+
+
+def _known() -> str:
+    """Return the names of all formats; packages are not loaded for it."""
+    return ", ".join((*BUNDLED, *_offered()))
+
+
+def _offered() -> list[str]:
+    """Return what packages offer, by name; a name that ships stays what it is."""
+    return [name for name in TRACE_FORMATS.names() if name not in BUNDLED]
+
+
+def _loaded(name: str) -> TraceFormat:
+    """Return the format that a package offers.
+
+    Raises:
+        InputError: the package cannot be imported, or offers something else.
+    """
+    item = TRACE_FORMATS.load(name)
+    if not isinstance(item, TraceFormat) or item.name != name:
+        raise TRACE_FORMATS.unfit(name, "a TraceFormat of this name", item)
+    return item
+
+
+def _installed(kind: str) -> Iterator[TraceFormat]:
+    """Yield the formats of packages, loaded when it is their turn."""
+    for name in _offered():
+        item = _loaded(name)
+        if item.kind == kind:
+            yield item
 
 
 def _head_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How traces of JSON records are read that state how many tokens each request has."""
+"""JSON trace formats that state token counts."""
 
 from collections.abc import Iterator
 

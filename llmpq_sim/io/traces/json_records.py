@@ -1,4 +1,4 @@
-"""How a text of any size becomes JSON records: one per line, in an array, or over many lines."""
+"""Stream of JSON records from a text of any size: lines, an array, or spread over lines."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How a trace of any known format becomes a workload."""
+"""Loader of traces in every known format."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, encodable
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.io.files import is_folder
 from llmpq_sim.io.traces.collecting import (
     PER_SECOND,
     Collection,
@@ -16,6 +17,7 @@ from llmpq_sim.io.traces.collecting import (
     spread_ticks,
 )
 from llmpq_sim.io.traces.detection import (
+    SERVEGEN,
     TraceFormat,
     detected_format,
     format_named,
@@ -27,7 +29,6 @@ from llmpq_sim.io.traces.text_formats import token_counter
 from llmpq_sim.workloads.shaping import drop_overlong, noted, truncate_overlong
 
 Overlong = Literal["error", "drop", "truncate"]
-SERVEGEN = "servegen"
 PLAUSIBLE_RATES_PER_S = (0.001, 1000.0)
 ENDINGS = (".gz", ".tar", ".csv", ".jsonl", ".json")
 
@@ -69,7 +70,7 @@ def load_trace(
         raise InputError(f"--limit: expected at least 1 request, got {limit}")
     if time_unit is not None and time_unit not in PER_SECOND:
         raise InputError(f"--time-unit: expected one of s, ms, us, ns, got {time_unit!r}")
-    if path.is_dir() or trace_format == SERVEGEN or (trace_format is None and is_tar(path)):
+    if is_folder(path) or trace_format == SERVEGEN or (trace_format is None and is_tar(path)):
         workload = sample_servegen(path, limit or DEFAULT_REQUESTS, rng)
     else:
         item = format_named(trace_format, path) if trace_format else detected_format(path)
@@ -166,7 +167,7 @@ def _shortened(workload: TraceWorkload, longest: int, overlong: Overlong) -> Tra
 
 
 def _name(path: Path) -> str:
-    name = path.name
+    name = encodable(path.name)
     for ending in ENDINGS:
         name = name.removesuffix(ending)
-    return name or path.name
+    return name or encodable(path.name)

@@ -1,4 +1,4 @@
-"""What a request's row says, whatever the file's format, and what is wrong with one that does not.
+"""Row of a trace: one request in any format, and what is wrong with bad ones.
 
 A reader yields rows; what it must know for that, and what it leaves out, is its ``Reading``.
 """

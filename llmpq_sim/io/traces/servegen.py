@@ -1,4 +1,4 @@
-"""Which requests ServeGen's clients send, drawn from their rates and length histograms.
+"""Requests drawn from ServeGen's client rates and length histograms.
 
 ServeGen publishes no requests but, per client, the rate and the law of gaps in windows of 600 s and
 histograms of lengths. Source: Xiang et al., ServeGen, arXiv:2505.09999, and its data folder.
@@ -8,16 +8,16 @@ import csv
 import math
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, library_errors
+from llmpq_sim.core.limits import LARGEST_ARCHIVE_BYTES, LARGEST_FILE_BYTES
 from llmpq_sim.core.trace import FloatArray, IntArray, TraceWorkload
-from llmpq_sim.io.files import LARGEST_FILE_BYTES, parse_json, read_text
+from llmpq_sim.io.files import open_regular, parse_json, read_text
 from llmpq_sim.io.traces.rows import Place, cell_time
 from llmpq_sim.workloads.lengths import whole
 from llmpq_sim.workloads.randomness import Streams
@@ -155,20 +155,23 @@ def _folder_files(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def _tar_files(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """Yield the files of an archive; nothing is unpacked to disk."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                match = _FILE.fullmatch(name.name)
-                content = archive.extractfile(member) if match and member.isfile() else None
-                if match is None or content is None:
-                    continue
-                if member.size > LARGEST_FILE_BYTES:
-                    raise InputError(f"{path.name}: {name} is too large")
-                text = content.read().decode("utf-8-sig", errors="replace")
-                yield str(name.parent), match[1], match[2], text
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path.name}: expected a tar archive: {error}") from None
+    left_bytes = LARGEST_ARCHIVE_BYTES
+    with (
+        open_regular(path) as stream,
+        library_errors(f"{path.name}: expected a tar archive"),
+        tarfile.open(fileobj=stream) as archive,
+    ):
+        for member in archive:
+            left_bytes -= member.size
+            name = PurePosixPath(member.name)
+            match = _FILE.fullmatch(name.name)
+            if left_bytes < 0 or (match and member.size > LARGEST_FILE_BYTES):
+                raise InputError(f"{path.name}: {name} is too large")
+            content = archive.extractfile(member) if match and member.isfile() else None
+            if match is None or content is None:
+                continue
+            text = content.read().decode("utf-8-sig", errors="replace")
+            yield str(name.parent), match[1], match[2], text
 
 
 def _activities(text: str, name: str) -> dict[float, Activity]:
@@ -178,7 +181,7 @@ def _activities(text: str, name: str) -> dict[float, Activity]:
     fill only a part of the window.
     """
     activities = {}
-    for line, cells in enumerate(csv.reader(text.splitlines()), start=1):
+    for line, cells in enumerate(_table(text, name), start=1):
         place = Place(name, line)
         if len(cells) != 6:
             raise place.wrong("columns", "6 cells", f"{len(cells)} cells")
@@ -194,6 +197,11 @@ def _activities(text: str, name: str) -> dict[float, Activity]:
             raise place.wrong("column 2", f"at most {HIGHEST_RATE_PER_S:g} requests/s", rate_per_s)
         activities[begin_s] = Activity(rate_per_s, cells[3], shape)
     return activities
+
+
+def _table(text: str, name: str) -> list[list[str]]:
+    with library_errors(f"{name}: not CSV"):
+        return list(csv.reader(text.splitlines()))
 
 
 def _lengths(text: str, name: str) -> dict[float, tuple[Histogram, Histogram]]:

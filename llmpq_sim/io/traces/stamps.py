@@ -1,4 +1,4 @@
-"""Which instant a date and time of day is."""
+"""Timestamps of date and time of day."""
 
 import re
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""How a trace of any size is read as text, a piece at a time, packed or not."""
+"""Text streams of traces of any size, compressed or not."""
 
 import codecs
 import gzip
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import LARGEST_RECORD_BYTES
 from llmpq_sim.core.units import KIB, MIB
+from llmpq_sim.io.files import open_regular
 
 HEAD_BYTES = 64 * KIB
 PIECE_BYTES = 256 * KIB
-LONGEST_RECORD_MIB = 16
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -71,9 +72,9 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def check_length(characters: int, where: str) -> None:
     """Raise InputError if a record is longer than any can be, so that none fills the memory."""
-    if characters > LONGEST_RECORD_MIB * MIB:
+    if characters > LARGEST_RECORD_BYTES:
         raise InputError(
-            f"{where}: expected a record of at most {LONGEST_RECORD_MIB} MiB, got more"
+            f"{where}: expected a record of at most {LARGEST_RECORD_BYTES // MIB} MiB, got more"
         )
 
 
@@ -81,10 +82,7 @@ def check_length(characters: int, where: str) -> None:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file's content, unpacked if it begins as gzip does; failures to read are told."""
     try:
-        if path.exists() and not path.is_file():  # a pipe cannot be read twice
-            found = "a folder" if path.is_dir() else "a device or pipe"
-            raise InputError(f"{path}: expected a file, got {found}")
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             packed = stream.read(2) == GZIP_MAGIC
             stream.seek(0)
             yield cast("BinaryIO", gzip.GzipFile(fileobj=stream)) if packed else stream

@@ -1,4 +1,4 @@
-"""How files that hold texts instead of lengths are read, and how tokens of a text are counted."""
+"""Trace formats that hold texts, with estimated or counted tokens."""
 
 import importlib
 import math
@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.errors import InputError, library_errors
+from llmpq_sim.core.limits import (
+    LARGEST_TOKENIZER_BYTES,
+    LEAST_CHARS_PER_TOKEN,
+    MOST_CHARS_PER_TOKEN,
+    check_number,
+)
+from llmpq_sim.io.files import is_file, read_text
 from llmpq_sim.io.traces.json_records import Record
 from llmpq_sim.io.traces.rows import Place, Reading, Row, json_objects, json_tokens
 
@@ -31,8 +38,7 @@ def token_counter(
         return _by_tokenizer(tokenizer)
     if chars_per_token is None:
         return lambda _: _uncounted(name)
-    if not 0 < chars_per_token < math.inf:
-        raise InputError(f"--chars-per-token: expected a positive number, got {chars_per_token:g}")
+    check_number("--chars-per-token", chars_per_token, LEAST_CHARS_PER_TOKEN, MOST_CHARS_PER_TOKEN)
     return lambda text: math.ceil(len(text) / chars_per_token)
 
 
@@ -51,13 +57,17 @@ def _by_tokenizer(path: Path) -> Callable[[str], int]:
             "--tokenizer needs the package tokenizers: pip install tokenizers; or give "
             "--chars-per-token"
         ) from None
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"--tokenizer: expected a file tokenizer.json, got {path}")
-    try:
-        encoder = library.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare exceptions
-        raise InputError(f"{path.name}: not a tokenizer.json: {error}") from None
-    return lambda text: len(encoder.encode(text, add_special_tokens=False).ids)
+    text = read_text(path, LARGEST_TOKENIZER_BYTES)
+    with library_errors(f"{path.name}: not a tokenizer.json"):
+        encoder = library.Tokenizer.from_str(text)
+
+    def count(text: str) -> int:
+        with library_errors(f"{path.name}: cannot read a text"):
+            return len(encoder.encode(text, add_special_tokens=False).ids)
+
+    return count
 
 
 # ---- formats

@@ -1,7 +1,16 @@
-"""How are boosted trees fitted, and taken out of the library that fits them?"""
+"""Fit of boosted trees, and their export from scikit-learn.
+
+scikit-learn shows the trees of its histogram boosting through no public attribute: its own
+predictions aside there are only ``_predictors`` and ``_baseline_prediction``, which its ONNX
+converters read too. Its other boosting shows its trees but grows other ones, and profiles that
+ship would change. So both are read here, in one function, and every fit is held to the library's
+own predictions: a release that keeps trees otherwise is an error, never a wrong profile.
+"""
 
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from llmpq_sim.latency.trees import LEAF_UNIT, SPLIT, Trees
 from llmpq_sim.latency.work import FloatArray
@@ -38,6 +47,9 @@ REPEATED_READINGS = Growth(
 )
 """For medians of repeats on the very shapes that will be served: followed closely."""
 
+CHECKED_ROWS = 256
+"""Rows of a fit on which exported trees are compared with the library's."""
+
 THRESHOLD_DECIMALS = 7
 """One more than features have: a rounded threshold stays between the values it separates."""
 
@@ -48,6 +60,15 @@ def fit_trees(
     """Return boosted trees with the least error.
 
     One thread: the result does not depend on the machine, and the data are small.
+
+    Args:
+        features: of each row, rounded to six decimals.
+        target: what is to be predicted.
+        seed: of the library's draws.
+        growth: how trees grow.
+
+    Raises:
+        RuntimeError: this release of scikit-learn keeps trees in an unknown form.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
@@ -63,7 +84,20 @@ def fit_trees(
     )
     with threadpool_limits(limits=1):
         regressor.fit(features, target)
-    return exported_trees(regressor)
+        trees = exported_trees(regressor)
+        _check_export(trees, regressor, features[:CHECKED_ROWS])
+    return trees
+
+
+def _check_export(trees: Trees, regressor: Any, features: FloatArray) -> None:
+    """Raise RuntimeError where exported trees do not predict what the library predicts."""
+    off = np.abs(trees.predict(features) - regressor.predict(features)).max()
+    limit = LEAF_UNIT * (len(trees.trees) + 1)
+    if not off <= limit:
+        raise RuntimeError(
+            f"trees exported from scikit-learn are off by {off:.2g}, at most {limit:.2g} are due "
+            "to rounding; this release of scikit-learn keeps them in another form"
+        )
 
 
 def exported_trees(regressor: Any) -> Trees:

@@ -1,10 +1,10 @@
-"""From how many tokens on is a format faster decoded first and multiplied densely?"""
+"""Kernel crossover: tokens from which a format is faster decoded first."""
 
 import numpy as np
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.latency.fitting.rows import Measurements, formats_of
-from llmpq_sim.latency.models import BoolArray
+from llmpq_sim.latency.work import BoolArray
 
 FUSED, DENSE = "fused", "dense"
 ALWAYS = 1
@@ -13,13 +13,13 @@ Curves = dict[tuple[float, float], dict[float, float]]
 """Logarithm of the time by tokens, of each shape that a kernel was timed on."""
 
 
-def best_switches(gemms: Measurements) -> dict[str, int]:
+def kernel_crossovers(gemms: Measurements) -> dict[str, int]:
     """Return by format the tokens from which its dense kernel is to be used.
 
     They minimise the sum of the logarithms of all timed products' times; between the two token
-    counts around the best switch it is where the mean logarithms, taken as linear in the logarithm
-    of the tokens, cross. A format is absent whose fused kernel is the faster one throughout, or
-    that has no dense kernel, or whose weights are held as they are multiplied.
+    counts around the best one it is where the mean logarithms, taken as linear in the logarithm of
+    the tokens, cross. A format is absent whose fused kernel is the faster one throughout, or that
+    has no dense kernel, or whose weights are held as they are multiplied.
 
     Args:
         gemms: timed matrix products; ``fused`` and ``dense`` ones are compared.
@@ -31,29 +31,29 @@ def best_switches(gemms: Measurements) -> dict[str, int]:
         fused, dense = _curves(own, FUSED), _curves(own, DENSE)
         if name == "" or not (fused or FORMATS[name].is_quantized):
             continue
-        switch = _switch(fused, dense)
-        if switch is not None:
-            found[name] = switch
+        crossover = _crossover(fused, dense)
+        if crossover is not None:
+            found[name] = crossover
     return found
 
 
-def used_rows(gemms: Measurements, switches: dict[str, int]) -> Measurements:
+def used_rows(gemms: Measurements, crossovers: dict[str, int]) -> Measurements:
     """Return the products by the kernel that is used at their tokens."""
-    by_format = dense_tokens(gemms, switches)
+    by_format = dense_tokens(gemms, crossovers)
     from_tokens = np.asarray([by_format[name] for name in formats_of(gemms).tolist()])
     dense, fused = gemms.kernel == DENSE, gemms.kernel == FUSED
     return gemms.where(~(dense & (gemms.m < from_tokens)) & ~(fused & (gemms.m >= from_tokens)))
 
 
-def dense_tokens(gemms: Measurements, switches: dict[str, int]) -> dict[str, float]:
+def dense_tokens(gemms: Measurements, crossovers: dict[str, int]) -> dict[str, float]:
     """Return for each format in the rows the tokens from which its dense kernel is used.
 
-    Without a switch that is never, or always where there is no fused kernel.
+    Without a crossover that is never, or always where there is no fused kernel.
     """
     formats = formats_of(gemms)
     with_fused = set(formats[gemms.kernel == FUSED].tolist())
     return {
-        name: float(switches.get(name, np.inf if name in with_fused else ALWAYS))
+        name: float(crossovers.get(name, np.inf if name in with_fused else ALWAYS))
         for name in dict.fromkeys(formats.tolist())
     }
 
@@ -73,27 +73,27 @@ def _curves(rows: Measurements, kernel: str) -> Curves:
     return curves
 
 
-def _switch(fused: Curves, dense: Curves) -> int | None:
+def _crossover(fused: Curves, dense: Curves) -> int | None:
     if not dense:
         return None
     if not fused:
         return ALWAYS
     tokens = sorted({m for curves in (fused, dense) for curve in curves.values() for m in curve})
     candidates = [*tokens, np.inf]
-    best = min(candidates, key=lambda switch: (_total(fused, dense, switch), switch))
+    best = min(candidates, key=lambda crossover: (_total(fused, dense, crossover), crossover))
     if best == np.inf:
         return None
     position = tokens.index(best)
     return ALWAYS if position == 0 else _crossing(fused, dense, tokens[position - 1], best)
 
 
-def _total(fused: Curves, dense: Curves, switch: float) -> float:
+def _total(fused: Curves, dense: Curves, crossover: float) -> float:
     """Return the sum of logarithms; infinite where the kernel used was not timed but the other."""
     total = 0.0
     for shape in {*fused, *dense}:
         slow, fast = fused.get(shape, {}), dense.get(shape, {})
         for m in {*slow, *fast}:
-            total += (slow if m < switch else fast).get(m, np.inf)
+            total += (slow if m < crossover else fast).get(m, np.inf)
     return total
 
 

@@ -1,11 +1,11 @@
-"""Which profile do measurements of a device give, and how far off is it on what it has not seen?"""
+"""Fit of a latency profile to measured rows, with held-out errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS, WeightFormat
 from llmpq_sim.core.machine import Machine
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.latency.fitting.evaluation import (
@@ -16,8 +16,8 @@ from llmpq_sim.latency.fitting.evaluation import (
 )
 from llmpq_sim.latency.fitting.kernels import by_format, fit_attention, fit_gemm
 from llmpq_sim.latency.fitting.layers import fit_layers
-from llmpq_sim.latency.fitting.machine import own_profile, own_rows
-from llmpq_sim.latency.fitting.notes import own_notes
+from llmpq_sim.latency.fitting.machine import local_profile, local_rows
+from llmpq_sim.latency.fitting.notes import local_notes
 from llmpq_sim.latency.fitting.rows import Measurements, UsableRows, usable_rows
 from llmpq_sim.latency.models import AttentionModel, GemmModel
 from llmpq_sim.latency.profile import DeviceProfile
@@ -31,7 +31,7 @@ CALIBRATED_ERROR_FRACTION = 0.15
 NO_GAIN_TOKENS = 1024.0
 """Above this all public tables are limited by arithmetic."""
 
-OWN_KERNELS = "own"
+LOCAL_KERNELS = "own"
 """Name of a kernel set whose rows name no library."""
 
 PHASES = ("prefill", "decode")
@@ -82,7 +82,7 @@ def fit_profile(
         seed: picks what is held out; the same seed gives the same report.
         models: the models that whole-layer rows name.
         source: where the measurements are from; None takes it from the rows.
-        machine: what the rows were measured on, where they are own ones.
+        machine: what the rows were measured on, where they are local ones.
         on_progress: called with a sentence before each step.
 
     Raises:
@@ -92,7 +92,7 @@ def fit_profile(
     also_called = (machine.device,) if machine else ()
     usable = usable_rows(measurements, device, also_called)
     if usable.are_repeated:
-        report = _report_of_own(usable, device, kernels, seed, models or {}, source, on_progress)
+        report = _report_of_local(usable, device, kernels, seed, models or {}, source, on_progress)
         return replace(report, profile=replace(report.profile, machine=machine))
     if len(usable.gemms):
         return _report_of_kernels(usable, device, kernels, seed, source, on_progress)
@@ -146,7 +146,7 @@ def _report_of_kernels(
     )
 
 
-def _report_of_own(
+def _report_of_local(
     usable: UsableRows,
     device: Device,
     kernels: str | None,
@@ -155,12 +155,12 @@ def _report_of_own(
     source: str | None,
     on_progress: Callable[[str], None],
 ) -> FitReport:
-    rows = own_rows(usable, kernels)
+    rows = local_rows(usable, kernels)
     if not rows.gemms:
         raise InputError(f"--kernels: no product was timed with the kernels of {kernels}")
     start = {name: spec_gemm(device, name) for name in rows.gemms}
     base = replace(_profile_of(start, usable, device, kernels, source), notes=())
-    profile, errors = own_profile(base, usable, rows, models, device, seed, on_progress)
+    profile, errors = local_profile(base, usable, rows, models, device, seed, on_progress)
     of_layers = [error.p90_ape for error in errors if error.op == "layer"]
     timed = all(len(own) for own in rows.attention.values()) and "fp16" in rows.gemms
     profile = replace(
@@ -169,7 +169,7 @@ def _report_of_own(
         calibration_rows=len(usable),
         error_fraction=round(max(of_layers, default=CALIBRATED_ERROR_FRACTION), 4),
     )
-    notes = own_notes(profile, rows, [error for error in errors if error.op == "layer"])
+    notes = local_notes(profile, rows, [error for error in errors if error.op == "layer"])
     return FitReport(replace(profile, notes=notes), len(usable), dict(usable.dropped), errors, [])
 
 
@@ -219,8 +219,10 @@ def _profile_of(
         notes += [f"Attention in {phase} follows the data sheet." for phase in untimed]
         notes.append("Times are sums of kernels: gaps between launches are not in them.")
         if "fp16" in gemms and len(gemms) > 1:
+            has_own = any(FORMATS[name].rate_fraction > 1.0 for name in gemms)
+            limited = "weight-only format" if has_own else "format"
             notes.append(
-                f"From {NO_GAIN_TOKENS:,.0f} tokens on no format is taken as faster than fp16."
+                f"From {NO_GAIN_TOKENS:,.0f} tokens on no {limited} is taken as faster than fp16."
             )
     return replace(
         spec_profile(device),
@@ -238,16 +240,23 @@ def _profile_of(
 def _aliases(gemms: Mapping[str, GemmModel], device: Device) -> dict[str, str]:
     """Return for each format without a model the next wider one that has a model.
 
-    That is cautious in decode, where fewer bits are rarely slower.
+    That is cautious in decode, where fewer bits are rarely slower. A format with arithmetic of its
+    own is priced as 16 bits.
     """
     missing = [name for name in device.formats if name not in gemms]
     return {
         name: min(
-            (other for other in gemms if FORMATS[other].bits >= FORMATS[name].bits),
+            (other for other in gemms if _is_wider(FORMATS[other], FORMATS[name])),
             key=lambda other: FORMATS[other].bits,
         )
         for name in missing
     }
+
+
+def _is_wider(other: WeightFormat, than: WeightFormat) -> bool:
+    if than.rate_fraction > 1.0:
+        return not other.is_quantized
+    return other.bits >= than.bits
 
 
 def _attention(usable: UsableRows, device: Device, phase: str, seed: int) -> AttentionModel:
@@ -268,7 +277,7 @@ def _kernel_set(rows: Measurements) -> str:
     """Return a name such as ``trtllm-1.0`` from the rows' library."""
     backend, version = str(rows.backend[0]), str(rows.version[0])
     if not backend:
-        return OWN_KERNELS
+        return LOCAL_KERNELS
     return "-".join(part for part in (backend, ".".join(version.split(".")[:2])) if part)
 
 

@@ -1,4 +1,4 @@
-"""How is the model of one kind of kernel fitted to measurements?
+"""Fit of the model of one kind of kernel.
 
 A physical base is fitted first; gradient-boosted trees then learn the logarithm of what it misses.
 """
@@ -8,15 +8,13 @@ import numpy as np
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.units import US
+from llmpq_sim.latency.corrections import Correction
 from llmpq_sim.latency.fitting.boosting import fit_trees
 from llmpq_sim.latency.fitting.rows import Measurements, formats_of
-from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, Correction, GemmModel, Roofline
+from llmpq_sim.latency.models import SHORTEST_S, AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.spec import spec_attention, spec_gemm
 from llmpq_sim.latency.trees import Trees
 from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
-
-WEIGHT_BITS = {"fp16": 16.0, "int8": 8.0, "int4": 4.0, "int3": 3.0}
-"""Bits that the kernels behind public measurements read per weight: scales are per column."""
 
 FEWEST_ROWS_FOR_TREES = 30
 
@@ -44,6 +42,11 @@ def by_format(rows: Measurements) -> dict[str, Measurements]:
     return {name: rows.where(formats == name) for name in names}
 
 
+def read_bits(format_name: str) -> float:
+    """Return the bits of a weight that kernels behind measurements read: scales are per column."""
+    return float(FORMATS[format_name].bits)
+
+
 def significant(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
     """Return a fitted constant without the digits that depend on the machine of the fit."""
     return float(f"{value:.{digits}g}")
@@ -55,7 +58,7 @@ def fit_gemm(rows: Measurements, device: Device, format_name: str, seed: int) ->
     Below 30 rows it is the roofline alone.
     """
     sizes, time_s = gemm_sizes_of(rows), rows.latency_us * US
-    weight_bits = WEIGHT_BITS[format_name]
+    weight_bits = read_bits(format_name)
     start = spec_gemm(device, format_name).base
     base = fit_roofline(sizes.flops, sizes.moved_bytes(weight_bits), time_s, start)
     model = GemmModel(weight_bits, base, None, device.multiprocessors)

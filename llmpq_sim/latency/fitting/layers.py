@@ -1,4 +1,4 @@
-"""Which kernel constants explain the times of whole layers, where no kernel was timed alone?
+"""Kernel constants fitted to whole-layer times, where no kernel was timed alone.
 
 A layer is four matrix products and attention. Constants that a handful of rows leaves open stay
 near the data sheet.
@@ -13,11 +13,11 @@ from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import US
-from llmpq_sim.latency.fitting.kernels import WEIGHT_BITS, by_format, significant
+from llmpq_sim.latency.fitting.kernels import by_format, read_bits, significant
 from llmpq_sim.latency.fitting.rows import Measurements
-from llmpq_sim.latency.models import AttentionModel, BoolArray, GemmModel, Roofline
+from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.spec import sustained_bytes_per_s, sustained_flops_per_s
-from llmpq_sim.latency.work import AttentionSizes, FloatArray, GemmSizes
+from llmpq_sim.latency.work import AttentionSizes, BoolArray, FloatArray, GemmSizes
 
 LAUNCH_S = 50e-6
 """Where a fit starts for the fixed cost of a matrix product that Python calls."""
@@ -147,7 +147,7 @@ def _models(constants: FloatArray, formats: list[str], device: Device) -> LayerM
     flop_s, byte_s, *rooflines = constants.tolist()
     gemms = {
         name: GemmModel(
-            WEIGHT_BITS[name], Roofline(*rooflines[3 * i : 3 * i + 3]), None, device.multiprocessors
+            read_bits(name), Roofline(*rooflines[3 * i : 3 * i + 3]), None, device.multiprocessors
         )
         for i, name in enumerate(formats)
     }

@@ -1,7 +1,13 @@
-"""Which profile do own measurements give, and how far off is it between the sizes that were timed?
+"""Fit of a local machine profile, with errors between the sizes that were timed.
 
-Errors are of products and attention at token counts that were left out, one in three at a time, and
-of whole layers by models that saw neither their tokens nor the layer itself.
+1. Kernels (`machine_kernels`): products and attention, by the kernel that is used at each number of
+   tokens (`crossover`).
+2. What surrounds them (`overheads`): layers, both ends of a model, steps, links.
+3. What differs in a real pipeline (`pipeline_calibration`).
+
+`notes` says it in sentences. Errors are of products and attention at token counts that were left
+out, one in three at a time, and of whole layers by models that saw neither their tokens nor the
+layer itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,28 +20,30 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import US
 from llmpq_sim.latency.fitting.crossover import (
     ALWAYS,
-    best_switches,
     dense_tokens,
+    kernel_crossovers,
     used_rows,
     with_dense_kernels_only,
 )
 from llmpq_sim.latency.fitting.evaluation import DECODE_TOKENS, PHASES, FitError, fit_error
 from llmpq_sim.latency.fitting.kernels import attention_sizes_of, by_format, gemm_sizes_of
-from llmpq_sim.latency.fitting.machine_kernels import fit_own_attention, fit_own_gemm
+from llmpq_sim.latency.fitting.machine_kernels import fit_local_attention, fit_local_gemm
 from llmpq_sim.latency.fitting.overheads import (
     TimedLayers,
     kernels_s,
     layer_overhead,
     timed_layers,
-    with_layer_overhead,
-    with_step_overheads,
+    with_overheads,
 )
-from llmpq_sim.latency.fitting.pipeline_calibration import served_with, with_served_visits
+from llmpq_sim.latency.fitting.pipeline_calibration import (
+    steps_of_kernels,
+    with_pipeline_calibration,
+)
 from llmpq_sim.latency.fitting.rows import Measurements, UsableRows, formats_of
-from llmpq_sim.latency.models import BoolArray, Overhead
+from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_attention
-from llmpq_sim.latency.work import FloatArray
+from llmpq_sim.latency.work import BoolArray, FloatArray
 
 FOLDS = 3
 """One in so many of the timed sizes is left out at a time, never the least or the largest."""
@@ -47,36 +55,34 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class OwnRows:
-    """Own measurements by what they are used for.
+class LocalRows:
+    """Local measurements by what they are used for.
 
     Attributes:
         gemms: timed products by format, of both kernels.
         attention: by phase.
         layers: whole layers, timed with the kernels that the profile names.
-        switches: tokens from which each format's dense kernel is used.
-        whole: the same of all kernels, where these are of dense ones alone: what a layer costs
-            beside its kernels does not depend on them.
+        crossovers: tokens from which each format's dense kernel is used.
+        is_dense_only: whether no fused kernel is among them.
     """
 
     gemms: dict[str, Measurements]
     attention: dict[str, Measurements]
     layers: Measurements
-    switches: dict[str, int]
-    whole: "OwnRows | None" = None
+    crossovers: dict[str, int]
+    is_dense_only: bool = False
 
 
-def own_rows(usable: UsableRows, kernels: str | None) -> OwnRows:
+def local_rows(usable: UsableRows, kernels: str | None) -> LocalRows:
     """Return usable rows by use; of the set ``torch-dense`` only what needs no fused kernel."""
-    gemms, layers, whole = _with_heads(usable), usable.layers, None
-    switches = best_switches(gemms)
+    gemms, layers = _with_heads(usable), usable.layers
+    crossovers = kernel_crossovers(gemms)
     if kernels == ONLY_DENSE:
-        whole = own_rows(usable, None)
-        layers = _dense_layers(layers, dense_tokens(gemms, switches))
+        layers = _dense_layers(layers, dense_tokens(gemms, crossovers))
         gemms = gemms.where(with_dense_kernels_only(gemms))
-        switches = dict.fromkeys(formats_of(gemms).tolist(), ALWAYS)
+        crossovers = dict.fromkeys(formats_of(gemms).tolist(), ALWAYS)
     attention = {phase: usable.attention.where(usable.attention.phase == phase) for phase in PHASES}
-    return OwnRows(by_format(gemms), attention, layers, switches, whole)
+    return LocalRows(by_format(gemms), attention, layers, crossovers, kernels == ONLY_DENSE)
 
 
 def _dense_layers(layers: Measurements, from_tokens: dict[str, float]) -> Measurements:
@@ -86,16 +92,19 @@ def _dense_layers(layers: Measurements, from_tokens: dict[str, float]) -> Measur
     return layers.where(tokens >= np.asarray(first))
 
 
-def own_profile(
+def local_profile(
     base: DeviceProfile,
     usable: UsableRows,
-    rows: OwnRows,
+    rows: LocalRows,
     models: Mapping[str, ModelSpec],
     device: Device,
     seed: int,
     on_progress: Progress,
 ) -> tuple[DeviceProfile, list[FitError]]:
-    """Return the profile that own measurements give, and its errors.
+    """Return the profile that local measurements give, and its errors.
+
+    Layers, and the steps of most pipelines, were timed with all kernels. What they cost besides is
+    therefore what the profile of all kernels leaves of them, whichever of these the device has.
 
     Args:
         base: what is kept where nothing was timed.
@@ -109,51 +118,49 @@ def own_profile(
     Raises:
         InputError: a layer names a model that is not known.
     """
-    fit = _Fit(base, rows, device, seed)
+    fit = _KernelFit(base, rows, device, seed)
     on_progress(f"fitting {len(usable.gemms):,} matrix products and attention")
-    profile = fit.without(None)
+    kernels = all_kernels = fit.without(None)
     on_progress("leaving out one in three of the timed sizes, in turn")
     folds = [fit.without(fold) for fold in range(FOLDS)]
-    errors = fit.kernel_errors(folds)
     on_progress(f"fitting what {len(rows.layers)} whole layers and empty visits add")
-    layers = timed_layers(rows.layers, models, profile)
-    of_layers = [error for part in _layer_errors(layers, fit, folds) for error in part]
+    layers = all_layers = timed_layers(rows.layers, models, kernels)
+    errors = [*fit.kernel_errors(folds), *_layer_errors(layers, fit, folds)]
+    if rows.is_dense_only:
+        all_rows = local_rows(usable, None)
+        all_kernels = _KernelFit(base, all_rows, device, seed).without(None)
+        all_layers = timed_layers(all_rows.layers, models, all_kernels)
+    beside = layer_overhead(all_layers) if all_layers else None
+    profile = with_overheads(kernels, beside, usable)
+    steps = steps_of_kernels(usable.pipeline_steps, all_dense=rows.is_dense_only)
     timed_with = profile
-    if rows.whole is not None:
-        timed_with = _Fit(base, rows.whole, device, seed).without(None)
-        layers = timed_layers(rows.whole.layers, models, timed_with)
-    overhead = layer_overhead(layers) if layers else None
-    own, of_whole = (
-        with_step_overheads(with_layer_overhead(each, overhead) if overhead else each, usable)
-        for each in (profile, timed_with)
-    )
-    served, served_by = served_with(usable.served, all_dense=rows.whole is not None), own
-    if not len(served):
-        served, served_by = served_with(usable.served, all_dense=False), of_whole
-    profile = with_served_visits(own, served, models, served_by)
-    return profile, [*errors, *of_layers, *_head_errors(profile, usable.heads)]
+    if not len(steps):
+        steps = steps_of_kernels(usable.pipeline_steps, all_dense=False)
+        timed_with = with_overheads(all_kernels, beside, usable) if rows.is_dense_only else profile
+    profile = with_pipeline_calibration(profile, steps, models, timed_with)
+    return profile, [*errors, *_head_errors(profile, usable.heads)]
 
 
-class _Fit:
-    """Fits the kernels of a profile to all own rows, or to two thirds of their sizes."""
+class _KernelFit:
+    """Fits the kernels of a profile to all local rows, or to two thirds of their sizes."""
 
-    def __init__(self, base: DeviceProfile, rows: OwnRows, device: Device, seed: int) -> None:
+    def __init__(self, base: DeviceProfile, rows: LocalRows, device: Device, seed: int) -> None:
         self.base, self.rows, self.device, self.seed = base, rows, device, seed
 
     def without(self, fold: int | None) -> DeviceProfile:
         """Return the profile of all rows but those of a fold."""
         gemms = {
-            name: fit_own_gemm(
+            name: fit_local_gemm(
                 rows.where(~self.left_out(rows.m, rows.m, fold)),
                 self.device,
                 name,
-                self.rows.switches.get(name),
+                self.rows.crossovers.get(name),
                 self.seed,
             )
             for name, rows in self.rows.gemms.items()
         }
         prefill, decode = (
-            fit_own_attention(
+            fit_local_attention(
                 rows.where(~self.left_out(rows.seq, rows.seq, fold)), self.device, phase, self.seed
             )
             if len(rows)
@@ -165,14 +172,14 @@ class _Fit:
             gemms={**self.base.gemms, **gemms},
             prefill_attention=prefill,
             decode_attention=decode,
-            dense_from_tokens=self.rows.switches | self._switches_of_aliases(),
+            dense_from_tokens=self.rows.crossovers | self._crossovers_of_aliases(),
         )
 
-    def _switches_of_aliases(self) -> dict[str, int]:
-        """Return where formats switch that are priced as another one: where that does."""
-        switches = self.rows.switches
+    def _crossovers_of_aliases(self) -> dict[str, int]:
+        """Return the crossovers of formats that are priced as another one: those of that one."""
+        crossovers = self.rows.crossovers
         aliases = self.base.aliases.items()
-        return {name: switches[other] for name, other in aliases if other in switches}
+        return {name: crossovers[other] for name, other in aliases if other in crossovers}
 
     @staticmethod
     def left_out(sizes: FloatArray, timed: FloatArray, fold: int | None) -> BoolArray:
@@ -186,7 +193,7 @@ class _Fit:
         """Return errors of products and attention at sizes that were left out."""
         errors = []
         for name, rows in self.rows.gemms.items():
-            used = used_rows(rows, self.rows.switches)
+            used = used_rows(rows, self.rows.crossovers)
             predicted_s = np.full(len(used), np.nan)
             for fold, profile in enumerate(folds):
                 unseen = self.left_out(used.m, rows.m, fold)
@@ -241,8 +248,8 @@ def _with_heads(usable: UsableRows) -> Measurements:
 
 
 def _layer_errors(
-    layers: list[TimedLayers], fit: _Fit, folds: list[DeviceProfile]
-) -> list[list[FitError]]:
+    layers: list[TimedLayers], fit: _KernelFit, folds: list[DeviceProfile]
+) -> list[FitError]:
     """Return the errors of whole layers, each by an overhead that has not seen it."""
     errors = []
     for number, part in enumerate(layers):
@@ -250,13 +257,11 @@ def _layer_errors(
         for row in range(len(predicted_s)):
             overhead: Overhead = layer_overhead(layers, without=(number, row))
             predicted_s[row] += float(overhead.time_s(part.moved_bytes[row]))
-        found = []
         for phase in PHASES:
             own = part.rows.is_prefill == (phase == "prefill")
             if own.any():
                 time_s = part.rows.time_s[own]
-                found.append(fit_error("layer", part.rows.format, phase, predicted_s[own], time_s))
-        errors.append(found)
+                errors.append(fit_error("layer", part.rows.format, phase, predicted_s[own], time_s))
     return errors
 
 

@@ -1,4 +1,4 @@
-"""How is the model of one kind of kernel fitted to own measurements, medians on the served shapes?
+"""Kernel models of a local machine profile: medians on the served shapes.
 
 Base and trees are those of public measurements. But what the trees learn is first drawn as curves
 between the sizes that were timed, so that their steps become many and small; and trees follow the
@@ -15,12 +15,12 @@ from llmpq_sim.core.units import US
 from llmpq_sim.latency.fitting.boosting import REPEATED_READINGS, fit_trees
 from llmpq_sim.latency.fitting.crossover import DENSE, FUSED, used_rows
 from llmpq_sim.latency.fitting.kernels import (
-    WEIGHT_BITS,
     attention_sizes_of,
     boxed,
     fit_roofline,
     fit_terms,
     gemm_sizes_of,
+    read_bits,
 )
 from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.models import AttentionModel, GemmModel
@@ -36,8 +36,8 @@ ATTENTION_PARTS = 3
 Curve = dict[float, float]
 
 
-def fit_own_gemm(
-    rows: Measurements, device: Device, format_name: str, switch: int | None, seed: int
+def fit_local_gemm(
+    rows: Measurements, device: Device, format_name: str, crossover: int | None, seed: int
 ) -> GemmModel:
     """Return the model of a format's products, by the kernel used at each number of tokens.
 
@@ -45,22 +45,24 @@ def fit_own_gemm(
         rows: all timed products of the format, of both kernels.
         device: what they were timed on.
         format_name: the format.
-        switch: tokens from which the dense kernel is used, or None.
+        crossover: tokens from which the dense kernel is used, or None.
         seed: of the trees.
     """
-    used = used_rows(rows, {} if switch is None else {format_name: switch})
+    used = used_rows(rows, {} if crossover is None else {format_name: crossover})
     sizes, time_s = gemm_sizes_of(used), used.latency_us * US
-    weight_bits = WEIGHT_BITS[format_name]
+    weight_bits = read_bits(format_name)
     start = spec_gemm(device, format_name).base
     base = fit_roofline(sizes.flops, sizes.moved_bytes(weight_bits), time_s, start)
     model = GemmModel(weight_bits, base, None, device.multiprocessors)
-    filled, target = _gemm_curves(rows, model, switch)
+    filled, target = _gemm_curves(rows, model, crossover)
     features = filled.features(weight_bits, device.multiprocessors)
     trees = fit_trees(features, target, seed, REPEATED_READINGS)
     return GemmModel(weight_bits, base, boxed(trees, sizes), device.multiprocessors)
 
 
-def fit_own_attention(rows: Measurements, device: Device, phase: str, seed: int) -> AttentionModel:
+def fit_local_attention(
+    rows: Measurements, device: Device, phase: str, seed: int
+) -> AttentionModel:
     """Return the model of attention in a phase."""
     sizes, time_s = attention_sizes_of(rows), rows.latency_us * US
     terms = sizes.terms(phase, device.multiprocessors)
@@ -80,7 +82,7 @@ def between(sizes: Iterable[float], parts: int) -> FloatArray:
 
 
 def _gemm_curves(
-    rows: Measurements, base: GemmModel, switch: int | None
+    rows: Measurements, base: GemmModel, crossover: int | None
 ) -> tuple[GemmSizes, FloatArray]:
     """Return sizes between those timed, and the logarithm of what the base misses there.
 
@@ -88,7 +90,7 @@ def _gemm_curves(
     kernel does once, such as to decode weights, and what it does for each token both are.
     """
     tokens = between(rows.m.tolist(), PARTS)
-    edge = np.inf if switch is None else float(switch)
+    edge = np.inf if crossover is None else float(crossover)
     if tokens[0] < edge <= tokens[-1]:
         tokens = np.unique([*tokens, edge - 1, edge])
     sizes: list[tuple[float, float, float]] = []

@@ -1,32 +1,31 @@
-"""What should a reader know of a profile of own measurements, in sentences?"""
+"""Notes on a local machine profile, in sentences."""
 
 from collections.abc import Iterator, Sequence
 
-from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.formats import FORMATS, share_times
 from llmpq_sim.core.units import GB, US
 from llmpq_sim.latency.fitting.crossover import ALWAYS
 from llmpq_sim.latency.fitting.evaluation import FitError
-from llmpq_sim.latency.fitting.machine import OwnRows
+from llmpq_sim.latency.fitting.machine import LocalRows
 from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 
 
-def own_notes(
-    profile: DeviceProfile, rows: OwnRows, of_layers: Sequence[FitError]
+def local_notes(
+    profile: DeviceProfile, rows: LocalRows, of_layers: Sequence[FitError]
 ) -> tuple[str, ...]:
     """Return what was assumed and found: kernels by tokens, overheads, errors of layers."""
     return (
         *_assumed(profile, rows),
-        *_switches(profile),
+        *_crossovers(profile),
         *_overheads(profile),
         *_trust(of_layers),
     )
 
 
-def _assumed(profile: DeviceProfile, rows: OwnRows) -> Iterator[str]:
-    twins = ("fp16", "bf16")
+def _assumed(profile: DeviceProfile, rows: LocalRows) -> Iterator[str]:
     for name, other in profile.aliases.items():
-        if name in twins and other in twins:
+        if share_times(name, other):
             yield f"{name} and {other} have one table of times."
         else:
             yield f"{name} is priced as {other}: it was not timed."
@@ -37,7 +36,7 @@ def _assumed(profile: DeviceProfile, rows: OwnRows) -> Iterator[str]:
             yield f"Attention in {phase} follows the data sheet."
 
 
-def _switches(profile: DeviceProfile) -> Iterator[str]:
+def _crossovers(profile: DeviceProfile) -> Iterator[str]:
     for name in profile.gemms:
         tokens = profile.dense_from_tokens.get(name)
         if tokens is None:
@@ -53,7 +52,7 @@ def _overheads(profile: DeviceProfile) -> Iterator[str]:
     rate = profile.elementwise_bytes_per_s
     layer = Overhead(profile.layer_overhead_s, 1 / rate if rate else 0.0)
     yield f"A layer takes {_costs(layer, 'activations')} beside its kernels."
-    for name, factors in profile.served_factors.items():
+    for name, factors in profile.pipeline_factors.items():
         times = " and ".join(f"{factor:.2f} at {tokens:,.0f} tokens" for tokens, factor in factors)
         yield f"In a pipeline a layer in {name} takes as long as alone times {times}."
     if profile.head_overhead is not None:

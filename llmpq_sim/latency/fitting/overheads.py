@@ -1,4 +1,4 @@
-"""What do layers, both ends of a model, stage visits and links cost beside their kernels?
+"""Overheads of layers, model ends, steps and links beside their kernels.
 
 Each is a constant and a time per byte, neither negative, with the least squared error relative to
 the whole that was measured.
@@ -112,6 +112,13 @@ def with_layer_overhead(profile: DeviceProfile, overhead: Overhead) -> DevicePro
     return replace(profile, layer_overhead_s=overhead.fixed_s, elementwise_bytes_per_s=rate)
 
 
+def with_overheads(
+    profile: DeviceProfile, layer: Overhead | None, usable: UsableRows
+) -> DeviceProfile:
+    """Return a profile with what layers cost beside their kernels, and what surrounds layers."""
+    return with_step_overheads(with_layer_overhead(profile, layer) if layer else profile, usable)
+
+
 def with_step_overheads(profile: DeviceProfile, usable: UsableRows) -> DeviceProfile:
     """Return a profile that knows what surrounds layers, as far as it was timed."""
     heads, embeddings = usable.heads, usable.embeddings
@@ -124,8 +131,8 @@ def with_step_overheads(profile: DeviceProfile, usable: UsableRows) -> DevicePro
         time_s = embeddings.latency_us * US
         moved = 4.0 * embeddings.m * embeddings.n
         profile = replace(profile, embedding_overhead=fit_overhead(moved, time_s, time_s))
-    if len(usable.visits):
-        step_s = significant(float(np.median(usable.visits.latency_us)) * US)
+    if len(usable.empty_steps):
+        step_s = significant(float(np.median(usable.empty_steps.latency_us)) * US)
         profile = replace(profile, step_overhead_s=step_s)
     return replace(profile, link=fit_link(usable.links))
 

@@ -1,4 +1,4 @@
-"""Which measured rows can a latency model be fitted on, and why not the others?"""
+"""Selection of measured rows to fit on, with reasons for the others."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,22 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Device
-from llmpq_sim.latency.models import BoolArray
-from llmpq_sim.latency.work import FloatArray
+from llmpq_sim.core.formats import format_spelled
+from llmpq_sim.latency.work import BoolArray, FloatArray
 
 TextArray = NDArray[np.str_]
-
-FORMAT_OF_QUANT = {
-    "fp16": "fp16",
-    "bf16": "fp16",
-    "int8": "int8",
-    "int8_wo": "int8",
-    "int4": "int4",
-    "int4_wo": "int4",
-    "int3": "int3",
-    "int3_wo": "int3",
-}
-"""Weight format of each spelling of a column ``quant``: the 16-bit types share one table."""
 
 OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "served", "link")
 
@@ -58,7 +46,7 @@ class Measurements:
         gpu: device, as the source spells it.
         model: for whole layers, a model's name.
         kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
-            is one kernel only, or the source does not say. Of a served visit the end of the model
+            is one kernel only, or the source does not say. Of a pipeline step the end of the model
             that the stage has, ``first`` or ``last``, followed by ``-dense`` where all weights
             were decoded before products.
         m, n, k: tokens, output features and input features of a matrix product.
@@ -117,14 +105,14 @@ class UsableRows:
     layers: Measurements
     embeddings: Measurements
     heads: Measurements
-    visits: Measurements
-    served: Measurements
+    empty_steps: Measurements
+    pipeline_steps: Measurements
     links: Measurements
     dropped: dict[str, int]
 
     def __len__(self) -> int:
         parts = (self.gemms, self.attention, self.layers)
-        ends = (self.embeddings, self.heads, self.visits, self.served, self.links)
+        ends = (self.embeddings, self.heads, self.empty_steps, self.pipeline_steps, self.links)
         return sum(map(len, (*parts, *ends)))
 
     @property
@@ -160,18 +148,18 @@ def usable_rows(
     for test in (_other_format, _incomplete_layer):
         layers = _drop(layers, dropped, test)
     ends = [_complete(rows, name, dropped) for name in NEEDED_SIZES]
-    gemms, attention, layers, embeddings, heads, visits, served, links = (
+    gemms, attention, layers, embeddings, heads, empty_steps, pipeline_steps, links = (
         _without_repeats(_drop(kept, dropped, _other_library), dropped)
         for kept in (gemms, attention, layers, *ends)
     )
-    around = (embeddings, heads, visits, served, links)
+    around = (embeddings, heads, empty_steps, pipeline_steps, links)
     return UsableRows(gemms, attention, layers, *around, dict(dropped))
 
 
 def formats_of(rows: Measurements) -> TextArray:
     """Return the weight format of each row, empty where it is none of ours."""
     names, inverse = np.unique(rows.quant, return_inverse=True)
-    formats = [FORMAT_OF_QUANT.get(str(name), "") for name in names]
+    formats = [format_spelled(str(name)) for name in names]
     return np.asarray(formats, dtype=np.str_)[inverse] if len(rows) else rows.quant
 
 

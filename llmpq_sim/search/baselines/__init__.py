@@ -1,1 +1,1 @@
-"""Plans that others would make."""
+"""Baseline planners: the plans that others would make."""

@@ -1,7 +1,9 @@
-"""What LLM-PQ's heuristic plans: bits and layers move off the slowest stage, one by one."""
+"""LLM-PQ's bit-transfer heuristic: bits and layers move off the slowest stage, one by one."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
@@ -9,6 +11,7 @@ from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import StageCosts
 
@@ -17,6 +20,14 @@ EXCHANGES = ((16, 8, 2), (8, 8, 1), (16, 4, 4), (16, 4, 2), (8, 4, 2), (4, 4, 1)
 One for one at equal bits means that a layer moves and none comes back."""
 
 MOST_ROUNDS = 400
+
+
+class Exchange(NamedTuple):
+    """For one layer in a format of many bits, the slowest stage gives some in one of few."""
+
+    high: str
+    low: str
+    given: int
 
 
 def bit_transfer_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan | None:
@@ -33,6 +44,7 @@ def bit_transfer_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan
     screen = Screen(task)
     best_s = screen.makespan_s(plan)
     for _ in range(MOST_ROUNDS):
+        check_time()
         better = _improve(plan, best_s, screen)
         if better is None:
             break
@@ -45,8 +57,8 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
     by_time = _by_time(plan, screen.task)
     straggler = by_time[-1]
     for pioneer in by_time[:-1]:
-        for high, low, given in EXCHANGES:
-            moved = _exchange(plan, screen.task, (straggler, pioneer), (high, low, given))
+        for exchange in exchanges(screen.task.formats):
+            moved = _exchanged(plan, screen.task, straggler, pioneer, exchange)
             if moved is None or not fits(moved, screen.task):
                 continue
             if not keeps_budget(moved, screen.task):
@@ -55,6 +67,21 @@ def _improve(plan: Plan, best_s: float, screen: Screen) -> tuple[Plan, float] | 
             if moved_s < best_s * (1 - 1e-9):
                 return moved, moved_s
     return None
+
+
+def exchanges(formats: Sequence[str]) -> list[Exchange]:
+    """Return the exchanges as formats, the paper's first ones first; each of equal bits by itself.
+
+    A layer that moves for none keeps its format.
+    """
+    bits = {name: FORMATS[name].bits for name in formats}
+    return [
+        Exchange(high, low, given)
+        for high_bits, low_bits, given in EXCHANGES
+        for high in formats
+        for low in ([high] if high_bits == low_bits else formats)
+        if bits[high] == high_bits and bits[low] == low_bits
+    ]
 
 
 def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
@@ -70,24 +97,20 @@ def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
     return sorted(range(len(plan.stages)), key=cost_s)
 
 
-def _exchange(
-    plan: Plan, task: PlanningTask, stages: tuple[int, int], exchange: tuple[int, int, int]
+def _exchanged(
+    plan: Plan, task: PlanningTask, straggler: int, pioneer: int, exchange: Exchange
 ) -> Plan | None:
     """Return the plan after an exchange between two stages, or None if they lack the layers."""
-    straggler, pioneer = stages
-    high, low, given = exchange
-    names = {FORMATS[name].bits: name for name in reversed(task.formats)}
-    if high not in names or low not in names:
-        return None
+    high, low, given = exchange.high, exchange.low, exchange.given
     counts = [Counter(stage.formats) for stage in plan.stages]
     back = 0 if high == low else 1
-    if counts[straggler][names[low]] < given or counts[pioneer][names[high]] < back:
+    if counts[straggler][low] < given or counts[pioneer][high] < back:
         return None
-    counts[straggler][names[low]] -= given
-    counts[straggler][names[high]] += back
-    counts[pioneer][names[low]] += given
-    counts[pioneer][names[high]] -= back
-    if not counts[straggler].total() or not _can_run(plan, task, stages, counts):
+    counts[straggler][low] -= given
+    counts[straggler][high] += back
+    counts[pioneer][low] += given
+    counts[pioneer][high] -= back
+    if not counts[straggler].total() or not _can_run(plan, task, (straggler, pioneer), counts):
         return None
     rebuilt, layer = [], 0
     for stage, count in zip(plan.stages, counts, strict=True):
@@ -98,9 +121,9 @@ def _exchange(
 
 
 def _can_run(
-    plan: Plan, task: PlanningTask, stages: tuple[int, int], counts: list[Counter[str]]
+    plan: Plan, task: PlanningTask, stages: Sequence[int], counts: list[Counter[str]]
 ) -> bool:
-    """Return whether the devices of the two stages run every format they would hold."""
+    """Return whether the devices of some stages run every format they would hold."""
     cluster = task.costs.scenario.cluster
     for number in stages:
         position = cluster.index(plan.stages[number].device, "plan")

@@ -1,4 +1,4 @@
-"""What LLM-PQ's integer program plans: devices, layers and formats at once, solved by HiGHS.
+"""LLM-PQ's integer program: devices, layers and formats at once, solved by HiGHS.
 
 Layers cost alike, so whole numbers of layers per device and format say as much as LLM-PQ's binary
 ``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after the

@@ -1,4 +1,4 @@
-"""How PipeEdge would cut a model: the contiguous split whose slowest decode stage is fastest.
+"""PipeEdge's partition: the contiguous split whose slowest decode stage is fastest.
 
 PipeEdge's dynamic program has a state for each multiset of devices, of which large clusters have
 too many. Where layers are alike and every hop costs the same, a slowest time is possible if the
@@ -22,6 +22,7 @@ from llmpq_sim.core.memory import (
 )
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.search.bound.problem import PlanningTask, kinds_of
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES
 
 Used = tuple[int, ...]
@@ -101,6 +102,7 @@ def _fill(layers: int, times_s: list[_Times], limits: Used) -> dict[Used, dict[i
     frontier = [start]
     for used in frontier:
         for kind in range(len(limits)):
+            check_time()
             if used[kind] == limits[kind]:
                 continue
             following = (*used[:kind], used[kind] + 1, *used[kind + 1 :])

@@ -1,18 +1,22 @@
-"""Which plans others would make: each baseline as a list of candidates for the same simulator."""
+"""Simple baselines, each a list of candidates for the same simulator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import available_bytes, layer_kv_bytes, layer_weight_bytes
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
+from llmpq_sim.search.baselines.registry import BaselinePlanner, offered_planners, plans_of
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
+from llmpq_sim.search.genetic.evaluation import VISITS_PER_S, stage_visits
 from llmpq_sim.search.grid import paper_micro_batchings
 from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, lacking_bytes, score_plan
 
@@ -32,30 +36,48 @@ class Baseline:
     why_not: str | None
 
 
-def all_baselines(screen: Screen, has_time: Callable[[], bool]) -> list[Baseline]:
-    """Return every baseline, the simplest first; those that time ran out for say so."""
-    return [
-        best_of(name, candidates(screen.task), screen)
-        if has_time()
-        else Baseline(name, None, "not tried: the time budget ended")
-        for name, candidates in (
-            ("uniform", uniform_plans),
-            ("memory-weighted", memory_weighted_plans),
-            ("compute-weighted", compute_weighted_plans),
-            ("pipeedge", pipeedge_plans),
-            ("adabits", adabits_plans),
-            ("bit-transfer", bit_transfer_plans),
-            ("llm-pq-ilp", integer_plans),
+NOT_TRIED = "not tried: the time budget ended"
+
+
+def all_baselines(screen: Screen) -> list[Baseline]:
+    """Return every baseline, our own first; those that time ran out for say so.
+
+    Raises:
+        InputError: one of another package is broken.
+    """
+    return [_tried(name, planner, screen) for name, planner in offered_planners().items()]
+
+
+def _tried(name: str, planner: BaselinePlanner, screen: Screen) -> Baseline:
+    try:
+        check_time()
+        return best_of(name, plans_of(name, planner, screen.task), screen)
+    except OutOfTime:
+        return Baseline(name, None, NOT_TRIED)
+    except InfeasibleError as refusal:
+        return Baseline(name, None, str(refusal))
+
+
+def quick_plans(task: PlanningTask) -> Iterator[Plan]:
+    """Yield the feasible plans of the baselines that solve nothing."""
+    for candidates in (uniform_plans, memory_weighted_plans, compute_weighted_plans):
+        yield from (
+            plan for plan in candidates(task) if fits(plan, task) and keeps_budget(plan, task)
         )
-    ]
 
 
 def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
-    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks."""
+    """Return the fastest feasible of a baseline's plans, or the nearest with what it lacks.
+
+    Raises:
+        OutOfTime: the search's time limit leaves no time to simulate it.
+    """
     task = screen.task
     feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
     if feasible:
         fastest = min(feasible, key=screen.makespan_s)
+        if stage_visits(fastest, task) > VISITS_PER_S * time_left_s():
+            raise OutOfTime
         return Baseline(name, score_plan(fastest, task), None)
     if plans:
         nearest = min(
@@ -154,7 +176,10 @@ def _for_each_micro_batching(
 ) -> list[Plan]:
     scenario = task.costs.scenario
     cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
-    plans = [make(micro_batching) for micro_batching in cuts]
+    plans = []
+    for micro_batching in cuts:
+        check_time()
+        plans.append(make(micro_batching))
     return [plan for plan in plans if plan is not None]
 
 
@@ -171,6 +196,7 @@ def _uniform_format_plans(
         for cuts in paper_micro_batchings(scenario.workload.requests, len(members)):
             if prefill_is_decode and cuts.prefill != cuts.decode:
                 continue
+            check_time()
             found = split(cuts, name)
             if found is not None:
                 plans.append(_plan(task, cuts, name, *found))

@@ -1,23 +1,29 @@
-"""How fast no plan can be, over all micro-batchings: the certificate of a plan file."""
+"""Bound over all micro-batchings: the certificate of a plan file."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from llmpq_sim.core.errors import CertificateError
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.records import Finite, Key, Place
 from llmpq_sim.search.bound.certificate import (
     CellMultipliers,
+    CellTree,
     Multipliers,
     Split,
     bound_s,
     proof_bound_s,
     whole_cell,
 )
+from llmpq_sim.search.bound.least import least_makespan_s
 from llmpq_sim.search.bound.loads import LoadTable
 from llmpq_sim.search.bound.problem import Problem
 from llmpq_sim.search.bound.refinement import refine
 from llmpq_sim.search.bound.relaxation import relax
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import OutOfTime, check_time
 
 TARGET_GAP = 0.005
 """Relative gap at which the bound is tight enough."""
@@ -31,7 +37,11 @@ class CellProof:
     """A tree of cells that proves nothing faster than its target, or than its weakest leaf."""
 
     target_s: float
-    tree: Split | CellMultipliers
+    tree: Annotated[CellTree, Key("proof")]
+
+
+NO_MULTIPLIERS = Multipliers((), 0.0, ())
+"""What an entry has that states no more than `least_makespan_s`."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,13 @@ class BoundEntry:
 
     Attributes:
         bound_s: makespan that no plan with this micro-batching is below.
-        multipliers: proof by the linear relaxation.
+        multipliers: proof by the linear relaxation, or NO_MULTIPLIERS.
         cells: a stronger proof by cells, where one was needed.
     """
 
-    bound_s: float
-    multipliers: Multipliers
-    cells: CellProof | None = None
+    bound_s: Finite
+    multipliers: Annotated[Multipliers, Place.INLINE]
+    cells: Annotated[CellProof | None, Place.OPTIONAL] = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class Certificate:
         """Makespan that no plan is below, whatever its micro-batching."""
         return min(entry.bound_s for entry in self.entries.values())
 
+    @property
+    def unproven(self) -> int:
+        """How many micro-batchings time was too short for, which state `least_makespan_s`."""
+        return sum(entry.multipliers == NO_MULTIPLIERS for entry in self.entries.values())
+
     def promising(self) -> list[MicroBatching]:
         """Return the micro-batchings in which plans may exist, the lowest bound first."""
         return sorted(self.feasible, key=lambda cuts: (self.entries[cuts].bound_s, str(cuts)))
@@ -74,16 +89,29 @@ class Certificate:
 def first_certificate(
     screen: Screen, grid: list[MicroBatching], on_progress: Callable[[int, int], None]
 ) -> Certificate:
-    """Return the bounds of the linear relaxations of a grid."""
+    """Return the bounds of the linear relaxations of a grid.
+
+    Large micro-batches, which are most often fast, come first: where a time limit ends it, the
+    others are bounded by what is true of any plan, and count as not feasible.
+    """
     entries, feasible = {}, set()
-    for number, cuts in enumerate(grid):
-        on_progress(number, len(grid))
-        problem = screen.problem(cuts)
-        relaxed = relax(problem)
-        entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
-        if relaxed.is_feasible and problem.holds_whole_layers:
-            feasible.add(cuts)
-    return Certificate(entries, frozenset(feasible))
+    with suppress(OutOfTime):
+        for number, cuts in enumerate(sorted(grid, key=_largest_first)):
+            on_progress(number, len(grid))
+            check_time()
+            problem = screen.problem(cuts)
+            relaxed = relax(problem)
+            entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
+            if relaxed.is_feasible and problem.holds_whole_layers:
+                feasible.add(cuts)
+    for cuts in grid:
+        if cuts not in entries:
+            entries[cuts] = BoundEntry(least_makespan_s(screen.task, cuts), NO_MULTIPLIERS)
+    return Certificate({cuts: entries[cuts] for cuts in grid}, frozenset(feasible))
+
+
+def _largest_first(cuts: MicroBatching) -> tuple[int, int, int]:
+    return -cuts.decode, -cuts.prefill, -cuts.groups_in_flight
 
 
 def near(makespan_s: float) -> float:
@@ -96,20 +124,23 @@ def tighten(
     screen: Screen,
     makespan_s: float,
     on_progress: Callable[[int, int], None],
-) -> Certificate:
-    """Return a certificate whose bound is near a plan's makespan, where cells can show it.
+) -> None:
+    """Bring the bound of a certificate near to a plan's makespan, where cells can show it.
 
     Only micro-batchings whose bound is too low are refined, the lowest first.
+
+    Raises:
+        OutOfTime: the time limit passed; what was refined until then is in the certificate.
     """
-    entries = dict(certificate.entries)
+    entries = certificate.entries
     loose = sorted(
         (cuts for cuts, entry in entries.items() if entry.bound_s < near(makespan_s)),
         key=lambda cuts: entries[cuts].bound_s,
     )
     for number, cuts in enumerate(loose):
         on_progress(number, len(loose))
+        check_time()
         entries[cuts] = refined_entry(entries[cuts], screen.problem(cuts), makespan_s)
-    return replace(certificate, entries=entries)
 
 
 def refined_entry(entry: BoundEntry, problem: Problem, makespan_s: float) -> BoundEntry:
@@ -138,6 +169,8 @@ def check_certificate(certificate: Certificate, screen: Screen, grid: list[Micro
 
 
 def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
+    if entry.multipliers == NO_MULTIPLIERS and entry.cells is None:
+        return _checked_s(entry, least_makespan_s(screen.task, cuts), cuts)
     problem = screen.problem(cuts)
     _check_lengths(entry, problem, _name(cuts))
     proven_s = bound_s(problem, entry.multipliers)
@@ -146,6 +179,11 @@ def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
             raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
         cell = whole_cell(entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
+    return _checked_s(entry, proven_s, cuts)
+
+
+def _checked_s(entry: BoundEntry, proven_s: float, cuts: MicroBatching) -> float:
+    """Return what is proven, if the entry states no more."""
     if not entry.bound_s <= proven_s * (1 + 1e-9):
         raise CertificateError(
             f"certificate: {_name(cuts)} states {entry.bound_s:.6g} s, its multipliers prove "

@@ -1,4 +1,4 @@
-"""How fast no plan can be: a lower bound on the makespan that multipliers prove by arithmetic.
+"""Certificate: a lower bound on the makespan that multipliers prove by arithmetic.
 
 For a wave, let P and D be the prefill and decode times of the stages. Every stage is a FIFO server
 and all prompts wait at the first stage, so each stage serves all prefill visits before any decode
@@ -25,13 +25,19 @@ Source: the Lagrangian bound of planning theory (Geoffrion 1974) applied to LLM-
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
-from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.core.errors import CertificateError, InputError
+from llmpq_sim.core.fields import Fields, one_of
+from llmpq_sim.core.records import Codec, Finite, NotNegative, from_dict, to_dict
 from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
 from llmpq_sim.search.bound.wave_terms import WaveTerms
+
+DEEPEST = 40
+"""Cuts of a cell, one in another, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class WaveMultipliers:
 
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
-    path: float
+    path: Finite
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Multipliers:
     """
 
     waves: tuple[WaveMultipliers, ...]
-    loss_price_s: float
+    loss_price_s: Finite
     byte_price_s: tuple[float, ...]
 
 
@@ -116,6 +122,13 @@ def _scaled(weights: tuple[float, ...], counts: FloatArray, total: float) -> Flo
     return np.asarray(positive / found * total)
 
 
+def _values_s(fields: Fields, key: str) -> tuple[float, float, float]:
+    values = fields.numbers(key)
+    if len(values) != 3:
+        raise InputError(f"{fields.where}.{key}: expected 3 numbers, got {len(values)}")
+    return values[0], values[1], values[2]
+
+
 @dataclass(frozen=True)
 class CellMultipliers:
     """What proves a bound for the plans of one cell.
@@ -130,9 +143,9 @@ class CellMultipliers:
 
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
-    path: float
-    loss_price_s: float
-    values_s: tuple[float, float, float]
+    path: Finite
+    loss_price_s: Finite
+    values_s: Annotated[tuple[float, float, float], Codec(_values_s, list)]
 
 
 @dataclass(frozen=True)
@@ -145,10 +158,24 @@ class Split:
         below, above: proofs of the two parts.
     """
 
-    term: str
-    at_s: float
-    below: "Split | CellMultipliers"
-    above: "Split | CellMultipliers"
+    term: Annotated[str, one_of(("prefill", "decode"))]
+    at_s: NotNegative
+    below: "CellTree"
+    above: "CellTree"
+
+
+def _read_tree(fields: Fields, key: str, depth: int = 0) -> Split | CellMultipliers:
+    part = fields.fields(key)
+    if depth > DEEPEST:
+        raise InputError(f"{part.where}: expected at most {DEEPEST} cuts, one in another")
+    if not part.has("term"):
+        return from_dict(CellMultipliers, part)
+    below = _read_tree(part, "below", depth + 1)
+    return from_dict(Split, part, below=below, above=_read_tree(part, "above", depth + 1))
+
+
+CellTree = Annotated[Split | CellMultipliers, Codec(_read_tree, to_dict)]
+"""The proof of a cell's bound: a tree of cells."""
 
 
 def proof_bound_s(table: LoadTable, proof: Split | CellMultipliers, cell: Cell) -> float:

@@ -1,4 +1,4 @@
-"""Why no plan can exist, in the user's terms: which memory is short, and what would fit."""
+"""Infeasibility in the user's terms: which memory is short, and what would fit."""
 
 from math import isfinite
 
@@ -12,7 +12,7 @@ from llmpq_sim.core.memory import (
     layer_weight_bytes,
 )
 from llmpq_sim.core.plan import MicroBatching
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib, gib_apart
 from llmpq_sim.search.bound.bound import Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 
@@ -22,10 +22,17 @@ SMALLEST = MicroBatching(1, 1, 1)
 def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
     """Check that some micro-batching may have a plan.
 
+    Where time was too short to tell of all, memory is.
+
     Raises:
         InfeasibleError: none has; the message says what is short by how much.
     """
-    if not certificate.feasible:
+    if certificate.unproven:
+        least = min(needed_bytes(task, name) for name in task.formats)
+        may_have = least <= total_available_bytes(task)
+    else:
+        may_have = bool(certificate.feasible)
+    if not may_have:
         raise InfeasibleError(explain(task))
 
 
@@ -37,11 +44,12 @@ def explain(task: PlanningTask) -> str:
     needs = needed_bytes(task, least)
     name, cluster = scenario.model.name, scenario.cluster.name
     if needs > has:
+        needs_gib, has_gib, short_gib, _ = gib_apart(needs, has, needs - has, 0)
         return (
             f"{name} on {cluster}: does not fit at {least}, the smallest allowed format: layers, "
-            f"embedding and one request's KV cache need {gib(needs)} GiB, the devices have "
-            f"{gib(has)} GiB beside {_runtimes(task)} GiB of runtime and workspace each; "
-            f"{gib(needs - has)} GiB are short{_what_would_fit(task, has)}"
+            f"embedding and one request's KV cache need {needs_gib} GiB, the devices have "
+            f"{has_gib} GiB beside {_runtimes(task)} GiB of runtime and workspace each; "
+            f"{short_gib} GiB are short{_what_would_fit(task, has)}"
         )
     return (
         f"{name} on {cluster}: no plan fits the memory within a quality loss of "

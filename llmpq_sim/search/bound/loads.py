@@ -1,4 +1,4 @@
-"""Which loads a single device may carry under caps, and what each costs at given prices.
+"""Loads that a single device may carry under caps, and their costs at given prices.
 
 A load says how many layers of each format a device holds, and whether it holds the embedding and
 the LM head. Loads are whole numbers and fit the device's memory exactly, which the linear

@@ -1,4 +1,4 @@
-"""What the planner must decide for one micro-batching, as arrays: times, bytes and losses.
+"""Planning problem of one micro-batching, as arrays: times, bytes and losses.
 
 All layers cost the same time and memory; only their quality losses differ. So a plan is judged by
 how many layers of each quality class are at each place in each format. A place is a kind of device
@@ -24,7 +24,7 @@ from llmpq_sim.core.memory import (
     logits_bytes,
 )
 from llmpq_sim.core.plan import MicroBatching
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.quality.table import QualityTable
 from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, WaveTerms, wave_terms
@@ -62,7 +62,7 @@ class PlanningTask:
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockPlace:
     """Where blocks may be: so many devices of one kind, alike."""
 
     name: str
@@ -104,7 +104,7 @@ class Problem:
     """
 
     micro_batching: MicroBatching
-    places: tuple[Place, ...]
+    places: tuple[BlockPlace, ...]
     capacity_bytes: FloatArray
     formats: tuple[str, ...]
     block_bytes: FloatArray
@@ -128,10 +128,10 @@ class Problem:
         return np.array([place.count for place in self.places], dtype=float)
 
 
-def kinds_of(task: PlanningTask) -> tuple[Place, ...]:
+def kinds_of(task: PlanningTask) -> tuple[BlockPlace, ...]:
     """Return the kinds of device of the cluster as places."""
     counts = Counter(member.device.name for member in task.costs.scenario.cluster.devices)
-    return tuple(Place(kind, kind, count) for kind, count in counts.items())
+    return tuple(BlockPlace(kind, kind, count) for kind, count in counts.items())
 
 
 def device_groups(task: PlanningTask) -> tuple[tuple[int, ...], ...]:
@@ -156,11 +156,11 @@ def device_groups(task: PlanningTask) -> tuple[tuple[int, ...], ...]:
     return tuple(groups)
 
 
-def group_places(task: PlanningTask) -> tuple[Place, ...]:
+def group_places(task: PlanningTask) -> tuple[BlockPlace, ...]:
     """Return the groups of `device_groups` as places."""
     members = task.costs.scenario.cluster.devices
     return tuple(
-        Place(members[group[0]].name, members[group[0]].device.name, len(group))
+        BlockPlace(members[group[0]].name, members[group[0]].device.name, len(group))
         for group in device_groups(task)
     )
 
@@ -168,7 +168,7 @@ def group_places(task: PlanningTask) -> tuple[Place, ...]:
 def build_problem(
     task: PlanningTask,
     micro_batching: MicroBatching,
-    places: tuple[Place, ...],
+    places: tuple[BlockPlace, ...],
     *,
     ends_apart: bool = False,
 ) -> Problem:
@@ -208,14 +208,14 @@ def build_problem(
         ends_apart=ends_apart,
         waves=tuple(
             wave_terms(costs, kinds, task.formats, shape, count, devices)
-            for shape, count in counted_wave_shapes(scenario.workload, micro_batching)
+            for shape, count in counted_batch_schedules(scenario.workload, micro_batching)
         ),
     )
 
 
 def _fewest_devices(
     task: PlanningTask,
-    places: tuple[Place, ...],
+    places: tuple[BlockPlace, ...],
     capacity_bytes: FloatArray,
     block_bytes: FloatArray,
 ) -> int:
@@ -241,7 +241,7 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
     return np.array([layer, [embedding] * width, [head] * width], dtype=float)
 
 
-def _items(task: PlanningTask, places: tuple[Place, ...]) -> tuple[BlockItem, ...]:
+def _items(task: PlanningTask, places: tuple[BlockPlace, ...]) -> tuple[BlockItem, ...]:
     """Return layers grouped by equal losses, then embedding and head, which lose nothing.
 
     A format in which one layer alone exceeds the budget is not allowed to it. Embedding and head
@@ -258,7 +258,7 @@ def _items(task: PlanningTask, places: tuple[Place, ...]) -> tuple[BlockItem, ..
 
 
 def layer_item(
-    task: PlanningTask, places: tuple[Place, ...], loss: Sequence[float], count: int
+    task: PlanningTask, places: tuple[BlockPlace, ...], loss: Sequence[float], count: int
 ) -> BlockItem:
     """Return so many layers with these losses per format, allowed what runs and is in budget.
 

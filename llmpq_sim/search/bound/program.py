@@ -1,4 +1,4 @@
-"""How a planning problem is written as a linear or integer program for HiGHS."""
+"""Linear and integer programs of a planning problem, for HiGHS."""
 
 import numpy as np
 

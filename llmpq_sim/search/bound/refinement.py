@@ -1,4 +1,4 @@
-"""How a bound is tightened where the linear relaxation, which cuts layers in pieces, is loose.
+"""Refinement of a bound where the linear relaxation, which cuts layers in pieces, is loose.
 
 Plans are sorted into cells by their slowest stages. In a cell, each device carries one of finitely
 many whole loads; a linear program over loads (Dantzig-Wolfe, solved by column generation) gives
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmpq_sim.search.bound.certificate import (
+    DEEPEST,
     CellMultipliers,
     Split,
     cell_bound_s,
@@ -21,12 +22,10 @@ from llmpq_sim.search.bound.certificate import (
 )
 from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
+from llmpq_sim.search.deadline import OutOfTime, check_time, solver_options, time_left_s
 
 ROUNDS = 60
 """Rounds of column generation in a cell, at most."""
-
-DEEPEST = 40
-"""Cuts on the way to a cell, at most."""
 
 SHORTAGE_PRICE = 4.0
 """Price of a missing block, in targets: so high that a cell without a plan exceeds the target."""
@@ -64,7 +63,11 @@ class _Leaf:
 def refine(problem: Problem, target_s: float, cells: int) -> Proof | None:
     """Return a proof that no plan is faster than the target, as far as so many cells get.
 
-    None where loads do not describe the problem or are too many.
+    None where loads do not describe the problem or are too many. A time limit ends it with what is
+    proven until then.
+
+    Raises:
+        OutOfTime: the time limit passed before anything was proven.
     """
     if not LoadTable.applies_to(problem):
         return None
@@ -75,7 +78,7 @@ def refine(problem: Problem, target_s: float, cells: int) -> Proof | None:
     waiting, number = [(root.bound_s, 0, root)], 0
     while number + 2 < cells and waiting[0][0] < target_s and waiting[0][2].cut is not None:
         leaf = waiting[0][2]
-        leaf.parts = search.split(leaf)
+        leaf.parts = search.split(leaf) if time_left_s() else None
         if leaf.parts is None:
             break
         heapq.heappop(waiting)
@@ -100,10 +103,13 @@ class _CellSearch:
         self.target_s = target_s
 
     def split(self, leaf: _Leaf) -> tuple[_Leaf, _Leaf] | None:
-        """Return the two parts of a leaf, or None if one has too many loads."""
+        """Return the two parts of a leaf, or None if one has too many loads or takes too long."""
         term, at_s = leaf.cut or ("", 0.0)
         parts = halves(leaf.cell, term, at_s)
-        below, above = (self.leaf(cell, leaf.multipliers) for cell in parts)
+        try:
+            below, above = (self.leaf(cell, leaf.multipliers) for cell in parts)
+        except OutOfTime:
+            return None
         if below is None or above is None:
             return None
         for part in (below, above):
@@ -119,6 +125,7 @@ class _CellSearch:
         """
         loads: list[Loads] = []
         for place in range(len(self.table.problem.places)):
+            check_time()
             within = self.table.within(place, cell)
             if within is None:
                 return None
@@ -180,7 +187,17 @@ class _Master:
         self.problem, self.loads, self.columns, self.cell = problem, loads, columns, cell
         self.width = sum(len(chosen) for chosen in columns)
         objective, upper, limit, equal, value = self._program(target_s)
-        solved = linprog(objective, A_ub=upper, b_ub=limit, A_eq=equal, b_eq=value, method="highs")
+        solved = linprog(
+            objective,
+            A_ub=upper,
+            b_ub=limit,
+            A_eq=equal,
+            b_eq=value,
+            method="highs",
+            options=solver_options(),
+        )
+        if solved.x is None:
+            check_time()
         self.solution = np.asarray(solved.x)
         self.device_price_s = np.asarray(solved.eqlin.marginals)[3:]
         self.multipliers = self._multipliers(

@@ -1,4 +1,4 @@
-"""What a planning problem's linear relaxation and its integer program say, solved by HiGHS."""
+"""Linear relaxation and integer program of a planning problem, solved by HiGHS."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,12 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.search.bound.certificate import Multipliers, bound_s
 from llmpq_sim.search.bound.problem import FloatArray, Problem
 from llmpq_sim.search.bound.program import Program
+from llmpq_sim.search.deadline import check_time, solver_options
 
 FEASIBILITY = 1e-6
+
+SOLVED, LIMITED = 0, 1
+"""SciPy's status of what HiGHS solved, and of what a limit of time (or nodes) ended."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def relax(problem: Problem) -> Relaxation:
 
     Raises:
         InfeasibleError: the solver failed, which shortages rule out for sane numbers.
+        OutOfTime: the search's time limit passed.
     """
     from scipy.optimize import linprog
 
@@ -56,8 +61,11 @@ def relax(problem: Problem) -> Relaxation:
         b_eq=program.equal_value,
         bounds=program.bounds,
         method="highs",
+        options=solver_options(),
     )
-    if solved.status != 0:
+    if solved.status == LIMITED:
+        check_time()
+    if solved.status != SOLVED:
         raise InfeasibleError(f"search: HiGHS could not solve a relaxation: {solved.message}")
     multipliers = program.multipliers(-np.asarray(solved.ineqlin.marginals))
     blocks = np.asarray(solved.x[: program.block_count]).reshape(program.shape)
@@ -76,8 +84,9 @@ def solve_integrally(
     """Return whole blocks of each item at each place in each format, or None if none was found.
 
     The devices of one place are loaded alike: each has the same whole number of blocks. HiGHS stops
-    at a relative gap or after so many nodes of its search tree, never by the clock, so that the
-    same problem has the same answer everywhere.
+    at a relative gap or after so many nodes of its search tree. Without a time limit it never stops
+    by the clock, so that the same problem has the same answer everywhere; with one, its best
+    solution until then counts.
 
     Args:
         problem: what to place.
@@ -86,6 +95,9 @@ def solve_integrally(
         as_pipeline: whether the embedding and the LM head are at two different places of one
             device that hold layers too.
         minimise: the makespan within the loss budget, or the loss whatever the makespan.
+
+    Raises:
+        OutOfTime: the search's time limit passed before there was a solution.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -105,9 +117,11 @@ def solve_integrally(
         integrality=np.arange(program.columns) < program.block_count,
         bounds=Bounds(program.bounds[:, 0], most),
         constraints=constraints,
-        options={"mip_rel_gap": gap_fraction, "node_limit": nodes},
+        options={"mip_rel_gap": gap_fraction, "node_limit": nodes, **solver_options()},
     )
     if solved.x is None:
+        if solved.status == LIMITED:
+            check_time()
         return None
     blocks = solved.x[: program.block_count].round() * counts[: program.block_count]
     return np.asarray(blocks).reshape(program.shape)

@@ -1,11 +1,11 @@
-"""Which plans need not be simulated: a time below which a plan's simulation cannot be."""
+"""Screening of plans: a time below which a plan's simulation cannot be."""
 
 from collections import Counter
 
 import numpy as np
 
 from llmpq_sim.core.plan import MicroBatching, Plan
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.search.bound.problem import (
     FloatArray,
     PlanningTask,
@@ -44,7 +44,7 @@ class Screen:
         problem, costs = self.problem(plan.micro_batching), self.task.costs
         places, blocks = self._blocks(plan, problem)
         links = pipeline_links(plan, costs)
-        shapes = counted_wave_shapes(costs.scenario.workload, plan.micro_batching)
+        shapes = counted_batch_schedules(costs.scenario.workload, plan.micro_batching)
         total_s = 0.0
         for terms, (shape, _) in zip(problem.waves, shapes, strict=True):
             prefill_links_s, path_links_s = link_terms_s(costs, shape, links)

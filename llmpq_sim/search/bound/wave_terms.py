@@ -1,4 +1,4 @@
-"""What do blocks, links and bare visits add to the terms of the bound in one wave?
+"""Terms of the bound from blocks, links and bare steps of one step graph.
 
 The terms are those of `certificate`.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Link
-from llmpq_sim.core.schedule import WaveShape
+from llmpq_sim.core.schedule import BatchSchedule
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
 
@@ -60,7 +60,7 @@ def wave_terms(
     costs: LayerCosts,
     kinds: Sequence[str],
     formats: Sequence[str],
-    shape: WaveShape,
+    shape: BatchSchedule,
     count: int,
     devices: int,
 ) -> WaveTerms:
@@ -75,16 +75,17 @@ def wave_terms(
         devices: how many devices any plan uses at least.
     """
     distinct = list(dict.fromkeys(kinds))
+    wave = _Wave.of(shape)
     arrays = np.zeros((5, 3, len(distinct), len(formats)))
     for number, kind in enumerate(distinct):
         for column, name in enumerate(formats):
             if name in costs.devices[kind].formats:
-                arrays[:, LAYER, number, column] = _layer_terms(costs, shape, kind, name)
-        arrays[:, EMBEDDING, number, 0] = _end_terms(costs, shape, kind, EMBEDDING)
-        arrays[:, HEAD, number, 0] = _end_terms(costs, shape, kind, HEAD)
+                arrays[:, LAYER, number, column] = _layer_terms(costs, wave, kind, name)
+        arrays[:, EMBEDDING, number, 0] = _end_terms(costs, wave, kind, EMBEDDING)
+        arrays[:, HEAD, number, 0] = _end_terms(costs, wave, kind, HEAD)
     links = _fastest_links(costs, devices)
-    prefill_links_s, path_links_s = link_terms_s(costs, shape, links)
-    visit_s = np.stack([_visit_terms(costs, shape, kind) for kind in distinct], axis=1)
+    prefill_links_s, path_links_s = _link_terms_s(costs, wave, links)
+    visit_s = np.stack([_visit_terms(costs, wave, kind) for kind in distinct], axis=1)
     of_places = [distinct.index(kind) for kind in kinds]
     least, rest, decode_least, decode_rest, path = arrays[:, :, of_places]
     return WaveTerms(
@@ -101,10 +102,41 @@ def wave_terms(
     )
 
 
-def _visit_terms(costs: LayerCosts, shape: WaveShape, kind: str) -> FloatArray:
+@dataclass(frozen=True)
+class _Wave:
+    """A wave shape with what is asked of it for every kind and format.
+
+    Attributes:
+        shape: the micro-batches.
+        prefill_sizes: rows of its prefill micro-batches, each size once.
+        decode_sizes: rows of its decode visits, each size once.
+        first: the turn from which each group's decode visits follow the end of prefill. It is 0
+            for groups whose last prompt the last prefill micro-batch holds. All prefills pass the
+            last stage before any decode visit does, so that others return there in turn 1 at least.
+        path: the group with the most rows to decode after the end of prefill.
+    """
+
+    shape: BatchSchedule
+    prefill_sizes: frozenset[int]
+    decode_sizes: frozenset[int]
+    first: list[int]
+    path: int
+
+    @classmethod
+    def of(cls, shape: BatchSchedule) -> "_Wave":
+        """Return a wave shape with these."""
+        released = set(shape.releases()[-1])
+        first = [int(group not in released) for group in range(len(shape.decode_rows))]
+        work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
+        path = max(range(len(work)), key=lambda group: (work[group], group))
+        decode_sizes = frozenset(rows for group in shape.decode_rows for rows in group)
+        return cls(shape, frozenset(shape.prefill_rows), decode_sizes, first, path)
+
+
+def _visit_terms(costs: LayerCosts, wave: _Wave, kind: str) -> FloatArray:
     step_s = costs.step_s(kind)
-    decode_s = [np.full(len(rows), step_s) for rows in shape.decode_rows]
-    return _terms(shape, [step_s] * len(shape.prefill_rows), decode_s)
+    decode_s = [np.full(len(rows), step_s) for rows in wave.shape.decode_rows]
+    return _terms(wave, [step_s] * len(wave.shape.prefill_rows), decode_s)
 
 
 def _least_visit_s(visit_s: FloatArray, devices: int) -> FloatArray:
@@ -117,25 +149,30 @@ def _least_visit_s(visit_s: FloatArray, devices: int) -> FloatArray:
     return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
 
 
-def _layer_terms(costs: LayerCosts, shape: WaveShape, kind: str, name: str) -> FloatArray:
-    prefill_s = [costs.prefill_layer_s(kind, name, rows) for rows in shape.prefill_rows]
-    sizes = {rows for group in shape.decode_rows for rows in group}
-    by_rows = {rows: costs.decode_layer_s(kind, name, rows) for rows in sizes}
-    decode_s = [_visits_s(rows, by_rows) for rows in shape.decode_rows]
-    return _terms(shape, prefill_s, decode_s)
+def _layer_terms(costs: LayerCosts, wave: _Wave, kind: str, name: str) -> FloatArray:
+    prefill_s = {rows: costs.prefill_layer_s(kind, name, rows) for rows in wave.prefill_sizes}
+    decode_s = {rows: costs.decode_layer_s(kind, name, rows) for rows in wave.decode_sizes}
+    return _block_terms(wave, prefill_s, decode_s)
 
 
-def _end_terms(costs: LayerCosts, shape: WaveShape, kind: str, block: int) -> FloatArray:
+def _end_terms(costs: LayerCosts, wave: _Wave, kind: str, block: int) -> FloatArray:
     prompt = costs.scenario.workload.prompt_tokens
+    sizes = wave.prefill_sizes
     if block == EMBEDDING:
-        prefill_s = [costs.embedding_s(kind, rows * prompt) for rows in shape.prefill_rows]
+        prefill_s = {rows: costs.embedding_s(kind, rows * prompt) for rows in sizes}
     else:
-        prefill_s = [costs.head_s(kind, rows) for rows in shape.prefill_rows]
+        prefill_s = {rows: costs.head_s(kind, rows) for rows in sizes}
     decode = costs.embedding_s if block == EMBEDDING else costs.head_s
-    sizes = {rows for group in shape.decode_rows for rows in group}
-    by_rows = {rows: np.full(costs.rounds, decode(kind, rows)) for rows in sizes}
-    decode_s = [_visits_s(rows, by_rows) for rows in shape.decode_rows]
-    return _terms(shape, prefill_s, decode_s)
+    decode_s = {rows: np.full(costs.rounds, decode(kind, rows)) for rows in wave.decode_sizes}
+    return _block_terms(wave, prefill_s, decode_s)
+
+
+def _block_terms(
+    wave: _Wave, prefill_s: dict[int, float], decode_s: dict[int, FloatArray]
+) -> FloatArray:
+    """Return the five terms of a block, given its time in each size of micro-batch."""
+    visits_s = [_visits_s(rows, decode_s) for rows in wave.shape.decode_rows]
+    return _terms(wave, [prefill_s[rows] for rows in wave.shape.prefill_rows], visits_s)
 
 
 def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
@@ -148,10 +185,10 @@ def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) ->
     return visits_s
 
 
-def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
+def _terms(wave: _Wave, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
     """Return the five terms of WaveTerms for one block on one kind in one format."""
     least_s = min(prefill_s)
-    first, group = _first_rounds(shape), _path(shape)
+    first, group = wave.first, wave.path
     visits_s = np.concatenate(decode_s)
     later_s = sum(
         float(times_s[start:].sum()) for times_s, start in zip(decode_s, first, strict=True)
@@ -168,25 +205,8 @@ def _terms(shape: WaveShape, prefill_s: list[float], decode_s: list[FloatArray])
     )
 
 
-def _first_rounds(shape: WaveShape) -> list[int]:
-    """Return the turn from which each group's decode visits follow the end of prefill.
-
-    It is turn 0 for groups whose last prompt the last prefill micro-batch holds. All prefills pass
-    the last stage before any decode visit does, so that others return there in turn 1 at least.
-    """
-    released = shape.releases()[-1]
-    return [int(group not in released) for group in range(len(shape.decode_rows))]
-
-
-def _path(shape: WaveShape) -> int:
-    """Return the group with the most rows to decode after the end of prefill."""
-    first = _first_rounds(shape)
-    work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
-    return max(range(len(work)), key=lambda group: (work[group], group))
-
-
 def link_terms_s(
-    costs: LayerCosts, shape: WaveShape, links: Sequence[Link | None]
+    costs: LayerCosts, shape: BatchSchedule, links: Sequence[Link | None]
 ) -> tuple[float, float]:
     """Return what a pipeline's links add to the end of prefill and to the rounds of the path.
 
@@ -195,8 +215,14 @@ def link_terms_s(
         shape: the micro-batches of a wave.
         links: the link behind each stage, the last one back to the first; None on one device.
     """
-    group = _path(shape)
-    start = _first_rounds(shape)[group]
+    return _link_terms_s(costs, _Wave.of(shape), links)
+
+
+def _link_terms_s(
+    costs: LayerCosts, wave: _Wave, links: Sequence[Link | None]
+) -> tuple[float, float]:
+    shape, group = wave.shape, wave.path
+    start = wave.first[group]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     prompt = costs.scenario.workload.prompt_tokens
     present = [link for link in links if link is not None]

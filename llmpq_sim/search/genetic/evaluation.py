@@ -1,12 +1,15 @@
-"""How plans are judged: by the closed form first, by simulation where they may win."""
+"""Evaluation of plans: by the closed form first, by simulation where they may win."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.schedule import counted_wave_shapes
+from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.deadline import time_left_s, time_limit
+from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.simulator.static.simulate import simulate_static
 
 VISITS_PER_CALL = 1_500_000
@@ -14,6 +17,9 @@ VISITS_PER_CALL = 1_500_000
 
 VISITS_PER_POOL = 750_000
 """Stage visits from which starting worker processes pays."""
+
+VISITS_PER_S = 500_000
+"""Stage visits simulated in a second, by a low guess, to tell what a time limit allows."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,24 @@ class Evaluator:
         """Return a verdict for each plan.
 
         The plans with the best closed forms are simulated, one at least and as many as the
-        allowance of stage visits permits, and the first ``sure`` in any case.
+        allowance of stage visits permits, and the first ``sure`` in any case. A time limit ends
+        that, but not before any plan was ever simulated; the one that it leaves time for is first.
         """
         screened = [self.screen.makespan_s(plan) for plan in plans]
-        ranked = sorted(range(len(plans)), key=lambda i: (i >= sure, screened[i], i))
+        asked = [stage_visits(plan, self.screen.task) for plan in plans]
+        affordable = VISITS_PER_S * time_left_s()
+        excess = [max(visits - affordable, 0.0) for visits in asked]
+        ranked = sorted(range(len(plans)), key=lambda i: (excess[i], i >= sure, screened[i], i))
         chosen: list[Plan] = []
         visits = 0
         for index in ranked:
-            visits += self._visits(plans[index])
+            visits += asked[index]
             if chosen and index >= sure and visits > VISITS_PER_CALL:
                 break
             chosen.append(plans[index])
         self._simulate(chosen)
-        simulated = set(chosen)  # not all ever simulated: a resumed search has none of them
+        # not all ever simulated: a resumed search has none of them
+        simulated = {plan for plan in chosen if plan in self._simulated}
         quality = self.screen.task.quality
         return [
             Verdict(
@@ -74,32 +85,29 @@ class Evaluator:
     def _simulate(self, plans: Sequence[Plan]) -> None:
         """Simulate plans not simulated before, in other processes where that pays."""
         new = [plan for plan in dict.fromkeys(plans) if plan not in self._simulated]
-        visits = sum(self._visits(plan) for plan in new)
+        if not self._simulated and new:
+            self._simulated[new[0]] = simulate_static(new[0], self.screen.task.costs).makespan_s
+            del new[0]
+        visits = sum(stage_visits(plan, self.screen.task) for plan in new)
+        simulate = partial(_makespans_s, task=self.screen.task, limit_s=time_left_s())
         if self.workers < 2 or visits < VISITS_PER_POOL:
-            makespans_s = _makespans_s(new, self.screen.task)
+            makespans_s = simulate(new)
         else:
-            makespans_s = self._simulate_in_pool(new)
-        self._simulated.update(zip(new, makespans_s, strict=True))
-
-    def _simulate_in_pool(self, plans: Sequence[Plan]) -> list[float]:
-        from joblib import Parallel, delayed
-
-        shares = [plans[start :: self.workers] for start in range(self.workers)]
-        found = Parallel(n_jobs=self.workers)(
-            delayed(_makespans_s)(share, self.screen.task) for share in shares
-        )
-        by_plan = {
-            plan: makespan_s
-            for share, makespans_s in zip(shares, found, strict=True)
-            for plan, makespan_s in zip(share, makespans_s, strict=True)
-        }
-        return [by_plan[plan] for plan in plans]
-
-    def _visits(self, plan: Plan) -> int:
-        workload = self.screen.task.costs.scenario.workload
-        shapes = counted_wave_shapes(workload, plan.micro_batching)
-        return len(plan.stages) * sum(shape.visits * count for shape, count in shapes)
+            makespans_s = spread(simulate, new, self.workers)
+        found = zip(new, makespans_s, strict=True)
+        self._simulated.update({plan: at_s for plan, at_s in found if at_s is not None})
 
 
-def _makespans_s(plans: Sequence[Plan], task: PlanningTask) -> list[float]:
-    return [simulate_static(plan, task.costs).makespan_s for plan in plans]
+def stage_visits(plan: Plan, task: PlanningTask) -> int:
+    """Return how many stage visits the simulation of a plan takes."""
+    shapes = counted_batch_schedules(task.costs.scenario.workload, plan.micro_batching)
+    return len(plan.stages) * sum(shape.steps * count for shape, count in shapes)
+
+
+def _makespans_s(plans: Sequence[Plan], task: PlanningTask, limit_s: float) -> list[float | None]:
+    """Return the makespan of each plan; None for those that the time limit leaves no time for."""
+    with time_limit(limit_s):
+        return [
+            simulate_static(plan, task.costs).makespan_s if time_left_s() else None
+            for plan in plans
+        ]

@@ -1,20 +1,22 @@
-"""Where are candidates simulated: in processes of this machine, or by workers of a Dask cluster?
+"""Executors of simulations: processes of this machine, or workers of a Dask cluster.
 
 Either way they go through joblib, and results do not depend on which of them simulated what.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import llmpq_sim
 from llmpq_sim.core.errors import ExecutionError, InputError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Executor = Literal["processes", "dask"]
 
 CONNECT_S = 5.0
@@ -46,9 +48,26 @@ def simulating_on(executor: Executor, scheduler: str | None, workers: int | None
         raise InputError("--workers: a Dask cluster has workers of its own; leave it out")
     address = _address(scheduler)
     if find_spec("distributed") is None:
-        raise InputError('--executor dask needs Dask: pip install "llmpq[dask]"')
+        raise InputError('--executor dask needs Dask: pip install "dask[distributed]"')
     with _cluster(address) as workers_of_cluster:
         yield max(workers_of_cluster, FEWEST_SHARES)
+
+
+def spread(
+    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], workers: int
+) -> list[Result]:
+    """Return what some work makes of each item, an equal share of them done by each worker.
+
+    Args:
+        work: returns a result for each item of a share, in order.
+        items: to be worked on.
+        workers: of joblib's, at once.
+    """
+    from joblib import Parallel, delayed
+
+    shares = [items[start::workers] for start in range(workers)]
+    found = Parallel(n_jobs=workers)(delayed(work)(share) for share in shares)
+    return [found[number % workers][number // workers] for number in range(len(items))]
 
 
 def _address(scheduler: str | None) -> str:

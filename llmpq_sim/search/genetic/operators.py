@@ -1,4 +1,4 @@
-"""How the genetic search changes plans: mutations, crossover and repair.
+"""Genetic operators on plans: mutations, crossover and repair.
 
 Every operator takes plans that `check_plan` accepts and returns one. Plans are immutable; while
 one is changed it is a draft, a list of stages with their device numbers and formats.
@@ -15,6 +15,7 @@ from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import keeps_budget
 
 STEPS = (1, 1, 2, 4)
@@ -193,6 +194,7 @@ class Operators:
     def _fit(self, plan: Plan) -> Plan | None:
         """Lower the format of a layer of a stage that is too full, then move a layer away."""
         for _ in range(4 * len(plan.layer_formats)):
+            check_time()
             memory = plan_memory(plan, self.task.costs.scenario)
             room = [stage.limit_bytes - stage.total_bytes for stage in memory]
             tightest = min(range(len(room)), key=lambda number: room[number])
@@ -229,6 +231,7 @@ class Operators:
         for _ in range(4 * len(plan.layer_formats)):
             if keeps_budget(plan, self.task):
                 return plan
+            check_time()
             found = self._most_gained(plan, full)
             if found is None:
                 return None
@@ -261,14 +264,19 @@ class Operators:
         return best[1:] if best else None
 
     def _smaller(self, device: int, name: str, layer: int) -> str | None:
-        """Return the next format of fewer bits that a device runs and that a layer survives."""
+        """Return the next format of fewer bits that a device runs and that a layer survives.
+
+        Of formats of equal bits it is the one in which the layer loses less.
+        """
+        losses = self.task.quality.losses
         smaller = [
             other
             for other in self._runs(device)
-            if FORMATS[other].bits < FORMATS[name].bits
-            and isfinite(self.task.quality.losses[other][layer])
+            if FORMATS[other].bits < FORMATS[name].bits and isfinite(losses[other][layer])
         ]
-        return max(smaller, key=lambda other: FORMATS[other].bits, default=None)
+        return max(
+            smaller, key=lambda other: (FORMATS[other].bits, -losses[other][layer]), default=None
+        )
 
     def _better(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format that a device runs and in which a layer loses less."""

@@ -1,1 +1,1 @@
-"""Which plan serves a trace best, and with which limits of continuous batching."""
+"""Search for the plan and the limits of continuous batching that serve a trace best."""

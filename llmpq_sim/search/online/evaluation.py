@@ -1,11 +1,12 @@
-"""How well does a service do on the first part of a trace, or on all of it?"""
+"""Evaluation of a service on the first part of a trace, or on all of it."""
 
 from collections.abc import Sequence
-
-from deap import base
+from functools import partial
 
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.search.deadline import OutOfTime, time_left_s, time_limit
+from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.search.online.operators import ServingPlan
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.compilation import stage_blocks
@@ -21,45 +22,6 @@ LEAST_REQUESTS = 50
 
 REQUESTS_PER_POOL = 40_000
 """Simulated requests from which other processes pay."""
-
-
-class ServiceFitness(base.Fitness):  # type: ignore[misc]
-    """Window reached, refused requests, the objective, mean latency and loss, in this order.
-
-    A window is only reached by what was best on the ones before it.
-    """
-
-    weights = (1.0, -1.0, -1.0, -1.0, -1.0)
-
-
-class Candidate:
-    """A service with its fitness, as DEAP expects it.
-
-    Attributes:
-        serving: the genome.
-        window: number of the window it was judged by last.
-        result: its simulation on this window.
-        fitness: how good that is.
-    """
-
-    def __init__(
-        self,
-        serving: ServingPlan,
-        window: int,
-        refused: int,
-        result: SimulationResult,
-        task: OnlineTask,
-    ) -> None:
-        self.serving = serving
-        self.window = window
-        self.result = result
-        value, loss = task.value(serving.plan, result), task.loss(serving.plan)
-        self.fitness = ServiceFitness((window, refused, value, result.latency_s.mean, loss))
-
-    @property
-    def value(self) -> float:
-        """What is sought, as a number that is to be small."""
-        return float(self.fitness.values[2])
 
 
 class ServiceEvaluator:
@@ -88,48 +50,42 @@ class ServiceEvaluator:
         served = can_be_served(self.task.workload, settings, capacity)
         return self.task.workload.requests - int(served.sum())
 
-    def judge(self, services: Sequence[ServingPlan], window: int) -> list[Candidate]:
-        """Return those services as candidates that can serve any request at all."""
-        refused = {each: self.refused(each) for each in dict.fromkeys(services)}
-        able = [each for each, number in refused.items() if number < self.task.workload.requests]
-        self._simulate([each for each in able if (each, window) not in self._results], window)
-        return [
-            Candidate(each, window, refused[each], self._results[each, window], self.task)
-            for each in able
-        ]
+    def results(self, services: Sequence[ServingPlan], window: int) -> list[SimulationResult]:
+        """Return the simulation of each service on a window; none is simulated twice.
+
+        Raises:
+            OutOfTime: the time limit passed before all were simulated; the others are known.
+        """
+        wanted = dict.fromkeys(each for each in services if (each, window) not in self._results)
+        self._simulate(list(wanted), window)
+        return [self._results[each, window] for each in services]
+
+    def is_known(self, serving: ServingPlan, window: int) -> bool:
+        """Return whether a service was simulated on a window."""
+        return (serving, window) in self._results
 
     def _simulate(self, services: Sequence[ServingPlan], window: int) -> None:
         workload = self.windows[window]
+        limit_s = time_left_s()
+        simulate = partial(_results, task=self.task, workload=workload, limit_s=limit_s)
         if self.workers < 2 or len(services) * workload.requests < REQUESTS_PER_POOL:
-            results = _results(services, self.task, workload)
+            results = simulate(services)
         else:
-            results = self._simulate_in_pool(services, workload)
-        for each, result in zip(services, results, strict=True):
-            self._results[each, window] = result
-
-    def _simulate_in_pool(
-        self, services: Sequence[ServingPlan], workload: TraceWorkload
-    ) -> list[SimulationResult]:
-        from joblib import Parallel, delayed
-
-        shares = [services[start :: self.workers] for start in range(self.workers)]
-        found = Parallel(n_jobs=self.workers)(
-            delayed(_results)(share, self.task, workload) for share in shares
-        )
-        by_service = {
-            each: result
-            for share, results in zip(shares, found, strict=True)
-            for each, result in zip(share, results, strict=True)
-        }
-        return [by_service[each] for each in services]
+            results = spread(simulate, services, self.workers)
+        found = zip(services, results, strict=True)
+        self._results |= {(each, window): result for each, result in found if result is not None}
+        if None in results:
+            raise OutOfTime
 
 
 def _results(
-    services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload
-) -> list[SimulationResult]:
-    return [
-        simulate_continuous(
-            each.plan, task.costs, workload, each.settings, objectives=task.objectives
-        )
-        for each in services
-    ]
+    services: Sequence[ServingPlan], task: OnlineTask, workload: TraceWorkload, limit_s: float
+) -> list[SimulationResult | None]:
+    """Return the result of each service; None for those that the time limit leaves no time for."""
+    with time_limit(limit_s):
+        return [
+            simulate_continuous(each.plan, task.costs, workload, each.settings, task.objectives)
+            if time_left_s()
+            else None
+            for each in services
+        ]

@@ -1,133 +1,145 @@
-"""How does a population of services evolve, judged by ever more of the trace?"""
+"""Evolution of services: DEAP individuals, and the toolbox that breeds and races them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from math import ceil
+from operator import attrgetter
 
-from deap import tools
+from deap import base, tools
 from numpy.random import Generator
 
-from llmpq_sim.search.genetic.evolution import ATTEMPTS, new_children
-from llmpq_sim.search.online.evaluation import Candidate, ServiceEvaluator
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.search.genetic.evolution import EvolutionEffort, EvolutionState, Individual
+from llmpq_sim.search.online.evaluation import ServiceEvaluator
 from llmpq_sim.search.online.operators import ServiceOperators, ServingPlan
 
 POPULATION = 24
 PATIENCE = 6
 """Generations without a better service after which evolution stops."""
 
+EFFORT = EvolutionEffort(POPULATION, PATIENCE)
+
 KEPT_SHARE = 1 / 3
-"""Share of candidates that go on to the next window (successive halving, Jamieson and Talwalkar,
+"""Share of services that go on to the next window (successive halving, Jamieson and Talwalkar,
 arXiv:1502.07943, with eta = 3)."""
 
-CROSSOVER_SHARE = 0.3
+FitnessValues = tuple[float, float, float, float, float]
 
 
-@dataclass
-class ServiceState:
-    """Everything that the next generation depends on.
+class ServiceFitness(base.Fitness):  # type: ignore[misc]
+    """Window reached, refused requests, the objective, mean latency and loss, in this order.
+
+    A window is only reached by what was best on the ones before it.
+    """
+
+    weights = (1.0, -1.0, -1.0, -1.0, -1.0)
+
+
+class ServiceIndividual(Individual[ServingPlan]):
+    """A service with its fitness and what its last simulation said.
 
     Attributes:
-        population: the survivors, the best first.
-        rng: source of all draws.
-        generation: generations done.
-        stalled: generations since the best last improved.
-        evaluations: services judged, on whatever window.
+        refused: requests of the whole trace that it could never serve.
     """
 
-    population: list[Candidate]
-    rng: Generator
-    generation: int = 0
-    stalled: int = 0
-    evaluations: int = 0
+    def __init__(self, serving: ServingPlan, refused: int, *, is_seed: bool = False) -> None:
+        super().__init__(serving, ServiceFitness(), is_seed=is_seed)
+        self.refused = refused
+        self._result: SimulationResult | None = None
 
     @property
-    def best(self) -> Candidate:
-        """The best service; it was judged by the whole trace."""
-        return self.population[0]
+    def serving(self) -> ServingPlan:
+        """The genome."""
+        return self.genome
+
+    @property
+    def window(self) -> int:
+        """Number of the window that it was judged by last."""
+        return int(self.fitness.values[0])
+
+    @property
+    def value(self) -> float:
+        """What is sought, as a number that is to be small."""
+        return float(self.fitness.values[2])
+
+    @property
+    def result(self) -> SimulationResult:
+        """Its simulation on that window.
+
+        Raises:
+            ValueError: it was not judged yet.
+        """
+        if self._result is None:
+            raise ValueError("this service was not judged yet")
+        return self._result
+
+    def simulated(self, result: SimulationResult) -> None:
+        """Keep what a simulation said."""
+        self._result = result
 
 
-def first_services(
-    seeds: Iterable[ServingPlan], operators: ServiceOperators, rng: Generator
-) -> list[ServingPlan]:
-    """Return the seeds that can be repaired, and mutants of them up to a population."""
-    repaired = [operators.repair(seed) for seed in seeds]
-    services = list(dict.fromkeys(seed for seed in repaired if seed is not None))
-    parents = list(services)
-    for _ in range(ATTEMPTS * POPULATION):
-        if not parents or len(services) >= POPULATION:
-            break
-        parent = parents[int(rng.integers(len(parents)))]
-        mutant = operators.repair(operators.mutate(parent, rng))
-        if mutant is not None and mutant not in services:
-            services.append(mutant)
-    return services
+ServiceState = EvolutionState[ServiceIndividual]
 
 
-def evolve_services(
-    state: ServiceState,
-    operators: ServiceOperators,
-    evaluator: ServiceEvaluator,
-    generations: int,
-    on_generation: Callable[[ServiceState], bool],
-) -> None:
-    """Improve the population until generations, patience or time end.
+def service_state(rng: Generator) -> ServiceState:
+    """Return a state without services, whose hall of fame has room for the best one."""
+    return EvolutionState(rng, tools.HallOfFame(maxsize=1))
 
-    An interruption leaves the state of the last generation.
+
+def service_toolbox(
+    operators: ServiceOperators, evaluator: ServiceEvaluator, rng: Generator
+) -> base.Toolbox:
+    """Return the toolbox that breeds services.
 
     Args:
-        state: what to improve, in place.
         operators: mutation, crossover, repair.
-        evaluator: judges services.
-        generations: at most so many.
-        on_generation: called after each; evolution stops when it returns False.
+        evaluator: simulates services; a generation races as a whole.
+        rng: source of all draws.
     """
-    while state.generation < generations and state.stalled < PATIENCE:
-        best_before = state.best.fitness
-        judged = race(_offspring(state, operators), evaluator)
-        survive(state, judged)
-        state.generation += 1
-        state.stalled = 0 if state.best.fitness > best_before else state.stalled + 1
-        if not on_generation(state):
-            break
+    toolbox = base.Toolbox()
+    toolbox.register("mate", operators.cross, rng=rng)
+    toolbox.register("mutate", operators.mutate, rng=rng)
+    toolbox.register("repair", operators.repair)
+    toolbox.register("individuals", partial(individuals, evaluator))
+    toolbox.register("evaluate", partial(race, evaluator))
+    toolbox.register("map", lambda evaluate, services: evaluate(services))
+    toolbox.register("select", tools.selBest)
+    toolbox.register("sought", attrgetter("value"))
+    return toolbox
 
 
-def race(services: Sequence[ServingPlan], evaluator: ServiceEvaluator) -> list[Candidate]:
-    """Return services judged by windows of the trace that grow for the best of them."""
-    done: list[Candidate] = []
-    racing = list(services)
+def individuals(
+    evaluator: ServiceEvaluator, services: Sequence[ServingPlan], *, is_seed: bool = False
+) -> list[ServiceIndividual]:
+    """Return those services as individuals that can serve any request at all."""
+    found = [
+        ServiceIndividual(each, evaluator.refused(each), is_seed=is_seed)
+        for each in dict.fromkeys(services)
+    ]
+    return [each for each in found if each.refused < evaluator.task.workload.requests]
+
+
+def judge(
+    evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual], window: int
+) -> list[FitnessValues]:
+    """Return the fitness values of services on a window, and keep what its simulation said."""
+    results = evaluator.results([each.serving for each in services], window)
+    values = []
+    for each, result in zip(services, results, strict=True):
+        each.simulated(result)
+        plan, task = each.serving.plan, evaluator.task
+        sought, mean_s = task.value(plan, result), result.latency_s.mean
+        values.append((float(window), float(each.refused), sought, mean_s, task.loss(plan)))
+    return values
+
+
+def race(evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]) -> list[FitnessValues]:
+    """Return fitness values by windows of the trace that grow for the best of the services."""
+    racing = list(range(len(services)))
+    reached: dict[int, FitnessValues] = {}
     for window in range(len(evaluator.windows)):
-        ranked = best_first(evaluator.judge(racing, window))
-        goes_on = ceil(KEPT_SHARE * len(ranked)) if window < len(evaluator.windows) - 1 else 0
-        done += ranked[goes_on:]
-        racing = [candidate.serving for candidate in ranked[:goes_on]]
-    return done
-
-
-def survive(state: ServiceState, judged: Sequence[Candidate]) -> None:
-    """Let the best of the population and of new candidates be the population."""
-    state.evaluations += len(judged)
-    everyone = best_first([*state.population, *judged])
-    state.population = everyone[:POPULATION]
-
-
-def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates by fitness; of equal ones the first stays first."""
-    ordered: list[Candidate] = tools.selBest(candidates, len(candidates))
-    return ordered
-
-
-def _offspring(state: ServiceState, operators: ServiceOperators) -> list[ServingPlan]:
-    known = {candidate.serving for candidate in state.population}
-    return new_children(lambda: operators.repair(_child(state, operators)), known, POPULATION)
-
-
-def _child(state: ServiceState, operators: ServiceOperators) -> ServingPlan:
-    """Return the child of the better of two drawn parents, or of two such parents."""
-    rng, parents = state.rng, state.population
-    # The population is ordered, so the better of two is the one of the smaller number.
-    first, second = (
-        parents[int(rng.integers(len(parents), size=2).min())].serving for _ in range(2)
-    )
-    if rng.random() < CROSSOVER_SHARE:
-        return operators.cross(first, second, rng)
-    return operators.mutate(first, rng)
+        values = judge(evaluator, [services[number] for number in racing], window)
+        reached.update(zip(racing, values, strict=True))
+        ranked = sorted(racing, key=lambda number: ServiceFitness(reached[number]), reverse=True)
+        racing = ranked[: ceil(KEPT_SHARE * len(ranked))]
+    return [reached[number] for number in range(len(services))]

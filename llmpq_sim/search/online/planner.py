@@ -1,43 +1,50 @@
-"""Which plan and which limits serve a trace best: batch search, race, evolution, whole trace.
+"""Planner for a trace: batch search, race, evolution, whole trace.
 
 1. The batch search plans a representative batch: what it and the baselines find starts the rest.
 2. Baselines are served by the whole trace with default settings; so is the best for the batch.
-3. A genetic search improves stages and limits. Candidates see the same arrivals, first the first
+3. A genetic search improves stages and limits. Services see the same arrivals, first the first
    requests only; the best of them go on to more, and whatever wins was judged by all.
 
 Each step can be the last: a deadline or an interruption ends the search with the best so far.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from deap import base, tools
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan, Stage
-from llmpq_sim.core.units import gib
-from llmpq_sim.search.baselines.simple import Baseline
-from llmpq_sim.search.genetic.evolution import stream
-from llmpq_sim.search.online.evaluation import Candidate, ServiceEvaluator
+from llmpq_sim.core.units import gib_apart
+from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline
+from llmpq_sim.search.deadline import time_limit, without_time_limit
+from llmpq_sim.search.frame import Ending, SearchFrame, SearchProgress
+from llmpq_sim.search.genetic.evolution import begin, evolve, stream, survive
+from llmpq_sim.search.online.evaluation import ServiceEvaluator
 from llmpq_sim.search.online.evolution import (
+    EFFORT,
+    ServiceIndividual,
     ServiceState,
-    evolve_services,
-    first_services,
-    race,
-    survive,
+    individuals,
+    judge,
+    service_state,
+    service_toolbox,
 )
-from llmpq_sim.search.online.limits import TOKEN_BUDGETS, first_limits
 from llmpq_sim.search.online.operators import (
     ONE_AT_A_TIME,
+    TOKEN_BUDGETS,
     ServiceOperators,
     ServingPlan,
+    first_limits,
     longest_room,
     mean_room,
     serving_plan,
 )
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.search.planner import Progress, SearchOutcome, SearchSettings
+from llmpq_sim.search.planner import LogbookRow, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
-from llmpq_sim.search.scoring import score_plan
+from llmpq_sim.search.scoring import score_in_simpy, score_plan
 from llmpq_sim.simulator.continuous.service import Service, serve
 
 BATCH_SHARE = 0.4
@@ -58,7 +65,7 @@ class ServedBaseline:
     """
 
     name: str
-    served: Candidate | None
+    served: ServiceIndividual | None
     why_not: str | None
 
 
@@ -75,17 +82,21 @@ class OnlineOutcome:
         evaluations, generations: how much was tried for the trace.
         seconds: how long all took.
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
+        cut_short: the steps that the time budget ended or left out.
+        logbook: generations of the genetic search, in what is sought, as `OnlineTask.value`.
     """
 
     task: OnlineTask
     batch: SearchOutcome
-    best: Candidate
+    best: ServiceIndividual
     service: Service
     baselines: tuple[ServedBaseline, ...]
     evaluations: int
     generations: int
     seconds: float
-    ended: str
+    ended: Ending
+    cut_short: tuple[str, ...] = ()
+    logbook: tuple[LogbookRow, ...] = ()
 
     @property
     def offered_per_s(self) -> float | None:
@@ -107,7 +118,7 @@ class OnlineOutcome:
 def search_online(
     task: OnlineTask,
     settings: SearchSettings,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[SearchProgress], None] = lambda _: None,
 ) -> OnlineOutcome:
     """Return the best plan and limits found for a trace, and how others would serve it.
 
@@ -119,38 +130,29 @@ def search_online(
     Raises:
         InfeasibleError: no plan fits the memory within the quality budget.
     """
-    return _OnlineSearch(task, settings, on_progress).run()
+    with time_limit(settings.budget_s):
+        return _OnlineSearch(task, settings, SearchFrame(on_progress)).run()
 
 
 @dataclass
 class _OnlineSearch:
     task: OnlineTask
     settings: SearchSettings
-    on_progress: Callable[[Progress], None]
-    ended: str = "done"
-    started_s: float = field(default_factory=time.monotonic)
+    frame: SearchFrame
 
     def run(self) -> OnlineOutcome:
-        task, limit_s = self.task, self.settings.budget_s
-        batch = search_batch(
-            task.batch,
-            replace(
-                self.settings,
-                budget_s=limit_s and limit_s * BATCH_SHARE,
-                wants_front=False,
-                only_plans=True,
-            ),
-            on_progress=self.on_progress,
-        )
-        self.ended = batch.ended
+        task = self.task
+        batch = self._batch()
         evaluator = ServiceEvaluator(task, self.settings.workers)
         baselines = self._baselines(batch, evaluator)
-        state = ServiceState([], stream(self.settings.seed, b"online"))
-        survive(state, [each.served for each in baselines if each.served is not None])
+        state = service_state(stream(self.settings.seed, b"online"))
+        served = [each.served for each in baselines if each.served is not None]
+        state.hall.update(served)
+        survive(state, tools.selBest, EFFORT, served)
         self._improve(state, batch, evaluator)
         if not state.population:
             raise InfeasibleError(_no_room(task, batch))
-        found = score_plan(_micro_batched(state.best.serving.plan, batch), task.batch)
+        found = score_in_simpy(_micro_batched(state.best.serving.plan, batch), task.batch)
         return OnlineOutcome(
             task=task,
             batch=replace(batch, best=found),
@@ -159,51 +161,81 @@ class _OnlineSearch:
             baselines=baselines,
             evaluations=state.evaluations,
             generations=state.generation,
-            seconds=time.monotonic() - self.started_s,
-            ended=self.ended,
+            seconds=self.frame.seconds,
+            ended=self.frame.ended,
+            cut_short=tuple(self.frame.cut_short),
+            logbook=tuple(state.logbook),
         )
+
+    def _batch(self) -> SearchOutcome:
+        """Search the representative batch, with a share of the time."""
+        limit_s = self.settings.budget_s
+        batch_s = limit_s and limit_s * BATCH_SHARE
+        settings = replace(self.settings, budget_s=batch_s, wants_front=False, only_plans=True)
+        batch = search_batch(self.task.batch, settings, on_progress=self.frame.on_progress)
+        self.frame.ended = batch.ended
+        self.frame.cut_short += batch.cut_short
+        return batch
 
     def _baselines(
         self, batch: SearchOutcome, evaluator: ServiceEvaluator
     ) -> tuple[ServedBaseline, ...]:
         """Serve the whole trace with what others plan, and with the best plan for the batch."""
-        self._tell("serving with plans of others", 0, 1, None)
+        self.frame.tell("serving with plans of others", 0, 1)
         plans = [*batch.baselines, Baseline(BEST_FOR_BATCH, batch.best, None)]
         limits = self.task.defaults
-        able = [
-            serving_plan(each.score.plan.stages, limits)
-            for each in plans
-            if each.score is not None and each.score.loss <= self.task.batch.allowed_loss
-        ]
-        judged = evaluator.judge(able, len(evaluator.windows) - 1)
-        served = {candidate.serving.plan.stages: candidate for candidate in judged}
-        return tuple(_served(each, served) for each in plans)
+        able = individuals(
+            evaluator,
+            [
+                serving_plan(each.score.plan.stages, limits)
+                for each in plans
+                if each.score is not None and each.score.loss <= self.task.batch.allowed_loss
+            ],
+        )
+        whole = len(evaluator.windows) - 1
+        with self.frame.step("baselines on the trace", lambda: False):
+            evaluator.results([each.serving for each in able], whole)
+        tried = [each for each in able if evaluator.is_known(each.serving, whole)]
+        with without_time_limit():
+            tried = tried or able[-1:]  # at least the best plan for the batch
+            for each, values in zip(tried, judge(evaluator, tried, whole), strict=True):
+                each.fitness.values = values
+        served = {each.serving.plan.stages: each for each in tried}
+        untried = {each.serving.plan.stages for each in able} - set(served)
+        return tuple(_served(each, served, untried) for each in plans)
 
     def _improve(
         self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
     ) -> None:
         """Race the seeds and evolve; what is found is in the state, also when interrupted."""
-        if not self._has_time() and state.population:
+        self._note(state)
+        if state.population and not self.frame.has_time("services"):
             return
-        try:
-            operators, first = self._first(state, batch)
-            self._tell("racing first services", 0, 1, state)
-            survive(state, race(first, evaluator))
-            if state.population and self._has_time():
-                evolve_services(
-                    state, operators, evaluator, self.settings.generations, self._after_generation
+        has_some = bool(state.population)
+        with nullcontext() if has_some else without_time_limit():
+            self._raced_and_evolved(state, batch, evaluator)
+
+    def _raced_and_evolved(
+        self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
+    ) -> None:
+        with self.frame.step("services", lambda: bool(state.population)):
+            toolbox = self._begun(state, batch, evaluator)
+            self._note(state)
+            if state.population and self.frame.has_time("generations"):
+                evolve(
+                    state,
+                    toolbox,
+                    EFFORT,
+                    self.settings.generations,
+                    lambda: self._after_generation(state),
                 )
-        except KeyboardInterrupt:
-            if not state.population:
-                raise
-            self.ended = "interrupted"
 
-    def _first(
-        self, state: ServiceState, batch: SearchOutcome
-    ) -> tuple[ServiceOperators, list[ServingPlan]]:
-        """Return what to start from, and operators that keep room for the longest request.
+    def _begun(
+        self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
+    ) -> base.Toolbox:
+        """Race what there is to start from; return operators that keep room for any request.
 
-        Where no plan has that room, they keep it for a request of mean length.
+        Where no plan has room for the longest request, they keep it for one of mean length.
         """
         scores = [batch.best, *batch.front, *(each.score for each in batch.baselines)]
         plans = list(dict.fromkeys(each.plan.stages for each in scores if each is not None))
@@ -212,39 +244,39 @@ class _OnlineSearch:
             for limits in first_limits(self.task.defaults)
             for stages in plans
         ]
+        self.frame.tell("racing first services", 0, 1)
         for room in (longest_room(self.task), mean_room(self.task)):
             operators = ServiceOperators(room)
-            first = first_services(seeds, operators, state.rng)
-            if first:
+            toolbox = service_toolbox(operators, evaluator, state.rng)
+            if any(operators.repair(seed) is not None for seed in seeds):
                 break
-        return operators, first
+        begin(state, toolbox, EFFORT, seeds)
+        return toolbox
 
     def _service(self, found: ServingPlan) -> Service:
         task = self.task
         return serve(found.plan, task.costs, task.workload, found.settings, task.objectives)
 
     def _after_generation(self, state: ServiceState) -> bool:
-        self._tell("improving the service", state.generation, self.settings.generations, state)
-        return self._has_time()
+        self._note(state)
+        self.frame.tell("improving the service", state.generation, self.settings.generations)
+        return self.frame.has_time("generations")
 
-    def _has_time(self) -> bool:
-        if self.ended == "interrupted":
-            return False
-        limit = self.settings.budget_s
-        if limit is not None and time.monotonic() - self.started_s > limit:
-            self.ended = "budget"
-            return False
-        return True
-
-    def _tell(self, step: str, done: int, total: int, state: ServiceState | None) -> None:
-        rate = state.best.result.tokens_per_s if state and state.population else None
-        self.on_progress(Progress(step, done, total, rate))
+    def _note(self, state: ServiceState) -> None:
+        if state.population:
+            self.frame.best_tokens_per_s = state.best.result.tokens_per_s
 
 
-def _served(baseline: Baseline, served: dict[tuple[Stage, ...], Candidate]) -> ServedBaseline:
+def _served(
+    baseline: Baseline,
+    served: dict[tuple[Stage, ...], ServiceIndividual],
+    untried: set[tuple[Stage, ...]],
+) -> ServedBaseline:
     """Return what a baseline does, or why it cannot; one may serve that cannot hold the batch."""
-    found = served.get(baseline.score.plan.stages) if baseline.score else None
-    return ServedBaseline(baseline.name, found, None if found else baseline.why_not or NO_ROOM)
+    stages = baseline.score.plan.stages if baseline.score else ()
+    found = served.get(stages)
+    why_not = NOT_TRIED if stages in untried else baseline.why_not or NO_ROOM
+    return ServedBaseline(baseline.name, found, None if found else why_not)
 
 
 def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
@@ -258,11 +290,12 @@ def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
 def _no_room(task: OnlineTask, batch: SearchOutcome) -> str:
     longest = int(task.workload.context_tokens.max())
     needed = task.costs.model.layers * task.costs.model.kv_bytes(1, longest)
+    needs, has = gib_apart(needed, _left_bytes(batch))
     return (
         f"{task.costs.model.name} on {task.costs.cluster.name}: no plan has room for the KV cache "
         f"of any request beside batches of {TOKEN_BUDGETS[0]} tokens; the longest of "
-        f"{task.workload.name} has {longest} tokens, {gib(needed)} GiB, the plan for the "
-        f"representative batch leaves {gib(_left_bytes(batch))} GiB in all; allow fewer bits, or "
+        f"{task.workload.name} has {longest} tokens, {needs} GiB, the plan for the "
+        f"representative batch leaves {has} GiB in all; allow fewer bits, or "
         "use devices with more memory"
     )
 

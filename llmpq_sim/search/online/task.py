@@ -1,4 +1,4 @@
-"""What is asked of a plan that serves a trace?"""
+"""Planning task of a trace."""
 
 from dataclasses import dataclass
 from math import ceil, inf, log2
@@ -11,7 +11,7 @@ from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
-from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
+from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
 Objective = Literal["goodput", "mean-latency", "p99-latency", "cost"]

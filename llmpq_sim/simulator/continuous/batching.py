@@ -1,4 +1,4 @@
-"""Which sequences make up the next batch?
+"""Batches formed of cohorts: many sequences at a time.
 
 What is ready to decode goes first, all of it, as one cohort; then prompts in order of admission,
 then of arrival (or, where prompts are not cut, prompts before decodes). Only where blocks are
@@ -159,9 +159,9 @@ class Batcher:
             found = self._first_chunk(budget)
             if found is None:
                 break
-            units, blocks, chunk = found
+            shared, blocks, chunk = found
             sequence = self.waiting.popleft()
-            self._start(sequence, units, blocks)
+            self._start(sequence, shared, blocks)
             work.append(self._scheduled(sequence, chunk))
             budget -= chunk
         return work
@@ -169,26 +169,26 @@ class Batcher:
     def _first_chunk(self, budget: int) -> tuple[int, int, int] | None:
         """Return what the first waiting sequence would get, or None if it finds no room.
 
-        That is the units it shares, the blocks it takes, and the tokens of its chunk.
+        That is the prefix blocks it shares, the blocks it takes, and the tokens of its chunk.
         """
         sequence, pool = self.waiting[0], self.pool
-        units = pool.leading(sequence) if sequence.names else 0
-        reused = units * pool.unit_tokens
+        shared = pool.longest_cached_prefix(sequence) if sequence.names else 0
+        reused = shared * pool.prefix_tokens
         chunk = sequence.known_tokens - reused
         if chunk > budget:
             if not self.settings.chunked_prefill:
                 return None
             chunk = budget
-        blocks = self.settings.blocks(reused + chunk) - units * pool.unit_blocks
-        if blocks > (pool.available_beside(sequence, units) if units else pool.available):
+        blocks = self.settings.blocks(reused + chunk) - shared * pool.prefix_kv_blocks
+        if blocks > (pool.available_beside(sequence, shared) if shared else pool.available):
             return None
-        return units, blocks, chunk
+        return shared, blocks, chunk
 
-    def _start(self, sequence: Sequence, units: int, blocks: int) -> None:
-        self.pool.share(sequence, units)
+    def _start(self, sequence: Sequence, shared: int, blocks: int) -> None:
+        self.pool.share(sequence, shared)
         self.pool.take(blocks)
         sequence.blocks += blocks
-        sequence.computed_tokens = units * self.pool.unit_tokens
+        sequence.computed_tokens = shared * self.pool.prefix_tokens
         self.reused_tokens += sequence.computed_tokens
         sequence.admission = self._admissions
         self.running[self._admissions] = sequence
@@ -199,7 +199,7 @@ class Batcher:
         sequence.computed_tokens += chunk
         sequence.in_flight = True
         if sequence.names:
-            self.pool.offer(sequence, prefix)
+            self.pool.publish(sequence, prefix)
         return sequence, prefix, chunk
 
     def _obtain(self, blocks: int, sequence: Sequence) -> bool:

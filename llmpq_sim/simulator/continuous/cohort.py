@@ -1,4 +1,4 @@
-"""Which sequences decode together, and what do they need in each round?
+"""Cohort of sequences that decode together, and their needs in each round.
 
 Sequences that decode in one batch return together and decode on together. Their rounds, contexts
 and needs of blocks are kept as sums, so that a round costs the same for one sequence as for all.

@@ -1,4 +1,4 @@
-"""Which tables does a plan compile to for continuous batching?"""
+"""Compilation of a plan into tables for continuous batching."""
 
 from collections import Counter
 from collections.abc import Mapping

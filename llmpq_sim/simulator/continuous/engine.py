@@ -1,260 +1,177 @@
-"""What would happen under continuous batching? The plain answer, which the engine must equal.
+"""SimPy model of continuous batching: requests that arrive, a scheduler, batches, stages and links.
 
-One SimPy process tells the story of each stage, each link and the arrivals. Each sequence is
-followed by itself, and whatever can be computed from the state of all sequences is. The engine
-answers the same in every bit, many times faster.
+Each request is a process that arrives, waits to be served, and ends with its last token. The
+scheduler is a process that forms batches as long as fewer are under way than there are stages.
+Each batch is a process that passes stages and links, resources that serve one batch at a time in
+order of arrival. `recurrence` computes the same instants without events.
 """
 
 import numpy as np
-from simpy import Environment, Event, Store
-from simpy.events import EventPriority, ProcessGenerator
+from simpy import Environment, Resource
+from simpy.events import ProcessGenerator
 
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
-from llmpq_sim.simulator.continuous.kv_blocks import unit_blocks, unit_names
-from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad, Pipeline
-from llmpq_sim.simulator.continuous.reference_blocks import Blocks, Request
+from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
+from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
+from llmpq_sim.simulator.continuous.scheduler import Batch, Request, Scheduler
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from llmpq_sim.simulator.static.step_graph import OnVisit
-
-LATE = EventPriority(2)
-"""Priority of the scheduler's event: after all that happens at the same instant."""
+from llmpq_sim.simulator.continuous.watch import Watch
 
 
-_Chunk = tuple[Request, int, int]
+def simulate_service(
+    pipeline: Pipeline,
+    workload: TraceWorkload,
+    settings: ContinuousSettings,
+    watch: Watch | None = None,
+) -> ServiceTimes:
+    """Return when each request of a trace is served by a compiled pipeline.
+
+    Args:
+        pipeline: a plan compiled with these settings.
+        workload: which requests arrive when.
+        settings: limits and choices of the scheduler.
+        watch: who is told of batches and steps, and when that is enough: the simulation ends then,
+            and the instants not reached are not numbers.
+    """
+    return _Service(pipeline, workload, settings, watch or Watch()).run()
 
 
-class _Batch:
-    def __init__(self, number: int, decodes: list[Request], chunks: list[_Chunk]) -> None:
-        self.number = number
-        self.decodes = decodes
-        self.chunks = chunks
-        finished = [one for one, prefix, chunk in chunks if prefix + chunk == one.known_tokens]
-        self.sampled = decodes + finished
-        self.load = BatchLoad(
-            rows=len(decodes),
-            context_sum=sum(one.known_tokens for one in decodes),
-            chunks=tuple((prefix, chunk) for _, prefix, chunk in chunks),
-            samples=len(self.sampled),
-        )
-
-
-class _ContinuousService:
-    """The stages, links and requests, and what they have done so far."""
+class _Service:
+    """What serves the requests of a trace, and what has happened so far."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         workload: TraceWorkload,
         settings: ContinuousSettings,
-        on_visit: OnVisit | None,
+        watch: Watch,
     ) -> None:
+        self.pipeline, self.workload = pipeline, workload
+        self.settings, self.watch = settings, watch
         self.environment = Environment()
-        self.pipeline, self.workload, self.settings = pipeline, workload, settings
-        self.on_visit = on_visit
-        per_unit = unit_blocks(workload, settings)
-        self.blocks = Blocks(pipeline.block_capacity, per_unit, settings)
-        self.waiting: list[Request] = []
-        self.served: list[Request] = []
-        self.in_flight: list[_Batch] = []
-        self.stage_lines = [Store(self.environment) for _ in pipeline.stages]
-        self.link_lines = [Store(self.environment) for _ in pipeline.stages]
-        self.first_stage_is_idle = True
-        self.is_woken = False
-        self.batches = self.preemptions = self.peak_blocks = self.reused_tokens = 0
+        self.stages = [Resource(self.environment) for _ in pipeline.stages]
+        self.links = [Resource(self.environment) for _ in pipeline.stages]
+        per_prefix = prefix_kv_blocks(workload, settings)
+        self.pool = BlockPool(pipeline.block_capacity, per_prefix, settings.block_tokens)
+        self.scheduler = Scheduler(settings, self.pool)
+        self.woken = self.environment.event()
+        self.enough = self.environment.event()
+        self.under_way = 0
+        self.first_stage_is_free = True
+        self.steps_left = watch.most_steps
+        self.peak_blocks = 0
         self.busy_s = [0.0] * len(pipeline.stages)
-        for number in range(len(pipeline.stages)):
-            self.environment.process(self._stage(number))
-            self.environment.process(self._link(number))
-        fits = can_be_served(workload, settings, pipeline.block_capacity)
-        for request in np.flatnonzero(fits).tolist():
-            self.environment.process(self._arrival(request))
+        self.gaps = Gaps()
+        self.first_s, self.last_s = np.full((2, workload.requests), np.nan)
 
-    def _arrival(self, number: int) -> ProcessGenerator:
-        workload = self.workload
-        yield self.environment.timeout(float(workload.arrival_s[number]))
-        self.waiting.append(
+    def run(self) -> ServiceTimes:
+        """Serve all requests that can be served."""
+        environment = self.environment
+        environment.process(self._form_batches())
+        served = [environment.process(self._request(one)) for one in self._requests()]
+        environment.run(until=environment.all_of(served) | self.enough)
+        return ServiceTimes(
+            self.first_s,
+            self.last_s,
+            self.gaps,
+            self.scheduler.batches,
+            tuple(self.busy_s),
+            self.scheduler.preemptions,
+            self.peak_blocks,
+            self.scheduler.reused_tokens,
+        )
+
+    def _requests(self) -> list[Request]:
+        """Return the requests that can be served."""
+        fits = can_be_served(self.workload, self.settings, self.pool.capacity)
+        return [
             Request(
                 number,
-                int(workload.prompt_tokens[number]),
-                int(workload.output_tokens[number]),
-                tuple(unit_names(workload, self.settings, number)),
+                float(self.workload.arrival_s[number]),
+                int(self.workload.prompt_tokens[number]),
+                int(self.workload.output_tokens[number]),
+                prefix_names(self.workload, self.settings, number),
+                self.environment.event(),
             )
-        )
+            for number in np.flatnonzero(fits).tolist()
+        ]
+
+    def _request(self, request: Request) -> ProcessGenerator:
+        """Arrive, and wait for the last token."""
+        yield self.environment.timeout(request.arrival_s)
+        self.scheduler.waiting.append(request)
         self._wake()
-
-    def _stage(self, number: int) -> ProcessGenerator:
-        while True:
-            batch = yield self.stage_lines[number].get()
-            began_s, service_s = self.environment.now, self.pipeline.service_s(number, batch.load)
-            yield self.environment.timeout(service_s)
-            self.busy_s[number] += service_s
-            if self.on_visit is not None:
-                self.on_visit(number, batch.number, began_s, self.environment.now)
-            if number == 0:
-                self.first_stage_is_idle = True
-                if not self.settings.schedules_ahead:
-                    self._wake()
-            if number == len(self.stage_lines) - 1:
-                for request in batch.sampled:
-                    request.token_s.append(self.environment.now)
-            yield self.link_lines[number].put(batch)
-
-    def _link(self, number: int) -> ProcessGenerator:
-        while True:
-            batch = yield self.link_lines[number].get()
-            yield self.environment.timeout(self.pipeline.transfer_s(number, batch.load))
-            if number < len(self.stage_lines) - 1:
-                yield self.stage_lines[number + 1].put(batch)
-            else:
-                self._take_back(batch)
-                self._wake()
+        yield request.done
+        self.last_s[request.number] = request.token_s[-1]
 
     def _wake(self) -> None:
-        """Let the scheduler look once, when all that happens at this instant has happened."""
-        if self.is_woken:
-            return
-        self.is_woken = True
-        event = Event(self.environment)
-        event._ok, event._value = True, None
-        event.callbacks = [lambda _: self._schedule()]
-        self.environment.schedule(event, priority=LATE)
+        if not self.woken.triggered:
+            self.woken.succeed()
 
-    def _schedule(self) -> None:
-        self.is_woken = False
-        while len(self.in_flight) < len(self.stage_lines):
-            if not self.first_stage_is_idle and not self.settings.schedules_ahead:
-                return
-            decodes, chunks = self._form()
-            if not decodes and not chunks:
-                return
-            batch = _Batch(self.batches, decodes, chunks)
-            self.batches += 1
-            self.peak_blocks = max(self.peak_blocks, self.blocks.used())
-            self.in_flight.append(batch)
-            self.first_stage_is_idle = False
-            self.stage_lines[0].put(batch)
+    def _form_batches(self) -> ProcessGenerator:
+        """Whenever woken, form batches once all that happens at the same instant has happened."""
+        environment = self.environment
+        while True:
+            yield self.woken
+            while environment.peek() == environment.now:
+                yield environment.timeout(0.0)
+            self.woken = environment.event()
+            while self._can_form() and (batch := self.scheduler.form()) is not None:
+                self._note_batch(batch)
+                environment.process(self._batch(batch))
 
-    def _form(self) -> tuple[list[Request], list[_Chunk]]:
-        preemptions, budget = self.preemptions, self.settings.token_budget
-        if not self.settings.chunked_prefill:
-            chunks = self._admit(budget)
-            return ([], chunks) if chunks else (self._decodes(), [])
-        decodes = self._decodes()
-        chunks = self._continue_prompts(budget - len(decodes))
-        if self.preemptions == preemptions:
-            left = budget - len(decodes) - sum(chunk for _, _, chunk in chunks)
-            chunks += self._admit(left)
-        return decodes, chunks
+    def _can_form(self) -> bool:
+        has_room = self.under_way < len(self.stages)
+        return has_room and (self.settings.schedules_ahead or self.first_stage_is_free)
 
-    def _decodes(self) -> list[Request]:
-        decodes = []
-        for request in list(self.blocks.running):
-            is_idle = request in self.blocks.running and not request.in_flight
-            if is_idle and request.decodes and self._obtain(request, request.known_tokens):
-                request.in_flight = True
-                decodes.append(request)
-        return decodes
+    def _batch(self, batch: Batch) -> ProcessGenerator:
+        """Pass every stage and the link behind it, and come back to the scheduler."""
+        environment = self.environment
+        for number, (stage, link) in enumerate(zip(self.stages, self.links, strict=True)):
+            with stage.request() as turn:
+                yield turn
+                began_s, service_s = environment.now, self.pipeline.service_s(number, batch.load)
+                yield environment.timeout(service_s)
+            self.busy_s[number] += service_s
+            self._note_step(number, batch, began_s)
+            with link.request() as turn:
+                yield turn
+                yield environment.timeout(self.pipeline.transfer_s(number, batch.load))
+        self.under_way -= 1
+        self.scheduler.take_back(batch)
+        self._wake()
 
-    def _continue_prompts(self, budget: int) -> list[_Chunk]:
-        chunks = []
-        for request in list(self.blocks.running):
-            is_idle = request in self.blocks.running and not request.in_flight
-            chunk = min(request.known_tokens - request.computed_tokens, budget)
-            if not is_idle or request.decodes or not chunk:
-                continue
-            if self._obtain(request, request.computed_tokens + chunk):
-                chunks.append(self._scheduled(request, chunk))
-                budget -= chunk
-        return chunks
+    def _note_batch(self, batch: Batch) -> None:
+        self.under_way += 1
+        self.first_stage_is_free = False
+        used = self.pool.capacity - self.pool.available
+        self.peak_blocks = max(self.peak_blocks, used)
+        if self.watch.on_batch is not None:
+            load, waiting = batch.load, len(self.scheduler.waiting)
+            prompt_tokens = load.tokens - load.rows
+            self.watch.on_batch(self.environment.now, load.rows, prompt_tokens, used, waiting)
 
-    def _admit(self, budget: int) -> list[_Chunk]:
-        chunks = []
-        while self.waiting and budget and len(self.blocks.running) < self.settings.sequence_limit:
-            request = self.waiting[0]
-            units = self.blocks.leading(request)
-            reused = len(units) * self.blocks.unit_tokens
-            wanted = request.known_tokens - reused
-            if wanted > budget and not self.settings.chunked_prefill:
-                break
-            chunk = min(wanted, budget)
-            self.blocks.running.append(request)
-            request.units = units
-            needed = self.blocks.needed(request, reused + chunk)
-            if needed > self.blocks.available():
-                self.blocks.running.remove(request)
-                request.units = []
-                break
-            self.waiting.pop(0)
-            self.blocks.take(request, needed)
-            request.computed_tokens = reused
-            self.reused_tokens += reused
-            chunks.append(self._scheduled(request, chunk))
-            budget -= chunk
-        return chunks
+    def _note_step(self, number: int, batch: Batch, began_s: float) -> None:
+        """Let what waits for the first stage go on, note tokens on the last, tell who watches."""
+        if number == 0 and not self.settings.schedules_ahead:
+            self.first_stage_is_free = True
+            self._wake()
+        if number == len(self.stages) - 1:
+            for request in batch.sampled:
+                self._note_token(request)
+        if self.watch.on_step is not None:
+            self.watch.on_step(number, batch.number, began_s, self.environment.now)
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            self.enough.succeed()
 
-    def _scheduled(self, request: Request, chunk: int) -> _Chunk:
-        prefix = request.computed_tokens
-        self.blocks.share(request, prefix + chunk)
-        request.computed_tokens += chunk
-        request.in_flight = True
-        return request, prefix, chunk
-
-    def _obtain(self, request: Request, tokens: int) -> bool:
-        needed = self.blocks.needed(request, tokens)
-        while needed > self.blocks.available():
-            place = self.blocks.running.index(request)
-            later = self.blocks.running[place + 1 :]
-            idle = [other for other in later if not other.in_flight]
-            if not idle:
-                if not later:
-                    self._preempt(request)
-                return False
-            self._preempt(idle[-1])
-        self.blocks.take(request, needed)
-        return True
-
-    def _preempt(self, request: Request) -> None:
-        self.blocks.release(request)
-        request.computed_tokens, request.decodes = 0, False
-        self.waiting.insert(0, request)
-        self.preemptions += 1
-
-    def _take_back(self, batch: _Batch) -> None:
-        self.in_flight.remove(batch)
-        for request in [*batch.decodes, *(request for request, _, _ in batch.chunks)]:
-            request.in_flight = False
-            request.computed_tokens += request.decodes
-            request.decodes = request in batch.sampled
-            if len(request.token_s) == request.output_tokens:
-                self.blocks.release(request)
-                self.served.append(request)
-
-
-def run_service_plainly(
-    pipeline: Pipeline,
-    workload: TraceWorkload,
-    settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
-) -> ServiceTimes:
-    """Return when each request of a trace is served by a compiled pipeline."""
-    service = _ContinuousService(pipeline, workload, settings, on_visit)
-    service.environment.run()
-    first_s, last_s = np.full((2, workload.requests), np.nan)
-    gaps = Gaps()
-    for request in service.served:
-        first_s[request.number] = request.token_s[0]
-        last_s[request.number] = request.token_s[-1]
-        gaps.values_s.extend(np.diff(request.token_s).tolist())
-        gaps.counts.extend([1] * (len(request.token_s) - 1))
-    return ServiceTimes(
-        first_s,
-        last_s,
-        gaps,
-        service.batches,
-        tuple(service.busy_s),
-        service.preemptions,
-        service.peak_blocks,
-        service.reused_tokens,
-    )
+    def _note_token(self, request: Request) -> None:
+        now = self.environment.now
+        if request.token_s:
+            self.gaps.values_s.append(now - request.token_s[-1])
+            self.gaps.counts.append(1)
+        else:
+            self.first_s[request.number] = now
+        request.token_s.append(now)

@@ -1,4 +1,4 @@
-"""Which matrix products of a plan lie beyond the sizes that were profiled?"""
+"""Matrix products of a plan beyond the sizes that were profiled."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -7,7 +7,7 @@ from itertools import product
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.schedule import wave_shapes
+from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 
@@ -19,9 +19,9 @@ def extrapolations(plan: Plan, costs: LayerCosts) -> list[str]:
     """
     workload = costs.scenario.workload
     tokens: set[int] = set()
-    for shape in wave_shapes(workload, plan.micro_batching):
-        tokens |= {rows * workload.prompt_tokens for rows in shape.prefill_rows}
-        tokens |= {rows for group in shape.decode_rows for rows in group}
+    for schedule in batch_schedules(workload, plan.micro_batching):
+        tokens |= {rows * workload.prompt_tokens for rows in schedule.prefill_rows}
+        tokens |= {rows for group in schedule.decode_rows for rows in group}
     scenario = costs.scenario
     return products_beyond(plan, scenario.model, scenario.cluster, costs.profiles, tokens)
 

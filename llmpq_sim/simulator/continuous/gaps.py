@@ -1,4 +1,4 @@
-"""How are the gaps between a request's tokens distributed, over more tokens than fit in memory?"""
+"""Distribution of the gaps between tokens, over more tokens than fit in memory."""
 
 from array import array
 

@@ -1,17 +1,38 @@
-"""Which KV blocks are in use, and which hold a prefix that a later prompt may start with?
+"""Pool of KV blocks, of which some hold a prefix that a later prompt may start with.
 
-All stages use the same block table, so blocks are counted once. A *unit* is one named block of a
-prompt, as many KV blocks as it takes. A unit is shared by all that start with it; once nobody
-uses it, it stays until its room is needed, the one unused for longest going first, and of one
-sequence the last unit first.
+All stages use the same block table, so blocks are counted once. A *prefix block* is one named block
+of a prompt, as many KV blocks as it takes. It is shared by all prompts that start with it; once
+nobody uses it, it stays until its room is needed, the one unused for longest going first, and of
+one sequence the last one first.
 """
 
 from collections import OrderedDict
+from typing import Protocol
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.simulator.continuous.sequence import Names, Sequence
+from llmpq_sim.simulator.continuous.sequence import Names
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+
+
+class Holder(Protocol):
+    """What holds KV blocks: a request, followed by itself or in a cohort.
+
+    Attributes:
+        names: of the prefix blocks that its prompt fills.
+        prefix: names of the shared ones among them.
+        blocks: KV blocks it holds, shared ones included.
+        computed_tokens: whose keys and values are in its blocks.
+    """
+
+    names: Names
+    prefix: list[int]
+    blocks: int
+    computed_tokens: int
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens of the prompt and of the output so far."""
 
 
 class BlockPool:
@@ -19,75 +40,76 @@ class BlockPool:
 
     Attributes:
         free: blocks that hold nothing.
-        unit_blocks: KV blocks of a unit.
+        prefix_kv_blocks: KV blocks of a prefix block.
+        prefix_tokens: tokens of a prefix block.
     """
 
-    def __init__(self, capacity: int, unit_blocks: int, block_tokens: int) -> None:
+    def __init__(self, capacity: int, prefix_kv_blocks: int, block_tokens: int) -> None:
         self.capacity = capacity
         self.free = capacity
-        self.unit_blocks = unit_blocks
-        self.unit_tokens = unit_blocks * block_tokens
+        self.prefix_kv_blocks = prefix_kv_blocks
+        self.prefix_tokens = prefix_kv_blocks * block_tokens
         self._users: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()
 
     @property
     def available(self) -> int:
-        """Blocks that can be taken: free ones and those of unused units."""
-        return self.free + self.unit_blocks * len(self._unused)
+        """Blocks that can be taken: free ones and those of unused prefix blocks."""
+        return self.free + self.prefix_kv_blocks * len(self._unused)
 
     def take(self, blocks: int) -> None:
         """Take so many of the available blocks."""
         while self.free < blocks:
             name, _ = self._unused.popitem(last=False)
             del self._users[name]
-            self.free += self.unit_blocks
+            self.free += self.prefix_kv_blocks
         self.free -= blocks
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: Holder) -> None:
         """Give back all blocks of a sequence."""
-        self.free += sequence.blocks - self.unit_blocks * len(sequence.units)
-        for name in reversed(sequence.units):
+        self.free += sequence.blocks - self.prefix_kv_blocks * len(sequence.prefix)
+        for name in reversed(sequence.prefix):
             self._users[name] -= 1
             if not self._users[name]:
                 self._unused[name] = None
         sequence.blocks = 0
-        sequence.units = []
+        sequence.prefix = []
 
-    def leading(self, sequence: Sequence) -> int:
-        """Return how many leading units are there; one token at least is left to compute."""
-        most = min((sequence.known_tokens - 1) // self.unit_tokens, len(sequence.names))
+    def longest_cached_prefix(self, sequence: Holder) -> int:
+        """Return how many leading prefix blocks are there; a token at least is left to compute."""
+        most = min((sequence.known_tokens - 1) // self.prefix_tokens, len(sequence.names))
         for position in range(most):
             if sequence.names[position] not in self._users:
                 return position
         return most
 
-    def available_beside(self, sequence: Sequence, units: int) -> int:
-        """Return the blocks that can be taken once a sequence shares its leading units."""
-        unused = {name for name in sequence.names[:units] if name in self._unused}
-        return self.available - self.unit_blocks * len(unused)
+    def available_beside(self, sequence: Holder, shared: int) -> int:
+        """Return the blocks that can be taken once a sequence shares so many prefix blocks."""
+        unused = {name for name in sequence.names[:shared] if name in self._unused}
+        return self.available - self.prefix_kv_blocks * len(unused)
 
-    def share(self, sequence: Sequence, units: int) -> None:
-        """Let a sequence use its leading units, which are there."""
-        sequence.units = list(sequence.names[:units])
-        sequence.blocks = units * self.unit_blocks
-        for name in sequence.units:
+    def share(self, sequence: Holder, shared: int) -> None:
+        """Let a sequence use so many of its leading prefix blocks, which are there."""
+        sequence.prefix = list(sequence.names[:shared])
+        sequence.blocks = shared * self.prefix_kv_blocks
+        for name in sequence.prefix:
             self._users[name] += 1
             self._unused.pop(name, None)
 
-    def offer(self, sequence: Sequence, computed_before: int) -> None:
-        """Name the units that a sequence has come to fill, unless others hold the same.
+    def publish(self, sequence: Holder, computed_before: int) -> None:
+        """Name the prefix blocks that a sequence has come to fill, unless others hold the same.
 
         A chunk under way counts as computed: at each stage, who shares it comes later.
         """
-        first, last = computed_before // self.unit_tokens, sequence.computed_tokens
-        for name in sequence.names[first : last // self.unit_tokens]:
+        first, last = computed_before // self.prefix_tokens, sequence.computed_tokens
+        for name in sequence.names[first : last // self.prefix_tokens]:
             if name not in self._users:
                 self._users[name] = 1
-                sequence.units.append(name)
+                sequence.prefix.append(name)
 
 
-def unit_blocks(workload: TraceWorkload, settings: ContinuousSettings) -> int:
-    """Return the KV blocks of one unit; 1 where no prefixes are shared.
+def prefix_kv_blocks(workload: TraceWorkload, settings: ContinuousSettings) -> int:
+    """Return the KV blocks of one prefix block; 1 where no prefixes are shared.
 
     Raises:
         InputError: the workload's blocks are not a whole number of KV blocks.
@@ -102,8 +124,8 @@ def unit_blocks(workload: TraceWorkload, settings: ContinuousSettings) -> int:
     return workload.block_tokens // settings.block_tokens
 
 
-def unit_names(workload: TraceWorkload, settings: ContinuousSettings, request: int) -> Names:
-    """Return the names of the units that a request's prompt fills."""
+def prefix_names(workload: TraceWorkload, settings: ContinuousSettings, request: int) -> Names:
+    """Return the names of the prefix blocks that a request's prompt fills."""
     names, tokens = workload.prefix_blocks, workload.block_tokens
     if not settings.prefix_caching or names is None or tokens is None:
         return ()

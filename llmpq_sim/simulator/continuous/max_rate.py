@@ -1,4 +1,4 @@
-"""What is the highest request rate at which enough requests meet their objectives?
+"""Highest request rate at which enough requests meet their objectives.
 
 All instants of the trace are divided by one factor, so that bursts keep their shape. The rate is
 doubled or halved until the objectives hold on one side and not on the other, and what lies between

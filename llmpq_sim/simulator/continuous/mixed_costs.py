@@ -1,4 +1,4 @@
-"""How long does each stage take for a batch of decodes and prompt chunks?
+"""Stage times of batches that mix decodes and prompt chunks.
 
 The time of a batch at a stage, with n decodes of mean context c, T tokens in all, m of them
 sampled, and chunks that take a prompt from p to p + q tokens:

@@ -1,4 +1,4 @@
-"""What would happen if a plan served a trace with continuous batching?
+"""Recurrence that computes what the SimPy model of continuous batching simulates, bit for bit.
 
 Stages and links serve in order of arrival and batches never overtake each other, so a batch's way
 through the pipeline is known when it is formed: its instants follow from those of the batch
@@ -19,13 +19,12 @@ from llmpq_sim.simulator.continuous.batching import Batcher
 from llmpq_sim.simulator.continuous.cohort import Cohort
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from llmpq_sim.simulator.continuous.gaps import Gaps
-from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, unit_blocks, unit_names
+from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.sequence import Sequence
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served, service_result
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 from llmpq_sim.simulator.continuous.transit import Transit
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
 
 ARRIVALS_AT_ONCE = 4096
 
@@ -35,10 +34,9 @@ def simulate_continuous(
     costs: ServingCosts,
     workload: TraceWorkload,
     settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
     objectives: ServiceObjectives | None = None,
 ) -> SimulationResult:
-    """Return what happens when the plan serves a trace.
+    """Return what happens when the plan serves a trace, as a search asks it of many plans.
 
     Args:
         plan: stages on devices of the cluster that hold all layers; its micro-batches are not
@@ -46,46 +44,35 @@ def simulate_continuous(
         costs: block times of the model on the cluster.
         workload: which requests arrive when.
         settings: limits and choices of the scheduler.
-        on_visit: told of every stage visit, in order of the instants at which they end.
         objectives: what a request must meet to count for the goodput.
 
     Raises:
         InputError: prefixes are to be cached whose blocks are no multiple of KV blocks.
     """
     pipeline = compile_pipeline(plan, costs, settings)
-    times = run_service(pipeline, workload, settings, on_visit)
+    times = compute_service(pipeline, workload, settings)
     return service_result(times, workload, pipeline, objectives)
 
 
-def run_service(
-    pipeline: Pipeline,
-    workload: TraceWorkload,
-    settings: ContinuousSettings,
-    on_visit: OnVisit | None = None,
-    on_batch: OnBatch | None = None,
+def compute_service(
+    pipeline: Pipeline, workload: TraceWorkload, settings: ContinuousSettings
 ) -> ServiceTimes:
     """Return when each request of a trace is served by a compiled pipeline."""
-    return _Service(pipeline, workload, settings, on_visit, on_batch).run()
+    return _Service(pipeline, workload, settings).run()
 
 
 class _Service:
     """The scheduler's loop over instants."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        workload: TraceWorkload,
-        settings: ContinuousSettings,
-        on_visit: OnVisit | None,
-        on_batch: OnBatch | None,
+        self, pipeline: Pipeline, workload: TraceWorkload, settings: ContinuousSettings
     ) -> None:
         self.settings = settings
-        self.on_batch = on_batch
         self.gaps = Gaps()
-        per_unit = unit_blocks(workload, settings)
-        self.pool = BlockPool(pipeline.block_capacity, per_unit, settings.block_tokens)
+        per_prefix = prefix_kv_blocks(workload, settings)
+        self.pool = BlockPool(pipeline.block_capacity, per_prefix, settings.block_tokens)
         self.batcher = Batcher(settings, self.pool, self.gaps, workload.requests)
-        self.transit = Transit(pipeline, on_visit)
+        self.transit = Transit(pipeline)
         self.in_flight: deque[Cohort] = deque()
         self.most_in_flight = len(pipeline.stages)
         self.fewest_available = pipeline.block_capacity
@@ -135,8 +122,6 @@ class _Service:
         batch.sampled_s, batch.return_s = sampled_s, return_s
         self.in_flight.append(batch)
         self.fewest_available = min(self.fewest_available, self.pool.available)
-        if self.on_batch is not None:
-            self._tell(batch, now)
         most_rows = max([cohort.rows for cohort in self.in_flight])
         if self.batcher.can_only_decode(most_rows):
             self._coast()
@@ -149,7 +134,6 @@ class _Service:
         in_flight, pool, gaps, transit = self.in_flight, self.pool, self.gaps, self.transit
         slots, ahead = self.settings.block_tokens, self.settings.schedules_ahead
         free_s, next_s, waiting = transit.stage_free_s, self.next_s, self.batcher.waiting
-        on_batch = self.on_batch
         while True:
             batch = in_flight[0]
             at_s = batch.return_s
@@ -171,19 +155,10 @@ class _Service:
             gaps.values_s.append(sampled_s - batch.sampled_s)
             gaps.counts.append(rows)
             batch.sampled_s = sampled_s
-            if on_batch is not None:
-                self._tell(batch, at_s)
             in_flight.rotate(-1)
         self.fewest_available = min(self.fewest_available, pool.available)
 
-    def _tell(self, batch: Cohort, now: float) -> None:
-        if self.on_batch is not None:
-            prompt_tokens = sum(chunk for _, _, chunk in batch.work)
-            used = self.pool.capacity - self.pool.available
-            self.on_batch(now, batch.rows, prompt_tokens, used, len(self.batcher.waiting))
-
     def _times(self) -> ServiceTimes:
-        self.transit.tell_rest()
         return ServiceTimes(
             first_s=np.frombuffer(self.batcher.first_s),
             last_s=np.frombuffer(self.batcher.last_s),
@@ -206,6 +181,6 @@ def _arrivals(
         part = requests[first : first + ARRIVALS_AT_ONCE]
         values = (column[part].tolist() for column in columns)
         for request, arrival_s, prompt, output in zip(part.tolist(), *values, strict=True):
-            names = unit_names(workload, settings, request)
+            names = prefix_names(workload, settings, request)
             yield arrival_s, Sequence(request, prompt, output, names)
     yield inf, Sequence(-1, 1, 1, ())

@@ -1,4 +1,4 @@
-"""Does the queue grow without bound, and which rate could the plan hold?
+"""Saturation: a queue that grows without bound, and the rate that a plan can hold.
 
 A queue that grows as long as requests arrive is told from one that comes and goes with bursts by
 two signs: from the middle of the arrivals on someone is always waiting, and when the last request

@@ -1,4 +1,4 @@
-"""How far is a request, from its arrival to its last token?"""
+"""Sequence: the progress of a request from its arrival to its last token."""
 
 Names = tuple[int, ...]
 """Names of the blocks that a prompt starts with; equal names mean equal prompts up to there."""
@@ -17,8 +17,8 @@ class Sequence:
         in_flight: whether a batch under way holds it.
         base: its context less the rounds of its cohort, while it is in one.
         blocks: KV blocks it holds, shared ones included; not kept up while it is in a cohort.
-        names: names of its prompt's full units.
-        units: names of the shared ones among them.
+        names: names of the prefix blocks that its prompt fills.
+        prefix: names of the shared ones among them.
     """
 
     __slots__ = (
@@ -29,10 +29,10 @@ class Sequence:
         "in_flight",
         "known_tokens",
         "names",
+        "prefix",
         "remaining",
         "request",
         "token_s",
-        "units",
     )
 
     def __init__(self, request: int, prompt_tokens: int, output_tokens: int, names: Names) -> None:
@@ -44,4 +44,4 @@ class Sequence:
         self.token_s = -1.0
         self.in_flight = False
         self.names = names
-        self.units: list[int] = []
+        self.prefix: list[int] = []

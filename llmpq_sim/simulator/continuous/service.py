@@ -1,26 +1,27 @@
-"""What happens when a plan serves a trace, with all that the answer follows from?"""
+"""Service of a trace by a plan, with all that its figures follow from."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.core.units import gib
+from llmpq_sim.core.units import gib_apart
+from llmpq_sim.simulator.continuous.checked import checked_service
 from llmpq_sim.simulator.continuous.compilation import (
     ServingCosts,
     compile_pipeline,
     stage_fixed_bytes,
 )
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
-from llmpq_sim.simulator.continuous.prices import usd_per_million_tokens
-from llmpq_sim.simulator.continuous.recurrence import run_service
+from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, service_result
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
-from llmpq_sim.simulator.static.step_graph import OnBatch, OnVisit
+from llmpq_sim.simulator.continuous.watch import Watch
 
 FloatArray = NDArray[np.float64]
 
@@ -91,8 +92,8 @@ class Service:
         return took_s
 
     def of(self, workload: TraceWorkload) -> "Service":
-        """Return the service of another workload with no longer requests."""
-        times = run_service(self.pipeline, workload, self.settings)
+        """Return the service of a workload with no longer requests, as the recurrence says."""
+        times = compute_service(self.pipeline, workload, self.settings)
         result = service_result(times, workload, self.pipeline, self.objectives)
         return replace(self, workload=workload, times=times, result=result)
 
@@ -103,10 +104,9 @@ def serve(
     workload: TraceWorkload,
     settings: ContinuousSettings,
     objectives: ServiceObjectives | None = None,
-    on_visit: OnVisit | None = None,
-    on_batch: OnBatch | None = None,
+    watch: Watch | None = None,
 ) -> Service:
-    """Return what happens when a plan serves a trace.
+    """Return what happens when a plan serves a trace, simulated in SimPy as far as is quick.
 
     Args:
         plan: stages on devices of the cluster that hold all layers.
@@ -114,16 +114,16 @@ def serve(
         workload: which requests arrive when.
         settings: limits and choices of the scheduler.
         objectives: what a request must meet to count for the goodput.
-        on_visit: told of every stage visit, in order of the instants at which they end.
-        on_batch: told of every batch.
+        watch: who is told of batches and steps.
 
     Raises:
         InfeasibleError: a stage has no room for any KV cache.
         InputError: prefixes are to be cached whose blocks are no multiple of KV blocks.
+        InternalError: the SimPy model and the recurrence disagree.
     """
     pipeline = compile_pipeline(plan, costs, settings)
     check_room(plan, costs, settings, pipeline)
-    times = run_service(pipeline, workload, settings, on_visit, on_batch)
+    times = checked_service(pipeline, workload, settings, watch)
     result = service_result(times, workload, pipeline, objectives)
     return Service(plan, costs, settings, objectives, pipeline, workload, times, result)
 
@@ -137,8 +137,22 @@ def check_room(
         if blocks == 0:
             place = costs.cluster.index(stage.device, "plan")
             limit_bytes = costs.cluster.devices[place].device.memory_bytes
+            needs, has = gib_apart(fixed_bytes[number], limit_bytes)
             raise InfeasibleError(
                 f"does not fit: stage {number} on {stage.device} needs "
-                f"{gib(fixed_bytes[number])} GiB beside any KV cache, has {gib(limit_bytes)}; "
+                f"{needs} GiB beside any KV cache, has {has}; "
                 "lower --token-budget, or search for a plan for this trace"
             )
+
+
+def usd_per_million_tokens(plan: Plan, cluster: Cluster, result: SimulationResult) -> float | None:
+    """Return what a million output tokens cost on the devices that the plan uses.
+
+    None where the price of one of them is not known, or nothing was generated.
+    """
+    places = [cluster.index(stage.device, "plan") for stage in plan.stages]
+    prices = [cluster.devices[place].device.price_usd_per_hour for place in places]
+    known = [price for price in prices if price is not None]
+    if len(known) < len(prices) or not result.tokens_per_s:
+        return None
+    return sum(known) / 3600 / result.tokens_per_s * 1e6

@@ -1,4 +1,4 @@
-"""What is recorded of a simulated service, and which metrics follow from it?"""
+"""Request timings of a simulated service, and the metrics that follow."""
 
 from dataclasses import dataclass
 

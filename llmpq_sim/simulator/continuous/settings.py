@@ -1,8 +1,15 @@
-"""How is continuous batching bounded, and what do its users expect?"""
+"""Settings of continuous batching, by default and as plain data, and objectives of its users."""
 
 from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.limits import MOST_BUDGET_TOKENS, MOST_SEQUENCES, check_count
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.trace import TraceWorkload
+
+TOKEN_BUDGET = 2048
+SEQUENCE_LIMIT = 256
+"""vLLM's long-standing defaults for online serving."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +76,40 @@ class ServiceObjectives:
     ttft_s: float | None = None
     tpot_s: float | None = None
     latency_s: float | None = None
+
+
+def default_settings(
+    model: ModelSpec,
+    workload: TraceWorkload,
+    token_budget: int | None = None,
+    sequence_limit: int | None = None,
+    chunked_prefill: bool = True,
+    prefix_caching: bool | None = None,
+) -> ContinuousSettings:
+    """Return settings for a workload, the given ones and defaults for the others.
+
+    Prefixes are cached where the workload says which are shared. Whole prompts need a budget of
+    the longest context; the sequence limit is at most the budget.
+
+    Raises:
+        InputError: the limits contradict each other, or are beyond any service.
+    """
+    budget = TOKEN_BUDGET if chunked_prefill else model.max_positions
+    if token_budget is not None:
+        budget = token_budget
+    limit = min(SEQUENCE_LIMIT, budget) if sequence_limit is None else sequence_limit
+    _check_limits(budget, limit, "--token-budget", "--sequence-limit")
+    caching = workload.prefix_blocks is not None if prefix_caching is None else prefix_caching
+    return ContinuousSettings(
+        token_budget=budget,
+        sequence_limit=limit,
+        longest_context_tokens=model.max_positions,
+        chunked_prefill=chunked_prefill,
+        prefix_caching=caching,
+    )
+
+
+def _check_limits(budget: int, limit: int, budget_name: str, limit_name: str) -> None:
+    """Raise InputError for limits beyond any service: times are tabulated up to them."""
+    check_count(budget_name, budget, MOST_BUDGET_TOKENS, "tokens")
+    check_count(limit_name, limit, MOST_SEQUENCES, "sequences")

@@ -1,4 +1,4 @@
-"""When does a batch that enters a pipeline leave each stage, and when are its tokens back?
+"""Transit of a batch through stages and links, and the return of its tokens.
 
 Stages and links serve in order of arrival and batches never overtake each other, so a batch's
 transit is known when it enters: it depends on the batches before it, never on those behind. With
@@ -7,12 +7,8 @@ transit is known when it enters: it depends on the batches before it, never on t
     ended = max(arrived, stage free) + s;  arrived at the next = max(ended, link free) + x
 """
 
-from heapq import heappop, heappush
-from math import inf
-
 from llmpq_sim.simulator.continuous.cohort import Cohort
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
-from llmpq_sim.simulator.static.step_graph import OnVisit
 
 Line = list[tuple[float, float, float]]
 """For each stage ``(a, b, x)``: a batch takes ``a + b * mean context``, the link behind x."""
@@ -27,15 +23,13 @@ class Transit:
         batches: how many have entered.
     """
 
-    def __init__(self, pipeline: Pipeline, on_visit: OnVisit | None) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         stages = len(pipeline.stages)
         self.pipeline = pipeline
         self.stage_free_s = [0.0] * stages
         self.link_free_s = [0.0] * stages
         self.busy_s = [0.0] * stages
         self.batches = 0
-        self._on_visit = on_visit
-        self._ahead: list[tuple[float, int, int, float]] = []
         self._knots = pipeline.stages[0].decode_s.shape[1]
         self._knot_tokens = pipeline.knot_tokens
         self._attention: dict[int, list[tuple[float, float]]] = {}
@@ -64,13 +58,7 @@ class Transit:
         line = self._mixed_line(batch)
         return self._pass(line, context_sum / rows if rows else 0.0, at_s)
 
-    def tell_rest(self) -> None:
-        """Tell of all visits not told of so far."""
-        self._tell(inf)
-
     def _pass(self, line: Line, context: float, at_s: float) -> tuple[float, float]:
-        if self._on_visit is not None:
-            self._note(line, context, at_s)
         stage_free_s, link_free_s, busy_s = self.stage_free_s, self.link_free_s, self.busy_s
         for number, (fixed_s, per_token_s, transfer_s) in enumerate(line):
             service_s = fixed_s + per_token_s * context
@@ -127,17 +115,3 @@ class Transit:
             sent = tokens if number < len(stages) - 1 else samples
             line.append((total_s, per_token_s, stage.transfer_s[sent]))
         return line
-
-    def _note(self, line: Line, context: float, at_s: float) -> None:
-        """Remember the visits of a batch about to enter, and tell of those that have ended."""
-        self._tell(at_s)
-        for number, (fixed_s, per_token_s, transfer_s) in enumerate(line):
-            began_s = max(at_s, self.stage_free_s[number])
-            ended_s = began_s + (fixed_s + per_token_s * context)
-            heappush(self._ahead, (ended_s, self.batches, number, began_s))
-            at_s = max(ended_s, self.link_free_s[number]) + transfer_s
-
-    def _tell(self, until_s: float) -> None:
-        while self._on_visit and self._ahead and self._ahead[0][0] <= until_s:
-            ended_s, visit, stage, began_s = heappop(self._ahead)
-            self._on_visit(stage, visit, began_s, ended_s)

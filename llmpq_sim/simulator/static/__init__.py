@@ -1,1 +1,1 @@
-"""One global batch: prefill micro-batches, then decode rounds."""
+"""Static batching: one global batch, prefill micro-batches, then decode rounds."""

@@ -1,52 +1,79 @@
-"""When does each visit of a wave leave the pipeline? The plain answer, which the engine must equal.
+"""SimPy model of the static policy: micro-batches that pass stages and links.
 
-One SimPy process tells the story of each stage and of each link, and a store is the line before
-it. The engine answers the same in every bit, many times faster.
+Each stage and each link is a resource that serves one micro-batch at a time, in order of arrival.
+Each step, one micro-batch in one phase and round, is a process that passes them all; when its token
+is back at the first stage, the steps that waited for it begin. `recurrence` computes the same
+instants without events.
 """
 
-from simpy import Environment, Store
+from math import inf, nan
+
+from simpy import Environment, Resource
 from simpy.events import ProcessGenerator
 
-from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from llmpq_sim.simulator.static.step_graph import OnStep, StepGraph, StepTimes
 
 
-def run_wave_plainly(wave: Wave, start_s: float = 0.0) -> WaveTimes:
-    """Return when each visit of a wave that begins at ``start_s`` is sampled."""
-    pipeline = _Pipeline(wave, start_s)
-    pipeline.environment.run()
-    return WaveTimes(pipeline.sampled_s, max(pipeline.sampled_s))
+def simulate_steps(
+    graph: StepGraph,
+    start_s: float = 0.0,
+    on_step: OnStep | None = None,
+    most_steps: float = inf,
+) -> StepTimes:
+    """Return when each step of a graph is sampled, not a number for those not reached.
+
+    Args:
+        graph: what is asked of the pipeline.
+        start_s: instant at which it begins.
+        on_step: told of every step of a stage when it ends.
+        most_steps: of all stages together, after which the simulation ends.
+    """
+    model = _Pipeline(graph, start_s, on_step, most_steps)
+    model.run()
+    return StepTimes(model.sampled_s, model.environment.now)
 
 
 class _Pipeline:
-    """The stages and links of a wave, and what they have done so far."""
+    """Stages and links, and what they have done so far."""
 
-    def __init__(self, wave: Wave, start_s: float) -> None:
+    def __init__(
+        self, graph: StepGraph, start_s: float, on_step: OnStep | None, most_steps: float
+    ) -> None:
         self.environment = Environment(start_s)
-        self.wave = wave
-        self.last = len(wave.service_s) - 1
-        self.stage_lines = [Store(self.environment) for _ in wave.service_s]
-        self.link_lines = [Store(self.environment) for _ in wave.transfer_s]
-        self.sampled_s = [start_s] * wave.visits
-        for number in range(len(wave.service_s)):
-            self.environment.process(self._stage(number))
-            self.environment.process(self._link(number))
-        for visit in range(wave.starts):
-            self.stage_lines[0].put(visit)
+        self.graph = graph
+        self.on_step = on_step
+        self.steps_left = min(most_steps, graph.steps * len(graph.service_s))
+        self.stages = [Resource(self.environment) for _ in graph.service_s]
+        self.links = [Resource(self.environment) for _ in graph.transfer_s]
+        self.done = self.environment.event()
+        self.sampled_s = [nan] * graph.steps
 
-    def _stage(self, number: int) -> ProcessGenerator:
-        while True:
-            visit = yield self.stage_lines[number].get()
-            yield self.environment.timeout(self.wave.service_s[number][visit])
-            if number == self.last:
-                self.sampled_s[visit] = self.environment.now
-            yield self.link_lines[number].put(visit)
+    def run(self) -> None:
+        """Let the steps that wait at the first stage begin, and all that follow from them."""
+        for step in range(self.graph.starts):
+            self.environment.process(self._step(step))
+        self.environment.run(until=self.done)
 
-    def _link(self, number: int) -> ProcessGenerator:
-        while True:
-            visit = yield self.link_lines[number].get()
-            yield self.environment.timeout(self.wave.transfer_s[number][visit])
-            if number < self.last:
-                yield self.stage_lines[number + 1].put(visit)
-            else:
-                for follower in self.wave.successors[visit]:
-                    yield self.stage_lines[0].put(follower)
+    def _step(self, step: int) -> ProcessGenerator:
+        """Pass every stage and the link behind it; then let the followers begin."""
+        environment, graph = self.environment, self.graph
+        for number, (stage, link) in enumerate(zip(self.stages, self.links, strict=True)):
+            with stage.request() as turn:
+                yield turn
+                began_s = environment.now
+                yield environment.timeout(graph.service_s[number][step])
+            if number == len(self.stages) - 1:
+                self.sampled_s[step] = environment.now
+            self._count(number, step, began_s)
+            with link.request() as turn:
+                yield turn
+                yield environment.timeout(graph.transfer_s[number][step])
+        for follower in graph.successors[step]:
+            environment.process(self._step(follower))
+
+    def _count(self, number: int, step: int, began_s: float) -> None:
+        if self.on_step is not None:
+            self.on_step(number, step, began_s, self.environment.now)
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            self.done.succeed()

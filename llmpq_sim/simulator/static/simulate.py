@@ -1,4 +1,4 @@
-"""What would happen if a plan served an offline batch: LLM-PQ's static policy, simulated."""
+"""Simulation of LLM-PQ's static policy on an offline batch."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,13 +11,14 @@ from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
-from llmpq_sim.core.schedule import WaveShape, wave_shapes
+from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
-from llmpq_sim.simulator.static.recurrence import run_wave
-from llmpq_sim.simulator.static.step_graph import Wave, WaveTimes
+from llmpq_sim.simulator.static.policies import BatchPolicy, StepOrder, pipelined
+from llmpq_sim.simulator.static.recurrence import compute_steps
+from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
 FloatArray = NDArray[np.float64]
-RunWave = Callable[[Wave, float], WaveTimes]
+RunSteps = Callable[[StepGraph, float], StepTimes]
 
 TOKEN_BYTES = 8
 """A sampled token travels back to the first stage as one 64-bit integer."""
@@ -27,7 +28,7 @@ HIDDEN_BYTES = 2
 
 
 class StageCosts:
-    """Seconds of one stage's visits under a plan.
+    """Seconds of one stage's steps under a plan.
 
     Attributes:
         kind: the stage's kind of device.
@@ -71,31 +72,38 @@ class BatchTimes:
     Attributes:
         instants_s: when each request's first and last tokens were sampled.
         busy_s: how long each stage computed.
-        visits: micro-batches served by all stages together.
+        steps: micro-batches served by all stages together.
         end_s: when the last token was sampled.
     """
 
     instants_s: tuple[tuple[float, float], ...]
     busy_s: tuple[float, ...]
-    visits: int
+    steps: int
     end_s: float
 
 
-def simulate_static(plan: Plan, costs: LayerCosts, run: RunWave | None = None) -> SimulationResult:
+def simulate_static(
+    plan: Plan, costs: LayerCosts, run: RunSteps = compute_steps, policy: BatchPolicy = pipelined
+) -> SimulationResult:
     """Return what happens when the plan serves the scenario's batch.
 
     Args:
         plan: a plan that `check_plan` accepts.
         costs: block times of the scenario.
-        run: the engine that runs a wave; the event-driven one unless told.
+        run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
     """
-    times = batch_times(plan, costs, run)
+    times = batch_times(plan, costs, run, policy)
     output_tokens = costs.scenario.workload.output_tokens
-    return static_result(output_tokens, times.instants_s, times.busy_s, times.visits)
+    return static_result(output_tokens, times.instants_s, times.busy_s, times.steps)
 
 
 def batch_times(
-    plan: Plan, costs: LayerCosts, run: RunWave | None = None, start_s: float = 0.0
+    plan: Plan,
+    costs: LayerCosts,
+    run: RunSteps = compute_steps,
+    policy: BatchPolicy = pipelined,
+    start_s: float = 0.0,
 ) -> BatchTimes:
     """Return when each request of the scenario's batch has its tokens.
 
@@ -103,25 +111,27 @@ def batch_times(
         plan: stages on devices of the cluster that hold all layers; micro-batches larger than
             the batch are cut to it.
         costs: block times of the scenario.
-        run: the engine that runs a wave; the event-driven one unless told.
+        run: says when each step of a wave is done; the recurrence unless told.
+        policy: says which steps may begin when.
         start_s: instant at which the batch begins.
     """
     stages = [StageCosts(costs, plan, number) for number in range(len(plan.stages))]
     hops = pipeline_links(plan, costs)
     workload = costs.scenario.workload
     instants: list[tuple[float, float]] = []
-    busy_s, visits = np.zeros(len(stages)), 0
-    built: dict[WaveShape, Wave] = {}
-    for shape in wave_shapes(workload, plan.micro_batching):
-        if shape not in built:
-            built[shape] = build_wave(shape, stages, hops, costs)
-        times = (run or run_wave)(built[shape], start_s)
-        wanted = workload.output_tokens[len(instants) : len(instants) + sum(shape.group_rows)]
-        instants += _token_instants_s(shape, wanted, times)
-        busy_s += [sum(service_s) for service_s in built[shape].service_s]
-        visits += shape.visits * len(stages)
+    busy_s, steps = np.zeros(len(stages)), 0
+    built: dict[BatchSchedule, StepGraph] = {}
+    for schedule in batch_schedules(workload, plan.micro_batching):
+        if schedule not in built:
+            order = policy(schedule)
+            built[schedule] = build_step_graph(schedule, stages, hops, costs, order)
+        times = run(built[schedule], start_s)
+        wanted = workload.output_tokens[len(instants) : len(instants) + sum(schedule.group_rows)]
+        instants += _token_instants_s(schedule, wanted, times)
+        busy_s += [sum(service_s) for service_s in built[schedule].service_s]
+        steps += schedule.steps * len(stages)
         start_s = times.end_s
-    return BatchTimes(tuple(instants), tuple(busy_s.tolist()), visits, start_s)
+    return BatchTimes(tuple(instants), tuple(busy_s.tolist()), steps, start_s)
 
 
 def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
@@ -136,41 +146,32 @@ def pipeline_links(plan: Plan, costs: LayerCosts) -> list[Link | None]:
     ]
 
 
-def build_wave(
-    shape: WaveShape, stages: list[StageCosts], hops: list[Link | None], costs: LayerCosts
-) -> Wave:
-    """Return what one wave asks of the pipeline: visits numbered prefill first, then by round."""
+def build_step_graph(
+    schedule: BatchSchedule,
+    stages: list[StageCosts],
+    hops: list[Link | None],
+    costs: LayerCosts,
+    order: StepOrder,
+) -> StepGraph:
+    """Return what one wave asks of the pipeline: steps numbered prefill first, then by round."""
     prompt = costs.scenario.workload.prompt_tokens
-    service_s = tuple(_stage_service_s(shape, stage) for stage in stages)
-    decode_rows = [shape.decode_rows[group][turn] for group, turn in shape.decode_order]
-    tokens = [rows * prompt for rows in shape.prefill_rows] + decode_rows
-    rows = [*shape.prefill_rows, *decode_rows]
+    service_s = tuple(_stage_service_s(schedule, stage) for stage in stages)
+    decode_rows = [schedule.decode_rows[group][turn] for group, turn in schedule.decode_order]
+    tokens = [rows * prompt for rows in schedule.prefill_rows] + decode_rows
+    rows = [*schedule.prefill_rows, *decode_rows]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
     transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
-    return Wave(service_s, tuple(transfer_s), _successors(shape), starts=len(shape.prefill_rows))
+    return StepGraph(service_s, tuple(transfer_s), order.successors, order.starts)
 
 
-def _successors(shape: WaveShape) -> tuple[tuple[int, ...], ...]:
-    """Return the visits that each visit lets in: the next round of its group, or the first."""
-    visit_of = shape.visit_of
-    successors = [
-        tuple(visit_of[group, 0] for group in groups if (group, 0) in visit_of)
-        for groups in shape.releases()
-    ]
-    for group, turn in shape.decode_order:
-        following = visit_of.get((group, turn + 1))
-        successors.append(() if following is None else (following,))
-    return tuple(successors)
-
-
-def _stage_service_s(shape: WaveShape, stage: StageCosts) -> tuple[float, ...]:
-    by_rows = {rows: stage.prefill_s(rows) for rows in set(shape.prefill_rows)}
-    service_s = [by_rows[rows] for rows in shape.prefill_rows]
-    sizes = {rows for group in shape.decode_rows for rows in group}
+def _stage_service_s(schedule: BatchSchedule, stage: StageCosts) -> tuple[float, ...]:
+    by_rows = {rows: stage.prefill_s(rows) for rows in set(schedule.prefill_rows)}
+    service_s = [by_rows[rows] for rows in schedule.prefill_rows]
+    sizes = {rows for group in schedule.decode_rows for rows in group}
     decode_s = {rows: stage.decode_s(rows).tolist() for rows in sizes}
     service_s += [
-        decode_s[shape.decode_rows[group][turn]][turn] for group, turn in shape.decode_order
+        decode_s[schedule.decode_rows[group][turn]][turn] for group, turn in schedule.decode_order
     ]
     return tuple(service_s)
 
@@ -183,15 +184,17 @@ def _transfers_s(hop: Link | None, units: list[int], unit_bytes: int) -> tuple[f
 
 
 def _token_instants_s(
-    shape: WaveShape, output_tokens: tuple[int, ...], times: WaveTimes
+    schedule: BatchSchedule, output_tokens: tuple[int, ...], times: StepTimes
 ) -> list[tuple[float, float]]:
     """Return the instants at which each row's first and last tokens are sampled."""
     first_s = [
-        times.sampled_s[visit] for visit, rows in enumerate(shape.prefill_rows) for _ in range(rows)
+        times.sampled_s[step]
+        for step, rows in enumerate(schedule.prefill_rows)
+        for _ in range(rows)
     ]
-    group_of = [group for group, rows in enumerate(shape.group_rows) for _ in range(rows)]
+    group_of = [group for group, rows in enumerate(schedule.group_rows) for _ in range(rows)]
     last_s = [
-        first if tokens == 1 else times.sampled_s[shape.visit_of[group, tokens - 2]]
+        first if tokens == 1 else times.sampled_s[schedule.step_of[group, tokens - 2]]
         for first, group, tokens in zip(first_s, group_of, output_tokens, strict=True)
     ]
     return list(zip(first_s, last_s, strict=True))
@@ -201,7 +204,7 @@ def static_result(
     output_tokens: Sequence[int],
     instants_s: Sequence[tuple[float, float]],
     busy_s: tuple[float, ...],
-    visits: int,
+    steps: int,
 ) -> SimulationResult:
     """Return the metrics of requests that were all present at the start.
 
@@ -209,7 +212,7 @@ def static_result(
         output_tokens: generated by each request.
         instants_s: when the first and last tokens of each were sampled.
         busy_s: how long each stage computed.
-        visits: micro-batches served by all stages together.
+        steps: micro-batches served by all stages together.
     """
     last_token_s = [last for _, last in instants_s]
     tpot_s = [
@@ -226,5 +229,5 @@ def static_result(
         tpot_s=Summary.of(tpot_s),
         latency_s=Summary.of(last_token_s),
         stage_busy_s=busy_s,
-        stage_visits=visits,
+        stage_visits=steps,
     )

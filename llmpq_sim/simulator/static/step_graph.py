@@ -1,42 +1,36 @@
-"""What is asked of a pipeline at a time, and when is it done?
+"""Step graphs: what one wave of a batch asks of a pipeline, and when it is done.
 
-A pipeline is stages 0 to N-1, each serving one visit at a time in order of arrival. Hop j, a link
+A pipeline is stages 0 to N-1, each serving one step at a time in order of arrival. Hop j, a link
 that carries one message at a time, joins stage j to stage j+1; hop N-1 returns the sampled token
-from the last stage to the first and closes the ring. A *visit* is one micro-batch of one phase and
+from the last stage to the first and closes the ring. A *step* is one micro-batch of one phase and
 round. It passes every stage once; the return of its token lets others enter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-OnVisit = Callable[[int, int, float, float], None]
-"""Told of each stage visit: stage, visit, and the instants in s at which its service began, ended.
-"""
-
-OnBatch = Callable[[float, int, int, int, int], None]
-"""Told of each batch of continuous batching in order, the first being visit 0: the instant in s at
-which it joins the line before stage 0, sequences that decode, prompt tokens, KV blocks then in use,
-and sequences that wait to be admitted.
+OnStep = Callable[[int, int, float, float], None]
+"""Told of each stage step: stage, step, and the instants in s at which its service began, ended.
 """
 
 
 @dataclass(frozen=True)
-class Wave:
+class StepGraph:
     """What one wave asks of a pipeline.
 
-    Durations are finite and not negative. A visit that must await several others is listed only
-    under the last of them: visits return in the order in which they entered.
+    Durations are finite and not negative. A step that must await several others is listed only
+    under the last of them: steps return in the order in which they entered.
 
     Attributes:
-        service_s: how long each stage computes, indexed by stage, then visit.
-        transfer_s: how long each hop carries the result, indexed by hop, then visit. The last hop
-            is occupied by every visit, also by one that nothing follows.
-        successors: the visits that may enter stage 0 once this visit's token has returned, in
-            this order. Each has a higher number than this visit.
-        starts: visits 0 to ``starts - 1`` wait at stage 0, in order, when the wave begins.
+        service_s: how long each stage computes, indexed by stage, then step.
+        transfer_s: how long each hop carries the result, indexed by hop, then step. The last hop
+            is occupied by every step, also by one that nothing follows.
+        successors: the steps that may enter stage 0 once this step's token has returned, in
+            this order. Each has a higher number than this step.
+        starts: steps 0 to ``starts - 1`` wait at stage 0, in order, when the wave begins.
 
     Raises:
-        ValueError: the shapes differ, or some visit would never enter, or enter twice.
+        ValueError: the shapes differ, or some step would never enter, or enter twice.
     """
 
     service_s: tuple[tuple[float, ...], ...]
@@ -49,39 +43,42 @@ class Wave:
         if not stages or stages != hops:
             raise ValueError(f"expected stages and as many hops, got {stages} and {hops}")
         lengths = sorted({len(row) for row in self.service_s + self.transfer_s})
-        if lengths != [self.visits]:
-            raise ValueError(f"expected rows of {self.visits} visits, got rows of {lengths}")
-        if not 1 <= self.starts <= self.visits:
-            raise ValueError(f"starts: expected 1 to {self.visits}, got {self.starts}")
-        self._check_successors()
-
-    def _check_successors(self) -> None:
-        following = sorted(
-            follower
-            for visit, followers in enumerate(self.successors)
-            for follower in followers
-            if follower > visit
-        )
-        if following != list(range(self.starts, self.visits)):
-            raise ValueError(
-                f"successors: expected each of visits {self.starts} to {self.visits - 1} once, "
-                f"under an earlier visit, got {following} there"
-            )
+        if lengths != [self.steps]:
+            raise ValueError(f"expected rows of {self.steps} steps, got rows of {lengths}")
+        check_order(self.starts, self.successors)
 
     @property
-    def visits(self) -> int:
-        """Number of visits, each of which passes every stage once."""
+    def steps(self) -> int:
+        """Number of steps, each of which passes every stage once."""
         return len(self.successors)
 
 
 @dataclass(frozen=True)
-class WaveTimes:
-    """When a wave's tokens were sampled.
+class StepTimes:
+    """When the tokens of a step graph were sampled.
 
     Attributes:
-        sampled_s: instant at which each visit leaves the last stage, which samples its token.
+        sampled_s: instant at which each step leaves the last stage, which samples its token.
         end_s: the last of them.
     """
 
     sampled_s: list[float]
     end_s: float
+
+
+def check_order(starts: int, successors: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError if some step would never enter the pipeline, or enter twice."""
+    steps = len(successors)
+    if not 1 <= starts <= steps:
+        raise ValueError(f"starts: expected 1 to {steps}, got {starts}")
+    following = sorted(
+        follower
+        for step, followers in enumerate(successors)
+        for follower in followers
+        if follower > step
+    )
+    if following != list(range(starts, steps)):
+        raise ValueError(
+            f"successors: expected each of steps {starts} to {steps - 1} once, under an earlier "
+            f"step, got {following} there"
+        )

@@ -1,4 +1,4 @@
-"""How is a transformers architecture cut to the layers of a stage?
+"""Transformers architectures cut to the layers of a stage.
 
 A stage is the architecture's own model with as many layers as the stage has, built without
 memory. What belongs to the ends is left out in between: embeddings are on the first stage, the

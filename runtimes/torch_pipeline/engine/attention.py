@@ -1,4 +1,4 @@
-"""How do the tokens of a step attend to the KV cache?
+"""Attention of a step's tokens to the KV cache.
 
 Tokens of all sequences lie in one row without padding, so that matrix products see them at once;
 only attention tells sequences apart. transformers calls ``ragged_attention`` in place of its own

@@ -1,4 +1,4 @@
-"""How far is the clock of each stage ahead of that of the first stage?"""
+"""Clock offsets of stages against the first stage."""
 
 import platform
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""In which steps does continuous batching serve requests?
+"""Schedule of continuous batching: the steps that serve requests.
 
 As the simulator does: what can decode goes first, all of it; then prompts in order of admission,
 then those that wait in order of arrival, under the token budget. A sequence reserves a whole row of
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from runtimes.base import Served, TokenRequest
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.sequences import LiveSequence, finished
 from runtimes.torch_pipeline.engine.step import Segment, Step
 
@@ -63,7 +63,7 @@ class ContinuousSchedule:
         of = self._running
         return [token for part in step.segments for token in of[part.request].entering(part)]
 
-    def take_back(self, step: Step, tokens: list[int]) -> list[Served]:
+    def take_back(self, step: Step, tokens: list[int]) -> list[Completion]:
         """Take a step's tokens, give back the rows of who is done, and return them."""
         for part in step.segments:
             self._running[part.request].in_flight = False

@@ -1,4 +1,4 @@
-"""How does a GPU repeat decode steps without Python launching each of their kernels?
+"""CUDA graphs of decode steps, replayed without launching each kernel from Python.
 
 Steps that decode the same rows of the cache are the same kernels on the same memory, but for what
 enters and how long the contexts are. Such a step is recorded (a CUDA graph) and replayed with new

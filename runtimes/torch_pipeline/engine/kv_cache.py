@@ -1,4 +1,4 @@
-"""Where are a stage's keys and values, and which rows does a step touch?
+"""KV cache of a stage, and the rows that a step touches.
 
 One cache for the whole stage, in which a micro-batch is some rows: prefill and decode cut a batch
 differently without copying.

@@ -1,4 +1,4 @@
-"""Which norms of an architecture does PyTorch compute in one kernel instead of six?
+"""Norms that PyTorch computes in one kernel instead of six.
 
 At one token per sequence a GPU spends longer on starting small kernels than on what they compute.
 """

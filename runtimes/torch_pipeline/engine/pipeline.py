@@ -1,4 +1,4 @@
-"""How do stages serve steps together, from the first to the last?
+"""Pipeline of stages that serve steps together, from the first to the last.
 
 The first stage schedules. It announces each step to every other stage, so that shapes are known
 before data come, sends hidden states down the pipeline, and takes sampled tokens back from the last
@@ -14,13 +14,13 @@ from typing import Protocol
 
 import torch
 
-from runtimes.base import Served, TokenRequest
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.engine.sampling import sample
 from runtimes.torch_pipeline.engine.sequences import Schedule
 from runtimes.torch_pipeline.engine.step import END, INLINE, Step, decoded, encoded, encoded_length
 from runtimes.torch_pipeline.engine.transport import ANNOUNCEMENT, HIDDEN, TOKENS, Transport
-from runtimes.torch_pipeline.processes.heartbeat import Pulse
+from runtimes.torch_pipeline.processes.heartbeat import HeartbeatRecord
 
 Returned = tuple[Step, list[int]]
 Arrived = tuple[Step, torch.Tensor | None]
@@ -49,7 +49,7 @@ class Member:
         number, stages: its place, and how many there are.
         requests: of the job.
         transport: to the other stages.
-        pulse: where it says that it is alive.
+        heartbeat: where it says that it is alive.
         record: where it writes down its steps.
     """
 
@@ -58,7 +58,7 @@ class Member:
     stages: int
     requests: tuple[TokenRequest, ...]
     transport: Transport
-    pulse: Pulse
+    heartbeat: HeartbeatRecord
     record: StageRecord
 
     @property
@@ -68,7 +68,7 @@ class Member:
 
     def compute(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
         """Return hidden states, or on the last stage tokens, and write down how long it took."""
-        self.pulse.step_since_s = monotonic()
+        self.heartbeat.step_since_s = monotonic()
         began_s = perf_counter()
         out = self.stage.run(step, entering)
         if self.is_last:
@@ -78,9 +78,9 @@ class Member:
         ended_s = perf_counter()
         self.record.began_s.append(began_s)
         self.record.ended_s.append(ended_s)
-        self.pulse.busy_s += ended_s - began_s
-        self.pulse.visits += 1
-        self.pulse.step_since_s = 0.0
+        self.heartbeat.busy_s += ended_s - began_s
+        self.heartbeat.visits += 1
+        self.heartbeat.step_since_s = 0.0
         return out
 
 
@@ -145,7 +145,7 @@ def lead(
     schedule: Schedule,
     most_in_flight: int | None,
     run: RunRecord,
-    on_served: Callable[[Served], None],
+    on_completion: Callable[[Completion], None],
 ) -> None:
     """Serve all requests from the first stage, then tell the others that it is over.
 
@@ -154,7 +154,7 @@ def lead(
         schedule: which steps there are.
         most_in_flight: steps in the pipeline at once, or None for all there are.
         run: where steps are written down.
-        on_served: told of each request that is finished.
+        on_completion: receives each request that is finished.
     """
     ring = _Ring(member)
     while not schedule.is_done:
@@ -169,19 +169,22 @@ def lead(
                 continue
             returned = ring.next_returned(_seconds_to(schedule, now_s, has_room))
         if returned is not None:
-            _take_back(member, schedule, returned, on_served)
+            _take_back(member, schedule, returned, on_completion)
     ring.close()
     _announce(member, Step(END))
 
 
 def _take_back(
-    member: Member, schedule: Schedule, returned: Returned, on_served: Callable[[Served], None]
+    member: Member,
+    schedule: Schedule,
+    returned: Returned,
+    on_completion: Callable[[Completion], None],
 ) -> None:
     served = schedule.take_back(*returned)
-    member.pulse.output_tokens += len(returned[1])
-    member.pulse.finished += len(served)
+    member.heartbeat.output_tokens += len(returned[1])
+    member.heartbeat.finished += len(served)
     for one in served:
-        on_served(one)
+        on_completion(one)
 
 
 def _seconds_to(schedule: Schedule, now_s: float, has_room: bool) -> float | None:

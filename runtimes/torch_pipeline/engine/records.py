@@ -1,4 +1,4 @@
-"""What does each stage write down of a run, and what follows from all of it?"""
+"""Records of a run by each stage, and what follows from all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

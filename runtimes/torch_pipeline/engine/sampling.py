@@ -1,4 +1,4 @@
-"""Which token comes next?
+"""Sampling of the next token.
 
 The draw for a token depends on its request's seed and its place in the output alone, so tokens do
 not change with the batch, the stage or the runtime that computes them.

@@ -1,9 +1,9 @@
-"""How far is each request of a job, and when is it finished?"""
+"""Sequences of a job: the progress of each request, and when it is finished."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runtimes.base import EndedBy, Served, TokenRequest
+from runtimes.base import Completion, EndedBy, TokenRequest
 from runtimes.torch_pipeline.engine.step import Segment, Step
 
 
@@ -69,7 +69,7 @@ class Schedule(Protocol):
     def token_ids(self, step: Step) -> list[int]:
         """Return the token ids that enter the pipeline with a step."""
 
-    def take_back(self, step: Step, tokens: list[int]) -> list[Served]:
+    def take_back(self, step: Step, tokens: list[int]) -> list[Completion]:
         """Take the tokens sampled by a step, in its order, and return who is finished."""
 
     @property
@@ -80,8 +80,8 @@ class Schedule(Protocol):
         """Return when the next request that is not there yet arrives, or None."""
 
 
-def finished(sequence: LiveSequence) -> Served | None:
+def finished(sequence: LiveSequence) -> Completion | None:
     """Return a sequence as it is reported, or None while it is not finished."""
     if sequence.ended_by is None:
         return None
-    return Served(sequence.number, tuple(sequence.tokens), sequence.ended_by)
+    return Completion(sequence.number, tuple(sequence.tokens), sequence.ended_by)

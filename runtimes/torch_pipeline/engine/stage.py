@@ -1,4 +1,4 @@
-"""What does a stage compute for a step?"""
+"""Stage: the computation of its layers for a step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

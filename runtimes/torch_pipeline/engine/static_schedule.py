@@ -1,4 +1,4 @@
-"""In which steps does the static policy serve requests? Exactly those of the plan.
+"""Schedule of the static policy: exactly the steps of the plan.
 
 Requests are taken a batch at a time. A batch is cut into waves of decode groups; a wave's rows are
 prefilled in micro-batches, then each group decodes in rounds, as ``llmpq_sim.core.schedule`` has
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from llmpq_sim.core.plan import MicroBatching, equal_parts
-from runtimes.base import Served, TokenRequest
+from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.sequences import LiveSequence, finished
 from runtimes.torch_pipeline.engine.step import Step
 
@@ -74,7 +74,7 @@ class StaticSchedule:
         of = {sequence.number: sequence for sequence in self._rows}
         return [token for part in step.segments for token in of[part.request].entering(part)]
 
-    def take_back(self, step: Step, tokens: list[int]) -> list[Served]:
+    def take_back(self, step: Step, tokens: list[int]) -> list[Completion]:
         """Take a step's tokens, let those go on that are not done, and return who is."""
         of = {sequence.number: sequence for sequence in self._rows}
         served = []

@@ -1,4 +1,4 @@
-"""What does one visit of a micro-batch ask of every stage, and how is it announced to them?
+"""Step of a micro-batch through every stage, and its announcement.
 
 A *segment* is consecutive tokens of one sequence. Decodes come first, one token each; chunks of
 prompts follow. Each sequence holds one row of every stage's KV cache. Before a step, rows may be

@@ -1,4 +1,4 @@
-"""How do tensors get from one stage to another?"""
+"""Transport of tensors between stages."""
 
 from collections import deque
 from datetime import timedelta
@@ -69,13 +69,17 @@ class DistributedTransport:
             self._unsent.popleft()[0].wait()
 
 
-def join_stages(devices: list[str], own: torch.device) -> DistributedTransport:
-    """Meet the other stages and return the way to exchange tensors with them.
+def join_stages(
+    devices: list[str], own: torch.device, store: dist.Store, number: int
+) -> DistributedTransport:
+    """Meet the other stages in a store and return the way to exchange tensors with them.
 
     NCCL joins stages that are all on GPUs of their own; wherever one is not, gloo carries tensors
     through the CPU's memory.
     """
     on_gpus = all(device.startswith("cuda") for device in devices)
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
-    dist.init_process_group(backend, timeout=UNLIMITED)
+    dist.init_process_group(
+        backend, timeout=UNLIMITED, store=store, rank=number, world_size=len(devices)
+    )
     return DistributedTransport(own, is_staged=own.type == "cuda" and not on_gpus)

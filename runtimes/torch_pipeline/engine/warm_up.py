@@ -1,4 +1,4 @@
-"""What does a stage compute before the first request, so that the first is as fast as the others?
+"""Warm-up of a stage, so that the first request is as fast as the others.
 
 The first calls of a process pay for memory that the system hands out page by page, and for what
 libraries prepare once. A step of each phase, as large as those to come, pays it beforehand.

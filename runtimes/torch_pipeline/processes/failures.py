@@ -1,4 +1,4 @@
-"""What is said when a stage fails, by the stage itself and by whoever launched it?"""
+"""Failures of a stage, as told by the stage itself and by its launcher."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -9,6 +9,7 @@ import torch
 from llmpq_sim.core.errors import LlmpqError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.io.files import read_json, write_json
+from runtimes.torch_pipeline.processes.worker_files import PRIVATE_MODE
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
@@ -37,7 +38,9 @@ def failure_path(folder: Path, stage: int) -> Path:
 
 def write_failure(folder: Path, stage: int, failure: StageFailure) -> None:
     """Write down why a stage ends."""
-    write_json(failure_path(folder, stage), asdict(failure))
+    path = failure_path(folder, stage)
+    write_json(path, asdict(failure))
+    path.chmod(PRIVATE_MODE)
 
 
 def read_failure(folder: Path, stage: int) -> StageFailure | None:

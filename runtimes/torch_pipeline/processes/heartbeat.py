@@ -1,4 +1,4 @@
-"""How does a stage show that it is alive, and how far it is?
+"""Heartbeat of a stage: that it is alive, and how far it is.
 
 Each stage keeps a small record in a file of the run's folder. A thread renews it; whoever launched
 the stages reads it. A stage that was stopped does not renew it, and one that hangs in a step shows
@@ -18,7 +18,7 @@ PHASES = ("starting", "loading", "serving", "done")
 
 
 @dataclass
-class Pulse:
+class HeartbeatRecord:
     """What a stage says of itself.
 
     Attributes:
@@ -55,47 +55,36 @@ class Pulse:
         )
 
 
-def pulse_path(folder: Path, stage: int) -> Path:
+def heartbeat_path(folder: Path, stage: int) -> Path:
     """Return where a stage keeps its record."""
-    return folder / f"stage-{stage}.pulse"
+    return folder / f"stage-{stage}.heartbeat"
 
 
-def parent_path(folder: Path) -> Path:
-    """Return where whoever launches the stages writes the process that is to be their parent."""
-    return folder / "parent"
-
-
-def read_pulse(folder: Path, stage: int) -> Pulse | None:
+def read_heartbeat(folder: Path, stage: int) -> HeartbeatRecord | None:
     """Return what a stage last said, or None where it has said nothing yet."""
     try:
-        content = pulse_path(folder, stage).read_bytes()
+        content = heartbeat_path(folder, stage).read_bytes()
     except FileNotFoundError:
         return None
-    return Pulse(*RECORD.unpack(content)) if len(content) == RECORD.size else None
+    return HeartbeatRecord(*RECORD.unpack(content)) if len(content) == RECORD.size else None
 
 
-class Heart:
-    """Renews a stage's record, and ends the process when its parent is gone.
-
-    The parent may be gone by the first beat already: modules take seconds to load.
+class Heartbeat:
+    """Renews a stage's record.
 
     Attributes:
-        pulse: what is said; the stage changes it as it goes on.
+        record: what is said; the stage changes it as it goes on.
     """
 
     def __init__(self, folder: Path, stage: int) -> None:
-        self.pulse = Pulse(process=os.getpid())
-        self._path = pulse_path(folder, stage)
-        self._parent_path = parent_path(folder)
-        self._parent = 0
+        self.record = HeartbeatRecord(process=os.getpid())
+        self._path = heartbeat_path(folder, stage)
         self._file: int | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def start(self) -> None:
         """Begin to beat."""
-        self._parent = int(self._parent_path.read_text(encoding="ascii"))
-        self._end_as_orphan()
         self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600)
         self._write()
         self._thread.start()
@@ -108,14 +97,9 @@ class Heart:
 
     def _beat(self) -> None:
         while not self._stopped.wait(INTERVAL_S):
-            self._end_as_orphan()
             self._write()
 
-    def _end_as_orphan(self) -> None:
-        if os.getppid() != self._parent:
-            os._exit(1)  # whoever launched the stages is gone: none may outlive it
-
     def _write(self) -> None:
-        self.pulse.beat_s = monotonic()
+        self.record.beat_s = monotonic()
         if self._file is not None:
-            os.pwrite(self._file, self.pulse.packed(), 0)
+            os.pwrite(self._file, self.record.packed(), 0)

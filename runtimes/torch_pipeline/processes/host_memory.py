@@ -1,25 +1,25 @@
-"""How much memory does this process take, and how is it kept within a limit?"""
+"""Host memory of a process, and its limit."""
 
 import os
 import resource
 import threading
-from pathlib import Path
 
+import psutil
 import torch
 
-STATUS = Path("/proc/self/status")
 
+def own_bytes() -> int:
+    """Return the memory of this process that is its own: resident, and shared with no other.
 
-def resident_bytes(field: str = "VmRSS") -> int:
-    """Return a figure of the kernel's about this process, such as ``RssAnon``, its own memory.
-
-    Where the system keeps no such file, the largest resident size so far.
+    Where the system does not tell them apart, pages of files count as well.
     """
-    if STATUS.exists():
-        for line in STATUS.read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))
+
+
+def data_bytes() -> int:
+    """Return the size of the data segment, touched or not; 0 where the system does not tell."""
+    return int(getattr(psutil.Process().memory_info(), "data", 0))
 
 
 class PeakMemory:
@@ -47,14 +47,14 @@ class PeakMemory:
         """Return the most bytes since the start, and look no more."""
         self._stopped.set()
         if self._device.type != "cuda":
-            return max(self._most_bytes, resident_bytes("RssAnon"))
+            return max(self._most_bytes, own_bytes())
         free, total = torch.cuda.mem_get_info(self._device)
         beside = total - free - torch.cuda.memory_reserved(self._device)
         return beside + torch.cuda.max_memory_reserved(self._device)
 
     def _look(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            self._most_bytes = max(self._most_bytes, resident_bytes("RssAnon"))
+            self._most_bytes = max(self._most_bytes, own_bytes())
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
@@ -67,7 +67,7 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
         return
-    untouched = max(0, resident_bytes("VmData") - resident_bytes("RssAnon"))
+    untouched = max(0, data_bytes() - own_bytes())
     limit = limit_bytes + untouched
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 

@@ -1,4 +1,4 @@
-"""How does a plan become a job for processes, and what is wrong with it before anything loads?"""
+"""Job for processes made of a plan, checked before anything loads."""
 
 import os
 from collections.abc import Sequence

@@ -1,20 +1,28 @@
-"""What does every process of a pipeline need to know of a job?"""
+"""Job file that every process of a pipeline reads."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
-from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.records import Codec, Header, Natural, from_dict, to_dict
 from llmpq_sim.io.files import parse_json, read_text, write_json
-from llmpq_sim.io.serving import settings_from_fields, settings_to_content
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from runtimes.base import Sampling, TokenRequest
-from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES
+from runtimes.base import TokenRequest
+from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES, PRIVATE_MODE
 
-SCHEMA = "llmpq/job"
-VERSION = 1
 FILE_NAME = "job.json"
+
+
+def _micro_batching(fields: Fields, key: str) -> MicroBatching:
+    with fields.fields(key) as part:
+        return MicroBatching(
+            *(part.integer(name) for name in ("prefill", "decode", "groups_in_flight"))
+        )
+
+
+Folder = Annotated[Path, Codec(lambda fields, key: Path(fields.text(key)), str)]
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,11 @@ class StageSpec:
     """
 
     name: str
-    first_layer: int
+    first_layer: Natural
     formats: tuple[str, ...]
     device: str
-    cores: tuple[int, ...]
-    dense_from_tokens: dict[str, int]
+    cores: tuple[Natural, ...]
+    dense_from_tokens: dict[str, Natural]
     is_dense_only: bool
     memory_limit_bytes: int | None
 
@@ -62,16 +70,18 @@ class JobSpec:
         batch_invariant: whether no token depends on what is computed beside it.
     """
 
-    model_dir: Path
+    header: ClassVar = Header("llmpq/job", 1)
+
+    model_dir: Folder
     dtype: str
     stages: tuple[StageSpec, ...]
     batch: int
-    micro_batching: MicroBatching
+    micro_batching: Annotated[MicroBatching, Codec(_micro_batching, asdict)]
     settings: ContinuousSettings | None
     cache_rows: int
     cache_context_tokens: int
     requests: tuple[TokenRequest, ...]
-    weight_cache: Path | None
+    weight_cache: Folder | None
     records_steps: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
     batch_invariant: bool = False
@@ -79,7 +89,8 @@ class JobSpec:
 
 def write_job(folder: Path, job: JobSpec) -> None:
     """Write a job into a folder."""
-    write_json(folder / FILE_NAME, job_to_content(job))
+    write_json(folder / FILE_NAME, to_dict(job))
+    (folder / FILE_NAME).chmod(PRIVATE_MODE)
 
 
 def read_job(folder: Path) -> JobSpec:
@@ -89,107 +100,4 @@ def read_job(folder: Path) -> JobSpec:
         InputError: it cannot be read.
     """
     content = parse_json(read_text(folder / FILE_NAME, LARGEST_BYTES), FILE_NAME)
-    return job_from_fields(Fields(content, FILE_NAME))
-
-
-def job_to_content(job: JobSpec) -> dict[str, Any]:
-    """Return a job as plain data."""
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "model_dir": str(job.model_dir),
-        "dtype": job.dtype,
-        "stages": [asdict(stage) for stage in job.stages],
-        "batch": job.batch,
-        "micro_batching": asdict(job.micro_batching),
-        "settings": None if job.settings is None else settings_to_content(job.settings),
-        "cache_rows": job.cache_rows,
-        "cache_context_tokens": job.cache_context_tokens,
-        "requests": [_request_to_content(request) for request in job.requests],
-        "weight_cache": None if job.weight_cache is None else str(job.weight_cache),
-        "records_steps": job.records_steps,
-        "quantizers": job.quantizers,
-        "batch_invariant": job.batch_invariant,
-    }
-
-
-def _request_to_content(request: TokenRequest) -> dict[str, Any]:
-    """Return a request as plain data, its seed as text: one of 63 bits is no number for others."""
-    content = asdict(request)
-    content["sampling"]["seed"] = str(request.sampling.seed)
-    return content
-
-
-def job_from_fields(fields: Fields) -> JobSpec:
-    """Return the job that ``job_to_content`` wrote.
-
-    Raises:
-        InputError: a value is missing, unknown or cannot be.
-    """
-    with fields:
-        check_header(fields, SCHEMA, VERSION)
-        continuous = fields.has("settings")
-        return JobSpec(
-            model_dir=Path(fields.text("model_dir")),
-            dtype=fields.text("dtype"),
-            stages=tuple(_stage(each) for each in fields.each("stages")),
-            batch=fields.integer("batch"),
-            micro_batching=_micro_batching(fields.fields("micro_batching")),
-            settings=settings_from_fields(fields.fields("settings")) if continuous else None,
-            cache_rows=fields.integer("cache_rows"),
-            cache_context_tokens=fields.integer("cache_context_tokens"),
-            requests=tuple(_request(each) for each in fields.each("requests")),
-            weight_cache=Path(fields.text("weight_cache")) if fields.has("weight_cache") else None,
-            records_steps=fields.flag("records_steps"),
-            quantizers=_quantizers(fields.fields("quantizers")),
-            batch_invariant=fields.flag("batch_invariant"),
-        )
-
-
-def _stage(fields: Fields) -> StageSpec:
-    with fields:
-        limited = fields.has("memory_limit_bytes")
-        dense = fields.fields("dense_from_tokens")
-        return StageSpec(
-            name=fields.text("name"),
-            first_layer=fields.integer("first_layer", least=0),
-            formats=fields.texts("formats"),
-            device=fields.text("device"),
-            cores=tuple(int(core) for core in fields.numbers("cores")),
-            dense_from_tokens={name: dense.integer(name, least=0) for name in dense.names()},
-            is_dense_only=fields.flag("is_dense_only"),
-            memory_limit_bytes=fields.integer("memory_limit_bytes") if limited else None,
-        )
-
-
-def _quantizers(fields: Fields) -> dict[str, str]:
-    with fields:
-        return {name: fields.text(name) for name in fields.names()}
-
-
-def _micro_batching(fields: Fields) -> MicroBatching:
-    with fields:
-        sizes = (fields.integer(name) for name in ("prefill", "decode", "groups_in_flight"))
-        return MicroBatching(*sizes)
-
-
-def _request(fields: Fields) -> TokenRequest:
-    with fields:
-        return TokenRequest(
-            name=str(fields.value("name")),
-            prompt=tuple(fields.items("prompt")),
-            output_tokens=fields.integer("output_tokens"),
-            sampling=_sampling(fields.fields("sampling")),
-            stop_tokens=tuple(fields.items("stop_tokens")),
-            arrival_s=fields.number("arrival_s", positive=False),
-        )
-
-
-def _sampling(fields: Fields) -> Sampling:
-    with fields:
-        return Sampling(
-            temperature=fields.number("temperature", positive=False),
-            top_k=fields.integer("top_k", least=0),
-            top_p=fields.number("top_p"),
-            seed=int(fields.text("seed")),
-        )
+    return from_dict(JobSpec, Fields(content, FILE_NAME))

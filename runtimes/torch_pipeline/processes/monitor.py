@@ -1,21 +1,24 @@
-"""Is every stage alive and getting on, and if not, what is to be said?"""
+"""Monitor of stages: progress, finished requests, and messages on failure."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
 from llmpq_sim.core.errors import ExecutionError, InputError, LlmpqError
-from runtimes.base import Progress, RuntimeOptions, Served
+from llmpq_sim.io.termination import Termination
+from runtimes.base import Completion, Progress, RuntimeOptions
 from runtimes.torch_pipeline.processes.failures import StageFailure, read_failure
-from runtimes.torch_pipeline.processes.heartbeat import PHASES, Pulse, read_pulse
-from runtimes.torch_pipeline.processes.launching import Launcher, is_alive
+from runtimes.torch_pipeline.processes.heartbeat import PHASES, HeartbeatRecord, read_heartbeat
+from runtimes.torch_pipeline.processes.launching import Launcher, StageProcess
 from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE
 
 POLL_S = 0.2
 START_TIMEOUT_S = 120.0
-"""A stage that has not said anything by then never started."""
+"""How long a stage may do nothing at all before its first heartbeat. On a busy machine modules may
+take longer to load, but then the process is seen at work, or waiting for its turn."""
 
 SETTLE_S = 1.0
 """When a stage is gone, others fail in turn: how long to wait for what they say."""
@@ -39,11 +42,11 @@ class Watch:
     requests: int
     options: RuntimeOptions
     _read_bytes: int = 0
-    _began_s: float = field(default_factory=monotonic)
+    _looks: dict[int, tuple[float, int]] = field(default_factory=dict)
     _serving_since_s: float | None = None
 
     def until_done(
-        self, on_served: Callable[[Served], None], on_progress: Callable[[Progress], None]
+        self, on_completion: Callable[[Completion], None], on_progress: Callable[[Progress], None]
     ) -> None:
         """Return when all stages have ended well, telling of what is finished meanwhile.
 
@@ -54,76 +57,96 @@ class Watch:
         while True:
             ended = self.launcher.has_ended()
             for served in self._finished():
-                on_served(served)
-            pulses = self._pulses()
-            on_progress(self._progress(pulses))
+                on_completion(served)
+            records = self._records()
+            on_progress(self._progress(records))
             if ended:
                 break
-            self._check(pulses)
+            self._check()
             sleep(POLL_S)
-        if self.launcher.process.returncode != 0:
-            raise self._failure(None)
+        if not all(map(self._has_finished, self.launcher.processes)):
+            raise self._failure()
 
-    def _pulses(self) -> dict[int, Pulse]:
+    def _records(self) -> dict[int, HeartbeatRecord]:
         folder = self.launcher.folder
-        pulses = {stage: read_pulse(folder, stage) for stage in self.launcher.stages}
-        return {stage: pulse for stage, pulse in pulses.items() if pulse is not None}
+        records = {stage: read_heartbeat(folder, stage) for stage in self.launcher.processes}
+        return {stage: record for stage, record in records.items() if record is not None}
 
-    def _check(self, pulses: dict[int, Pulse]) -> None:
+    def _check(self) -> None:
         """Raise if a stage is gone, or has been silent or in one step for too long."""
-        now_s = monotonic()
-        for stage in self.launcher.stages:
-            pulse = pulses.get(stage)
-            if pulse is not None:
-                self._check_stage(stage, pulse, now_s)
-            elif now_s - self._began_s > START_TIMEOUT_S:
-                raise self._named(stage, f"did not start within {START_TIMEOUT_S:.0f} s")
+        for stage, process in self.launcher.processes.items():
+            process.vitals.look()
+            if self._has_finished(stage):
+                continue
+            if process.exit_code() is not None and not self._has_finished(stage):
+                self._settle()
+                raise self._failure()
+            self._check_stage(stage, process)
 
-    def _check_stage(self, stage: int, pulse: Pulse, now_s: float) -> None:
-        options = self.options
-        if self._has_finished(stage):
+    def _check_stage(self, stage: int, process: StageProcess) -> None:
+        options, idle_s = self.options, process.vitals.idle_s()
+        now_s = monotonic()  # before the record is read: who is slow here must not seem slow there
+        record = read_heartbeat(self.launcher.folder, stage)
+        if record is None:
+            if process.vitals.is_stopped and idle_s > options.hang_timeout_s:
+                raise self._silent(stage, process, idle_s)
+            if idle_s > START_TIMEOUT_S:
+                raise self._named(stage, f"did not start within {START_TIMEOUT_S:.0f} s")
             return
-        if not is_alive(pulse.process) and not self._has_finished(stage):
-            self._settle()
-            raise self._failure(stage)
-        if now_s - pulse.beat_s > options.hang_timeout_s:
-            text = f"process {pulse.process} has not responded for {now_s - pulse.beat_s:.0f} s"
-            raise self._named(stage, text)
-        if pulse.step_since_s and now_s - pulse.step_since_s > options.step_timeout_s:
-            spent_s = now_s - pulse.step_since_s
+        silent_s = min(now_s - record.beat_s, self._heard(stage, record) * POLL_S)
+        is_at_work = idle_s < options.hang_timeout_s and silent_s < options.step_timeout_s
+        if silent_s > options.hang_timeout_s and not is_at_work:
+            raise self._silent(stage, process, now_s - record.beat_s)
+        if record.step_since_s and now_s - record.step_since_s > options.step_timeout_s:
+            spent_s = now_s - record.step_since_s
             raise self._named(stage, f"has been in one step for {spent_s:.0f} s")
+
+    def _heard(self, stage: int, record: HeartbeatRecord) -> int:
+        """Return how often this process has looked since a stage's last heartbeat.
+
+        It tells a silent stage from a machine that was asleep, or all of whose processes were.
+        """
+        last_s, looks = self._looks.get(stage, (0.0, 0))
+        looks = looks + 1 if record.beat_s == last_s else 0
+        self._looks[stage] = record.beat_s, looks
+        return looks
+
+    def _silent(self, stage: int, process: StageProcess, silent_s: float) -> ExecutionError:
+        how = " and is stopped" if process.vitals.is_stopped else ""
+        text = f"process {process.number} has not responded for {silent_s:.0f} s{how}"
+        return self._named(stage, text)
 
     def _has_finished(self, stage: int) -> bool:
         """Return whether the last a stage said is that it is done; it may just have said so."""
-        pulse = read_pulse(self.launcher.folder, stage)
-        return pulse is not None and pulse.phase == PHASES.index("done")
+        record = read_heartbeat(self.launcher.folder, stage)
+        return record is not None and record.phase == PHASES.index("done")
 
     def _settle(self) -> None:
         """Wait a moment for the other stages to say what happened to them."""
         end_s = monotonic() + SETTLE_S
-        while monotonic() < end_s and self.launcher.stage_processes():
+        while monotonic() < end_s and not self.launcher.has_ended():
             sleep(0.05)
 
-    def _failure(self, gone: int | None) -> LlmpqError:
-        """Return what to say when torchrun or a stage has ended badly."""
-        folder = self.launcher.folder
-        said = {stage: read_failure(folder, stage) for stage in self.launcher.stages}
+    def _failure(self) -> LlmpqError:
+        """Return what to say when a stage has ended badly: of the one that began, not of others."""
+        folder, processes = self.launcher.folder, self.launcher.processes
+        said = {stage: read_failure(folder, stage) for stage in processes}
         for kind in ("input", "memory", "fault"):
             for stage, failure in said.items():
                 if failure is not None and failure.kind == kind:
                     return self._told(stage, failure)
-        pulses = self._pulses()
+        silent = {
+            stage: process.exit_code() or 0
+            for stage, process in processes.items()
+            if said[stage] is None and not self._has_finished(stage)
+        }
+        for stage in sorted(silent, key=lambda one: _rank(silent[one])):
+            if processes[stage].exit_code() is not None:
+                return self._named(stage, _end_text(processes[stage], silent[stage]))
         for stage, failure in said.items():
-            pulse = pulses.get(stage)
-            is_gone = pulse is not None and not is_alive(pulse.process)
-            if pulse and is_gone and failure is None and pulse.phase != PHASES.index("done"):
-                return self._named(stage, f"process {pulse.process} was killed")
-        if gone is not None:
-            return self._named(gone, "ended without saying why")
-        return ExecutionError(
-            f"the stages of this machine ended early: another machine's are gone, or torchrun "
-            f"failed: {self.launcher.log_tail()}"
-        )
+            if failure is not None:  # its peers here are well: it lost one on another machine
+                return self._named(stage, f"lost a stage of another machine: {failure.message}")
+        return ExecutionError("the stages ended early and did not say why")
 
     def _told(self, stage: int, failure: StageFailure) -> LlmpqError:
         if failure.kind == "input":
@@ -136,7 +159,7 @@ class Watch:
     def _named(self, stage: int, text: str) -> ExecutionError:
         return ExecutionError(f"stage {stage} on {self.devices[stage]}: {text}")
 
-    def _finished(self) -> Iterator[Served]:
+    def _finished(self) -> Iterator[Completion]:
         """Yield requests that were finished since the last call."""
         path: Path = self.launcher.folder / FINISHED_FILE
         if not path.exists():
@@ -150,10 +173,10 @@ class Watch:
         self._read_bytes += len(whole) + 1
         for line in whole.splitlines():
             told = json.loads(line)
-            yield Served(told["request"], tuple(told["tokens"]), told["ended_by"])
+            yield Completion(told["request"], tuple(told["tokens"]), told["ended_by"])
 
-    def _progress(self, pulses: dict[int, Pulse]) -> Progress:
-        first = pulses.get(self.launcher.stages[0], Pulse())
+    def _progress(self, records: dict[int, HeartbeatRecord]) -> Progress:
+        first = records.get(next(iter(self.launcher.processes)), HeartbeatRecord())
         is_serving = first.phase >= PHASES.index("serving")
         if is_serving and self._serving_since_s is None:
             self._serving_since_s = monotonic()
@@ -165,7 +188,26 @@ class Watch:
             output_tokens=first.output_tokens,
             elapsed_s=elapsed_s,
             busy_fraction=tuple(
-                min(1.0, pulse.busy_s / elapsed_s) if elapsed_s else 0.0
-                for pulse in pulses.values()
+                min(1.0, record.busy_s / elapsed_s) if elapsed_s else 0.0
+                for record in records.values()
             ),
         )
+
+
+def _rank(exit_code: int) -> int:
+    """Return how likely a process that ended so is not the one with which it began.
+
+    Those that lose a peer may abort, and what fails at the start exits.
+    """
+    return (exit_code >= 0) + 2 * (exit_code == -signal.SIGABRT)
+
+
+def _end_text(process: StageProcess, exit_code: int) -> str:
+    """Return how a process ended that did not say why."""
+    if exit_code == -signal.SIGKILL:
+        return f"process {process.number} was killed"
+    number = signal.SIGTERM if exit_code == Termination.exit_code else -exit_code
+    if number > 0:
+        return f"process {process.number} was ended by {signal.Signals(number).name}"
+    words = process.last_words() or "it did not say why"
+    return f"process {process.number} ended with exit code {exit_code}: {words}"

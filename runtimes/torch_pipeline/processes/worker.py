@@ -1,4 +1,4 @@
-"""What does the process of a stage do, from its start to its end?
+"""Worker process of a stage, from its start to its end.
 
 It loads its layers, meets the other stages, serves, and reports what it measured.
 """
@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from runtimes.base import Served
+from llmpq_sim.io.termination import Termination, interrupted_by_sigterm
+from runtimes.base import Completion
 from runtimes.torch_pipeline.engine.architecture import Cut
 from runtimes.torch_pipeline.engine.clocks import clocks_ahead_s
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
@@ -29,30 +30,46 @@ from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.transport import REPORT, join_stages
 from runtimes.torch_pipeline.engine.warm_up import warm_up
 from runtimes.torch_pipeline.processes.failures import failure_of, write_failure
-from runtimes.torch_pipeline.processes.heartbeat import PHASES, Heart
+from runtimes.torch_pipeline.processes.heartbeat import PHASES, Heartbeat
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, limit_memory, pin
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, read_job
-from runtimes.torch_pipeline.processes.worker_files import FINISHED_FILE, MEASURED_FILE
+from runtimes.torch_pipeline.processes.meeting import meeting_store
+from runtimes.torch_pipeline.processes.worker_files import (
+    FINISHED_FILE,
+    MEASURED_FILE,
+    PRIVATE_MODE,
+    private,
+)
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import DTYPES, WeightSettings
 
 logger = logging.getLogger(__name__)
 
 
-def main(folder: Path) -> None:
-    """Run one stage of the job in a folder; never returns, the process ends here."""
+def main(folder: Path, address: str = "", listener: str = "") -> None:
+    """Run one stage of the job in a folder; never returns, the process ends here.
+
+    Args:
+        folder: of the run.
+        address: where the stages of all machines meet; empty where they are on this one.
+        listener: file descriptor of the socket that listens there, for the first stage.
+    """
     number = int(os.environ["RANK"])
-    heart = Heart(folder, number)
-    heart.start()
+    heartbeat = Heartbeat(folder, number)
+    heartbeat.start()
     try:
         job = read_job(folder)
-        _serve(job, number, folder, heart)
+        meeting = int(listener) if listener else None
+        store = meeting_store(folder, len(job.stages), address, meeting)
+        _serve(job, number, folder, heartbeat, store)
+    except Termination:  # the launcher ends the run, and knows why
+        _leave(Termination.exit_code)
     except BaseException as error:  # whatever it is, the launcher must learn why
-        write_failure(folder, number, failure_of(error, PHASES[min(heart.pulse.phase, 2)]))
+        write_failure(folder, number, failure_of(error, PHASES[min(heartbeat.record.phase, 2)]))
         logger.exception("stage %s failed", number)
         _leave(1)
-    heart.pulse.phase = PHASES.index("done")
-    heart.stop()
+    heartbeat.record.phase = PHASES.index("done")
+    heartbeat.stop()
     _leave(0)
 
 
@@ -68,28 +85,33 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _serve(job: JobSpec, number: int, folder: Path, heart: Heart) -> None:
+def _serve(
+    job: JobSpec, number: int, folder: Path, heartbeat: Heartbeat, store: dist.Store
+) -> None:
     begin_s = perf_counter()
     device = _prepared_device(job, number)
-    transport = join_stages([stage.device for stage in job.stages], device)
-    heart.pulse.phase = PHASES.index("loading")
-    stage = _load(job, number)
+    transport = join_stages([stage.device for stage in job.stages], device, store, number)
+    heartbeat.record.phase = PHASES.index("loading")
+    with interrupted_by_sigterm():  # half a file of the weight cache is removed
+        stage = _load(job, number)
     warm_up(stage, job)
     memory = PeakMemory(device)
     memory.start()
     ahead_s = clocks_ahead_s()
     dist.barrier()
-    heart.pulse.phase = PHASES.index("serving")
+    heartbeat.record.phase = PHASES.index("serving")
     record = StageRecord()
-    member = Member(stage, number, len(job.stages), job.requests, transport, heart.pulse, record)
+    member = Member(
+        stage, number, len(job.stages), job.requests, transport, heartbeat.record, record
+    )
     if number:
         follow(member)
         record.peak_bytes = memory.stop()
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), 0, REPORT)
     else:
         run = RunRecord(perf_counter(), perf_counter() - begin_s)
-        with _finished_file(folder) as on_served:
-            lead(member, _schedule(job), _most_in_flight(job), run, on_served)
+        with _finished_file(folder) as on_completion:
+            lead(member, _schedule(job), _most_in_flight(job), run, on_completion)
         record.peak_bytes = memory.stop()
         _report(folder, member, run, ahead_s)
     transport.flush()
@@ -143,11 +165,11 @@ def _most_in_flight(job: JobSpec) -> int | None:
 
 
 @contextmanager
-def _finished_file(folder: Path) -> Iterator[Callable[[Served], None]]:
+def _finished_file(folder: Path) -> Iterator[Callable[[Completion], None]]:
     """Give a function that tells the launcher of finished requests, a line each."""
-    with (folder / FINISHED_FILE).open("a", encoding="utf-8") as stream:
+    with open(folder / FINISHED_FILE, "a", encoding="utf-8", opener=private) as stream:
 
-        def tell(served: Served) -> None:
+        def tell(served: Completion) -> None:
             line = {"request": served.request, "ended_by": served.ended_by, "tokens": served.tokens}
             stream.write(json.dumps(line) + "\n")
             stream.flush()
@@ -163,7 +185,8 @@ def _report(folder: Path, member: Member, run: RunRecord, ahead_s: list[float]) 
         numbers = member.transport.receive(count, torch.float64, stage, REPORT)
         records.append(StageRecord.of(numbers.tolist(), ahead_s[stage]))
     write_records(folder / MEASURED_FILE, run, records)
+    (folder / MEASURED_FILE).chmod(PRIVATE_MODE)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

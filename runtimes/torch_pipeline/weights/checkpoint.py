@@ -1,24 +1,25 @@
-"""Which tensors does a model folder hold, and how is one read without keeping its file mapped?
+"""Checkpoint of a model folder: its tensors, read without keeping their files mapped.
 
 Hugging Face's layout: ``model.safetensors`` or shards with an index, or ``pytorch_model.bin`` and
 its shards, which are only read as weights, never as code.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.io.files import read_json
-from runtimes.torch_pipeline.processes.failures import is_out_of_memory
-from runtimes.torch_pipeline.weights.safetensors_file import SafetensorsFile, open_safetensors
+from llmpq_sim.core.fields import kind_of
+from llmpq_sim.io.files import is_file, is_folder, read_json
+from runtimes.torch_pipeline.weights.bin_file import load_bin
+from runtimes.torch_pipeline.weights.safetensors_file import (
+    DTYPES,
+    SafetensorsFile,
+    open_safetensors,
+)
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
@@ -66,7 +67,7 @@ class Reader:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, SafetensorsFile | dict[str, torch.Tensor]] = {}
 
     def read(self, name: str) -> torch.Tensor:
         """Return a copy of a tensor, on the CPU, in the type in which it is stored.
@@ -83,7 +84,7 @@ class Reader:
         try:
             if isinstance(opened, SafetensorsFile):
                 return opened.read(name)
-            return opened[name].clone()
+            return _weight(opened[name]).clone()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: cannot read tensor {name!r}: {error}") from error
 
@@ -92,20 +93,26 @@ class Reader:
         self._open.clear()
 
 
+def _weight(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype not in DTYPES.values():
+        raise ValueError(f"expected one of {', '.join(DTYPES)}, got {tensor.dtype}")
+    return tensor
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the weights of a model folder, without reading them.
 
     Raises:
         InputError: there are none, or an index names files that are missing.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"--model-dir: expected a folder, there is none at {folder}")
     for name in INDEX_FILES:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return Checkpoint(folder, _indexed(folder, folder / name))
     for name in SINGLE_FILES:
         path = folder / name
-        if path.is_file():
+        if is_file(path):
             return Checkpoint(folder, dict.fromkeys(_tensor_names(path), path))
     expected = ", ".join((*SINGLE_FILES, *INDEX_FILES))
     raise InputError(f"{folder}: expected weights ({expected}), found none of these files")
@@ -117,8 +124,8 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
     if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
         raise InputError(f"{index}: expected weight_map, a mapping from tensors to files")
     for name in sorted(set(listed.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{index}: names the file {name!r}, which is not in {folder}")
+        if Path(name).name != name or not is_file(folder / name):
+            raise InputError(f"{index}: names the file {kind_of(name)}, which is not in {folder}")
     return {tensor: folder / name for tensor, name in listed.items()}
 
 
@@ -127,31 +134,10 @@ def _tensor_names(path: Path) -> list[str]:
     return opened.names() if isinstance(opened, SafetensorsFile) else list(opened)
 
 
-def _opened(path: Path) -> SafetensorsFile | dict[str, Any]:
+def _opened(path: Path) -> SafetensorsFile | dict[str, torch.Tensor]:
     """Return a file of weights, of which none are read yet.
 
     Raises:
         InputError: it is none, or holds more than weights.
     """
-    try:
-        return _loaded_bin(path) if path.suffix == ".bin" else open_safetensors(path)
-    except UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{path}: expected nothing but weights; what else it holds could run code and is not "
-            f"loaded ({reason}); convert the model to safetensors where it can be trusted"
-        ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut short"
-        raise InputError(f"{path}: cannot read its list of tensors: {reason}") from error
-
-
-def _loaded_bin(path: Path) -> dict[str, Any]:
-    """Return the tensors of a file of PyTorch's; those of the format before 2020 all at once."""
-    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    tensors = dict(loaded) if isinstance(loaded, dict) else {}
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"expected a mapping from names to tensors, got {type(loaded).__name__}")
-    return tensors
+    return load_bin(path) if path.suffix == ".bin" else open_safetensors(path)

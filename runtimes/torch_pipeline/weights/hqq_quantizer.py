@@ -1,4 +1,4 @@
-"""Where does half-quadratic quantization put the zero of each group of weights?
+"""Half-quadratic quantization: the zero of each group of weights.
 
 HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023) keeps
 the scales of round to nearest and seeks zeros that lessen the sum of ``|error| ** 0.7``, in which

@@ -1,4 +1,4 @@
-"""How do eight codes of three bits lie in three bytes?
+"""Packing of eight 3-bit codes into three bytes.
 
 A row of codes is cut into stripes, so that unpacking is a few shifts of whole rows: byte ``j`` of
 the two-bit plane holds the low bits of codes ``j``, ``j + n/4``, ``j + 2n/4`` and ``j + 3n/4``, and

@@ -1,4 +1,4 @@
-"""Where does each 4-bit code lie, in plain rows and in the layouts of PyTorch's own kernels?
+"""Layouts of 4-bit codes: plain rows, and those of PyTorch's own kernels.
 
 Plain: byte ``j`` of a row holds code ``2j`` in its high half and ``2j + 1`` in its low half, as
 ``aten::_convert_weight_to_int4pack`` takes it. The kernels keep codes in an order of their own,

@@ -1,4 +1,4 @@
-"""Which operations multiply by stored weights on a device, and which of them work in this process?
+"""Kernels that multiply by stored weights, and which of them work in this process.
 
 The fused kernels are PyTorch's own (torch_operators.py): each is tried once per process on a small
 matrix against the numbers that its codes mean, and where one is missing or wrong its format is

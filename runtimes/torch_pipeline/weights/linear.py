@@ -1,4 +1,4 @@
-"""How is a vector multiplied by weights that are kept in a format, for few tokens and for many?
+"""Linear layer whose weights are kept in a format, for few tokens and for many.
 
 Few tokens: a fused kernel reads the codes, which are far fewer bytes. Many: codes are decoded, a
 block of output rows at a time, and multiplied densely, which is several times faster by then. Where

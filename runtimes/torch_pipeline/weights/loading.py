@@ -1,4 +1,4 @@
-"""How do a stage's weights get from a model folder into memory, one layer at a time?
+"""Loader of a stage's weights from a model folder, one layer at a time.
 
 Each matrix is quantized as soon as it is read, so that no more than one layer is in memory at 16
 bits, and what was freed goes back to the system after each layer.

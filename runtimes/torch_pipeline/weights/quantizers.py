@@ -1,4 +1,4 @@
-"""Which codes and scales stand for a weight matrix, and which numbers do they mean?
+"""Quantizers: codes and scales of a weight matrix, and the numbers that they mean.
 
 One object for both uses: the runtime stores what ``quantize`` gives, and the damage that a format
 does to a model is measured with ``dequantize`` of the same.

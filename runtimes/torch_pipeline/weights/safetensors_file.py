@@ -1,4 +1,4 @@
-"""Where in a safetensors file is each tensor, and how is one read without mapping the file?
+"""Reader of safetensors files that does not map them.
 
 A mapped file counts as memory of the process, and the library's own way to read without mapping
 holds Python's lock for as long as the disk takes, in which a stage would seem to hang.
@@ -6,13 +6,21 @@ holds Python's lock for as long as the disk takes, in which a stage would seem t
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from llmpq_sim.core.errors import library_errors
+from llmpq_sim.io.files import check_regular
+
 LENGTH_BYTES = 8
 """The length of the header stands before it; tensors follow. Source: safetensors' README."""
+
+MOST_ELEMENTS = 2**60
+"""PyTorch counts elements and their bytes in 64 bits, of empty tensors, too."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -27,6 +35,7 @@ class _Place:
     dtype: str
     shape: tuple[int, ...]
     first_byte: int
+    size_bytes: int
 
 
 class SafetensorsFile:
@@ -49,11 +58,16 @@ class SafetensorsFile:
 
         Raises:
             KeyError: there is none of this name.
-            ValueError: it is kept in a type that no weights have, or the file ends in it.
+            ValueError: it is kept in a type that no weights have, its shape is none that a tensor
+                can have, or the file ends in it.
         """
         place = self._places[name]
         if place.dtype not in DTYPES:
             raise ValueError(f"expected one of {', '.join(DTYPES)}, got {place.dtype}")
+        if prod(place.shape) * DTYPES[place.dtype].itemsize != place.size_bytes:
+            raise ValueError(f"expected {place.size_bytes} bytes, got the shape {place.shape}")
+        if prod(max(1, length) for length in place.shape) > MOST_ELEMENTS:  # one length is 0
+            raise ValueError(f"expected lengths that a tensor can have, got {place.shape}")
         tensor = torch.empty(place.shape, dtype=DTYPES[place.dtype])
         view = memoryview(tensor.flatten().view(torch.uint8).numpy())
         done = 0
@@ -70,20 +84,21 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """Return a file by its header, which the library has found to be right.
 
     Raises:
-        SafetensorError: it is no such file.
-        OSError: it cannot be read.
+        InputError: it cannot be read, or is no such file.
     """
-    with safe_open(path, framework="numpy") as checked:
-        names = set(checked.keys())
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        header = json.loads(stream.read(length))
-    data = LENGTH_BYTES + length
-    return SafetensorsFile(
-        path,
-        {
-            name: _Place(part["dtype"], tuple(part["shape"]), data + part["data_offsets"][0])
-            for name, part in header.items()
-            if name in names
-        },
-    )
+    check_regular(path)
+    with library_errors(f"{path}: cannot read its list of tensors"):
+        with safe_open(path, framework="numpy") as checked:
+            names = set(checked.keys())
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            header = json.loads(stream.read(length))
+        data = LENGTH_BYTES + length
+        return SafetensorsFile(
+            path, {name: _place(part, data) for name, part in header.items() if name in names}
+        )
+
+
+def _place(part: dict[str, Any], data: int) -> _Place:
+    begin, end = part["data_offsets"]
+    return _Place(part["dtype"], tuple(part["shape"]), data + begin, end - begin)

@@ -1,4 +1,4 @@
-"""How are quantized layers kept on disk, so that the next start need not quantize them again?
+"""Weight cache on disk: quantized layers for the next start.
 
 One safetensors file a layer, named by what it was made from. A file is written under a temporary
 name and renamed, so that two processes may make the same one; it carries a hash of its content, and
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import sha256_of, whole_file
+from llmpq_sim.io.locks import remove_leftovers
 from runtimes.torch_pipeline.weights.quantizers import (
     QUANTIZER_VERSION,
     RTN,
@@ -70,6 +71,7 @@ def cached_layer(folder: Path, key: str, build: Callable[[], Tensors]) -> Tensor
     built = {name: tensor.contiguous() for name, tensor in build().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
     except OSError as error:
         raise InputError(
             f"weight cache {folder}: expected a folder that can be written, "

@@ -1,0 +1,78 @@
+"""Verification of what a plan file states: recomputed by arithmetic, without a solver."""
+
+from dataclasses import dataclass
+from math import isclose
+
+from llmpq_sim.api.planned import AnyPlan, Profiles, load
+from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.screening import Screen
+from llmpq_sim.search.grid import micro_batching_grid
+from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+
+TOLERANCE = 1e-6
+"""Relative difference of a stated figure: processors round differently."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a certificate proves.
+
+    Attributes:
+        score: the plan, simulated anew.
+        bound_s: makespan that no plan is below, recomputed.
+        entries: micro-batchings covered.
+        refined: how many of them are proven by cells.
+    """
+
+    score: PlanScore
+    bound_s: float
+    entries: int
+    refined: int
+
+    @property
+    def gap_fraction(self) -> float:
+        """How far the plan may be from the best: 1 - bound / makespan."""
+        return max(0.0, 1.0 - self.bound_s / self.score.makespan_s)
+
+
+def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
+    """Return what a plan's certificate proves, recomputed by arithmetic alone.
+
+    Args:
+        plan: what ``plan`` returned, or the name of a plan file.
+        profiles: see ``load``.
+
+    Raises:
+        InputError: the file is damaged.
+        CertificateError: the plan is not feasible, the certificate states more than its
+            multipliers prove, or contradicts the plan, or the file states another figure than the
+            one recomputed.
+    """
+    saved = load(plan, profiles=profiles)
+    scenario = saved.task.costs.scenario
+    score = score_in_simpy(saved.plan, saved.task)
+    if not score.is_feasible:
+        raise CertificateError(f"plan: {score.why_not()}")
+    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+    bound_s = check_certificate(saved.certificate, Screen(saved.task), grid)
+    entries = saved.certificate.entries
+    if saved.plan.micro_batching in grid and bound_s > score.makespan_s * (1 + 1e-9):
+        raise CertificateError(
+            f"certificate: proves {bound_s:.6g} s, but the plan takes {score.makespan_s:.6g} s"
+        )
+    found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
+    _check_stated(saved, found)
+    refined = sum(entry.cells is not None for entry in entries.values())
+    return Verification(score, bound_s, len(entries), refined)
+
+
+def _check_stated(saved: SavedPlan, found: dict[str, float]) -> None:
+    """Raise CertificateError for a figure of the file that is not the one recomputed."""
+    for name, stated in saved.stated.items():
+        if not isclose(stated, found[name], rel_tol=TOLERANCE, abs_tol=1e-12):
+            raise CertificateError(
+                f"predicted.{name}: the file states {stated:.6g}, recomputed from its own inputs "
+                f"are {found[name]:.6g}; make a new plan with llmpq search"
+            )

@@ -1,0 +1,153 @@
+"""The commands that look at a plan: ``llmpq simulate`` and ``llmpq verify``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmpq_sim.commands.option_groups import check_not_given, grouped
+from llmpq_sim.commands.options import (
+    JsonFlag,
+    OtherBatchOptions,
+    PlanFile,
+    Profiles,
+    SchedulerOptions,
+    Seed,
+    SloOptions,
+    TraceShape,
+    TraceSource,
+    serving_options,
+    trace_options,
+)
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """How many requests a plan can take."""
+
+    max_rate: Annotated[
+        bool, typer.Option("--max-rate", help="Find the highest rate at which the SLO is attained.")
+    ] = False
+    attainment: Annotated[
+        float | None,
+        typer.Option(help="Share of requests that must meet the SLO at --max-rate; default: 0.9."),
+    ] = None
+
+    @property
+    def share(self) -> float | None:
+        """The share of good requests to seek the highest rate for, None not to seek it."""
+        from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT
+
+        return ATTAINMENT if self.max_rate and self.attainment is None else self.attainment
+
+
+@dataclass(frozen=True)
+class LatencyPlot:
+    """Artifacts of requests over time."""
+
+    plot: Annotated[Path | None, typer.Option(help="Draw latencies to this .png or .svg file.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class SimulationOutput:
+    """Input and output."""
+
+    timeline: Annotated[
+        Path | None,
+        typer.Option(help="Write stage visits for ui.perfetto.dev to this .json file."),
+    ] = None
+    profile: Profiles = None
+    as_json: JsonFlag = False
+
+
+@grouped
+def simulate(
+    *,
+    context: typer.Context,
+    plan: PlanFile,
+    batch: OtherBatchOptions,
+    source: TraceSource,
+    shape: TraceShape,
+    scheduler: SchedulerOptions,
+    slo: SloOptions,
+    rates: RateSearch,
+    picture: LatencyPlot,
+    output: SimulationOutput,
+    seed: Seed = 0,
+) -> None:
+    """Predict what a plan does with its own batch, with another, or with requests over time."""
+    if not source.is_given:
+        of_traces = (TraceShape, SchedulerOptions, SloOptions, RateSearch, LatencyPlot)
+        check_not_given(context, of_traces, "give --trace or --lengths as well")
+        _simulate_batch(plan, batch, output)
+        return
+    check_not_given(context, (OtherBatchOptions,), "a trace brings its own requests")
+    from llmpq_sim.api import load
+    from llmpq_sim.report.artifacts import Artifacts, replay_drawn
+    from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.report.json_reports import replay_content
+    from llmpq_sim.report.service import show_replay
+
+    found, written = replay_drawn(
+        load(plan, profiles=output.profile or ()),
+        trace_options(source, shape, seed),
+        serving_options(slo, scheduler, rates.share),
+        Artifacts(output.timeline, picture.plot),
+        watched=sys.stderr.isatty(),
+    )
+    if output.as_json:
+        print_json(replay_content(found))
+        return
+    show_replay(answer_console(), found, written)
+
+
+def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutput) -> None:
+    from llmpq_sim.api import simulate as simulated
+    from llmpq_sim.report.artifacts import write_batch_timeline
+    from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.report.json_reports import predicted_content
+    from llmpq_sim.report.search import show_simulation
+    from llmpq_sim.report.timeline import timeline_text
+
+    found = simulated(
+        plan,
+        batch=batch.batch,
+        prompt_tokens=batch.prompt_tokens,
+        output_tokens=batch.outputs,
+        policy=batch.policy,
+        profiles=output.profile or (),
+    )
+    written = []
+    if output.timeline is not None and found.score.result is not None:
+        drawn = write_batch_timeline(output.timeline, found.plan, found.task.costs, found.policy)
+        written = [timeline_text(drawn, str(output.timeline))]
+    if found.policy != "static":
+        written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
+    why_not = found.score.why_not()
+    if output.as_json:
+        error = {"error": {"message": why_not, "kind": "InfeasibleError"}} if why_not else {}
+        print_json(predicted_content(found.score, found.task) | {"policy": found.policy} | error)
+    else:
+        show_simulation(answer_console(), found.score, found.task, written)
+    if why_not:
+        print(f"error: {plan}: {why_not}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(1)
+
+
+@grouped
+def verify(plan: PlanFile, profile: Profiles = None, as_json: JsonFlag = False) -> None:
+    """Recompute a plan's certificate by arithmetic alone, without a solver."""
+    from llmpq_sim.api import verify as verified
+    from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.report.json_reports import verification_content
+    from llmpq_sim.report.search import show_verification
+
+    verification = verified(plan, profiles=profile or ())
+    if as_json:
+        print_json(verification_content(verification))
+        return
+    show_verification(answer_console(), verification)

@@ -1,0 +1,1 @@
+"""Demonstration of llmpq on this very machine."""
