@@ -112,6 +112,7 @@ class RuntimeOptions:
         step_timeout_s: how long a single visit may take before its stage counts as hung.
         enforces_memory: whether a stage may take no more than its device is stated to have.
         records_steps: whether GPUs repeat decode steps that were recorded (CUDA graphs).
+        batch_invariant: whether a request's tokens are the same in whatever batch it is served.
     """
 
     dtype: str | None = None
@@ -124,6 +125,7 @@ class RuntimeOptions:
     step_timeout_s: float = 120.0
     enforces_memory: bool = False
     records_steps: bool = False
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)

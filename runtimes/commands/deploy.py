@@ -118,6 +118,9 @@ class StageOptions:
     records_steps: Annotated[
         bool, typer.Option("--cuda-graphs", help="Let GPUs replay decode steps (experimental).")
     ] = False
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Same tokens in whatever batch (slower).")
+    ] = False
     hang_timeout_s: Annotated[
         float, typer.Option(help="Seconds of silence after which a stage counts as hung.", min=1)
     ] = 5.0

@@ -37,10 +37,8 @@ def kernels_of(
     ``fused`` multiplies by weights as they are held, ``dense`` by decoded ones. Weights that are
     held as they are multiplied have only the dense one.
     """
-    is_held_dense = (
-        not FORMATS[format_name].is_quantized and dense_dtype(format_name, device, dtype) == dtype
-    )
-    has_fused = kernel_for(format_name, device, shape).fused_name is not None
+    is_held_dense = not FORMATS[format_name].is_quantized and dense_dtype(device, dtype) == dtype
+    has_fused = kernel_for(format_name, device, shape, dtype).fused_name is not None
     return ("dense",) if is_held_dense or not has_fused else ("fused", "dense")
 
 

@@ -204,6 +204,29 @@ def test_an_interrupted_run_keeps_its_answers_and_leaves_nothing(
     assert list(folder.glob(".llmpq-*")) == []
 
 
+def test_a_killed_run_is_resumed_with_the_tokens_of_a_whole_one(folder: Path) -> None:
+    """In bf16 with int8 layers, where without --batch-invariant tokens depend on the batch."""
+    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "sixty.jsonl", "--out")
+    (folder / "sixty.jsonl").write_text(asked(60, 20), encoding="utf-8")
+    whole = llmpq(*DEPLOY, *options, "whole-60.jsonl", cwd=folder)
+    assert whole.returncode == 0, whole.stderr
+    expected, out = answers(folder / "whole-60.jsonl"), folder / "killed.jsonl"
+    with deploying(folder, *options, "killed.jsonl", after=11) as (running, _):
+        running.kill()
+        running.wait()
+    assert 0 < len(answers(out)) < 60
+    resumed = llmpq(
+        *(*DEPLOY, *options, "killed.jsonl", "--resume"),
+        cwd=folder,
+        env={"TMPDIR": str(folder / "temporary")},
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert answers(out) == expected
+    served = llmpq(*DEPLOY, *options, "served.jsonl", "--policy", "continuous", cwd=folder)
+    assert served.returncode == 0, served.stderr
+    assert answers(folder / "served.jsonl") == expected
+
+
 def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> None:
     (folder / "crowd.jsonl").write_text(asked(3000, 20), encoding="utf-8")
     port = free_port()
@@ -275,6 +298,7 @@ REFUSALS = [
     ((*DEPLOY, "--token-budget", "9"), "--token-budget: is of continuous batching"),
     ((*DEPLOY, "--devices", "cuda:0,cpu"), "needs cuda:0, this machine has"),
     ((*DEPLOY, "--out", "no/where.jsonl"), "cannot write no/where.jsonl"),
+    ((*DEPLOY, "--batch-invariant", "--cuda-graphs"), "expected without --cuda-graphs"),
     (("compare", "missing.json"), "cannot read missing.json"),
     (("profile", "--device", "abacus", "--out", "r.csv"), "--device"),
     (("profile", "--model", "gpt-9", "--out", "r.csv"), "model: expected"),

@@ -32,13 +32,16 @@ def load_stages(
     weight_cache: Path | None = None,
     device: torch.device = CPU,
     recorder: Recorder | None = None,
+    is_invariant: bool = False,
 ) -> list[Stage]:
     """Return stages whose layers have these formats."""
     stages, first = [], 0
     for number, formats in enumerate(cuts):
         cut = Cut(first, len(formats), number == 0, number == len(cuts) - 1)
         settings = WeightSettings(formats, dtype, device, choice or KernelChoice(), weight_cache)
-        stages.append(load_stage(folder, cut, settings, cache, recorder=recorder))
+        stages.append(
+            load_stage(folder, cut, settings, cache, recorder=recorder, is_invariant=is_invariant)
+        )
         first += len(formats)
     return stages
 

@@ -86,6 +86,7 @@ JOBS = st.builds(
     weight_cache=st.none() | WORDS.map(Path),
     records_steps=st.booleans(),
     quantizers=st.dictionaries(WORDS, WORDS),
+    batch_invariant=st.booleans(),
 )
 
 

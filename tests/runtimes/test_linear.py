@@ -27,6 +27,9 @@ from tests.runtimes.linears_of_tests import (
     numbers_of,
     without_gradients,
 )
+from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+
+processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -185,7 +188,7 @@ def test_int4_blocks_that_vectors_do_not_fit_are_decoded(out_features: int) -> N
 def test_from_the_switch_on_weights_are_decoded(format_name: str) -> None:
     if kernel_name(format_name, CPU) == DENSE_KERNEL:
         pytest.skip("this PyTorch has no fused kernel for the format")
-    operator = made(format_name, dense_from=6)
+    operator = made(format_name, dense_from=6, dtype=torch.bfloat16)
     kernel = recorded(operator)
     for shape in ((5, 256), (6, 256), (2, 2, 256), (2, 3, 256)):
         operator(gaussian(*shape))
@@ -313,3 +316,33 @@ def test_widths_that_do_not_add_up_are_refused() -> None:
     for widths in ((64, 16), (64, 16, 16, 16), (96, 0), ()):
         with pytest.raises(InputError, match="add up to 96 output features"):
             fused_parts(made("int8", (96, 128)), widths)
+
+
+# ---- which type
+
+
+@given(
+    st.sampled_from(["int8", "int4", "int3", "fp16", "bf16"]),
+    st.integers(1, 60),
+    st.sampled_from([64, 256, 384]),
+    st.sampled_from([0, 4, NEVER]),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_asked_for_in_float32_is_computed_in_float32(
+    format_name: str, tokens: int, columns: int, dense_from: int
+) -> None:
+    """On every processor, and whichever kernel was to be taken for so many tokens."""
+    operator = made(format_name, (64, columns), dense_from)
+    inputs = gaussian(tokens, columns, seed=1)
+    expected = inputs.double() @ numbers_of(operator).double().t()
+    sizes = inputs.double().abs() @ numbers_of(operator).double().abs().t()
+    errors = (operator(inputs).double() - expected).abs()
+    assert bool((errors <= 2**-22 * columns**0.5 * sizes).all())
+
+
+@pytest.mark.parametrize("compute_dtype", DTYPES)
+def test_the_processor_chooses_among_types_that_lose_nothing(compute_dtype: torch.dtype) -> None:
+    dtype = kernels.dense_dtype(CPU, compute_dtype)
+    assert dtype in (compute_dtype, torch.float32)
+    if compute_dtype != torch.bfloat16 or not kernels.has_native_bf16(CPU):
+        assert dtype == torch.float32

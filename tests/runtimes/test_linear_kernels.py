@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights import int4_layout, kernels
+from runtimes.torch_pipeline.weights import int4_layout, kernels, torch_operators
 from runtimes.torch_pipeline.weights.int4_layout import BlockLayout, find_block_layout
 from runtimes.torch_pipeline.weights.kernels import (
     DENSE_KERNEL,
@@ -22,6 +22,9 @@ from runtimes.torch_pipeline.weights.kernels import (
 )
 from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
 from tests.runtimes.linears_of_tests import CPU, gaussian, made, numbers_of, without_gradients
+from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+
+processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
 
 inference = pytest.fixture(autouse=True)(without_gradients)
 
@@ -62,7 +65,7 @@ def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
     def fail(_: Tensor) -> Tensor:
         raise error
 
-    monkeypatch.setattr(kernels, "_pack_on_cpu", fail)
+    monkeypatch.setattr(torch_operators, "pack_int4_on_cpu", fail)
     assert kernel_name("int4", CPU) == DENSE_KERNEL
     operator = made("int4")
     assert isinstance(operator.kernel, PlainKernel)

@@ -98,8 +98,10 @@ def test_the_copies_of_a_matrix_fill_the_cache_and_share_no_memory(
 
 
 def test_both_kernels_of_a_format_are_the_ones_that_run(tmp_path: Path) -> None:
-    conditions = conditions_of(tmp_path, "llama")
-    for kernel in kernels_of("int8", (64, 128), CPU, torch.float32):
+    conditions = replace(conditions_of(tmp_path, "llama"), dtype=torch.bfloat16)
+    kernels = kernels_of("int8", (64, 128), CPU, torch.bfloat16)
+    assert kernels_of("int8", (64, 128), CPU, torch.float32) == ("dense",)
+    for kernel in kernels:
         point = Point("gemm", "any", "int8", "llama", kernel, m=500, n=64, k=128)
         (linear, *_) = GemmBench((point,), conditions)._linears
         assert {linear.is_dense(tokens) for tokens in (1, 500)} == {kernel == "dense"}

@@ -16,6 +16,7 @@ from runtimes.quality.measuring import measure_kl, reference_nats
 from runtimes.quality.streaming import stream
 from runtimes.torch_pipeline.engine.stage import load_stage
 from tests.runtimes.models import CONFIGS
+from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
 from tests.runtimes.quality_subjects import (
     plain_cross_entropy_nats,
     plain_divergence_nats,
@@ -23,6 +24,8 @@ from tests.runtimes.quality_subjects import (
     quality_settings,
     save_subject,
 )
+
+processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
 
 LAYERS = 3
 CLOSE = 1e-4

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
-from transformers.models.bloom.modeling_bloom import BloomAttention
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomForCausalLM
 
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.engine.attention import (
@@ -23,6 +23,7 @@ from runtimes.torch_pipeline.engine.attention import (
     attend,
     ragged_attention,
 )
+from runtimes.torch_pipeline.engine.families import family_named
 
 AttentionInterface.register(IMPLEMENTATION, ragged_attention)
 
@@ -88,8 +89,10 @@ def cut_model(config: Any, cut: Cut, dtype: torch.dtype) -> CutModel:
     """Return the architecture with the layers of a cut, on the meta device.
 
     Raises:
-        InputError: the architecture has parts of which it is not known where they belong.
+        InputError: the architecture is of no family that is known to be computed rightly, or has
+            parts of which it is not known where they belong.
     """
+    family_named(config.model_type)
     own = copy.deepcopy(config)
     own.num_hidden_layers = cut.layers
     kinds = getattr(own, "layer_types", None)
@@ -98,7 +101,7 @@ def cut_model(config: Any, cut: Cut, dtype: torch.dtype) -> CutModel:
     own.use_cache = False
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(own, dtype=dtype)
-    _use_our_attention(model)
+        _use_our_attention(model)
     name, decoder, layers = _layers_of(model, cut.layers)
     _leave_out(decoder, cut)
     _restore_buffers(model)
@@ -137,13 +140,11 @@ class RaggedBloomAttention(BloomAttention):
 
 
 def _use_our_attention(model: Any) -> None:
-    model.config._attn_implementation_internal = IMPLEMENTATION
-    for module in model.modules():
-        own = getattr(module, "config", None)
-        if own is not None:
-            own._attn_implementation_internal = IMPLEMENTATION
-        if type(module) is BloomAttention:
-            module.__class__ = RaggedBloomAttention
+    if isinstance(model, BloomForCausalLM):
+        for number, block in enumerate(model.transformer.h):
+            block.self_attention = RaggedBloomAttention(model.config, layer_idx=number)
+    else:
+        model.set_attn_implementation(IMPLEMENTATION)
 
 
 def _layers_of(model: Any, count: int) -> tuple[str, Any, nn.ModuleList]:
@@ -185,13 +186,9 @@ def _no_embedding(name: str) -> nn.Module:
 
 def _restore_buffers(model: Any) -> None:
     """Compute what is in no checkpoint, such as the frequencies of rotary positions."""
-    for module in model.modules():
-        absent = [
-            name
-            for name, buffer in module.named_buffers(recurse=False)
-            if buffer.is_meta and name in module._non_persistent_buffers_set
-        ]
-        for name in absent:
-            setattr(module, name, torch.zeros_like(getattr(module, name), device="cpu"))
-        if absent:
-            model._init_weights(module)
+    stored = model.state_dict()
+    for name, buffer in list(model.named_buffers()):
+        if name not in stored:
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, torch.zeros_like(buffer, device="cpu"))
+    model.initialize_weights()  # of what has memory; parameters are still on the meta device

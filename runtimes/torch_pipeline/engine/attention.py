@@ -6,13 +6,13 @@ implementations and leaves masks and caches to it.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from runtimes.torch_pipeline.engine.kv_cache import Chunks, KvCache, StepLayout
+from runtimes.torch_pipeline.weights import kernels
 
 IMPLEMENTATION = "llmpq"
 """Name under which transformers knows it."""
@@ -26,11 +26,14 @@ class StageState:
         cache: keys and values.
         layout: of the step under way.
         slopes: of linear position biases, (heads,), where the architecture has them.
+        tile_tokens: queries of a prompt attended to at once, each sequence alone; None to attend
+            to all that are there at once.
     """
 
     cache: KvCache
     layout: StepLayout | None = None
     slopes: torch.Tensor | None = None
+    tile_tokens: int | None = None
 
 
 def ragged_attention(
@@ -89,11 +92,13 @@ def attend(
     out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
     if layout.decodes:
         of_decodes = tuple(part[:, : layout.decodes] for part in projected)
-        out[: layout.decodes] = _decode(state, layout, of_decodes, (keys, values), scaling, window)
+        decode = _decode if state.tile_tokens is None else _decode_alone
+        out[: layout.decodes] = decode(state, layout, of_decodes, (keys, values), scaling, window)
     for number, chunks in enumerate(layout.chunks):
         end = chunks.first_token + chunks.rows * chunks.tokens
         of_chunks = tuple(part[:, chunks.first_token : end] for part in projected)
-        out[chunks.first_token : end] = _prefill(
+        prefill = _prefill if state.tile_tokens is None else _prefill_in_tiles
+        out[chunks.first_token : end] = prefill(
             state, (layout, number), of_chunks, (keys, values), scaling, window
         )
     return out
@@ -116,6 +121,25 @@ def _decode(
     else:
         keys, values = (stored[rows, :, :span] for stored in cached)
     mask = _biased(state.slopes, layout.decode_mask(window), span, query)
+    return _attention_of_decodes(query, keys, values, mask, scaling)
+
+
+def _attention_of_decodes(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return what one query a sequence attends to. Shape: (sequences, heads, head width).
+
+    Args:
+        query: (heads, sequences, head width).
+        keys: (sequences, KV heads, span, head width).
+        values: of the same shape.
+        mask: which keys are seen, or what is added to their scores; None where all are.
+        scaling: of the scores.
+    """
     # Heads that share keys become queries of one head: every kernel takes them so, with a mask too.
     shared = query.transpose(0, 1).unflatten(1, (keys.shape[1], -1))
     if widens(query.device, query.dtype):
@@ -147,6 +171,66 @@ def _prefill(
         mask = torch.ones(chunks.tokens, chunks.span, dtype=torch.bool, device=query.device).tril()
     bias = _biased(state.slopes, mask, chunks.span, query)
     out = _attention(query, keys, values, bias, is_causal, scaling)
+    return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+
+
+def _decode_alone(
+    state: StageState,
+    layout: StepLayout,
+    projected: tuple[torch.Tensor, ...],
+    cached: tuple[torch.Tensor, torch.Tensor],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Do as ``_decode``, each sequence by itself over exactly the keys that it sees."""
+    query, *new = projected
+    for stored, part in zip(cached, new, strict=True):
+        stored[layout.decode_rows, :, layout.decode_starts] = part.transpose(0, 1)
+    out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
+    for number, (row, start) in enumerate(layout.decode_places):
+        first = 0 if window is None else max(0, start + 1 - window)
+        keys, values = (stored[row : row + 1, :, first : start + 1] for stored in cached)
+        own = query[:, number : number + 1]
+        bias = _biased(state.slopes, None, start + 1, own)
+        bias = None if bias is None else bias[..., first:]
+        out[number : number + 1] = _attention_of_decodes(own, keys, values, bias, scaling)
+    return out
+
+
+def _prefill_in_tiles(
+    state: StageState,
+    place: tuple[StepLayout, int],
+    projected: tuple[torch.Tensor, ...],
+    cached: tuple[torch.Tensor, torch.Tensor],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Do as ``_prefill``, in tiles of queries that begin at multiples of their length.
+
+    Wherever a prompt is cut, a token meets the same shapes: a whole tile of queries and the keys up
+    to its end. What is not there yet is zero, and is not seen.
+    """
+    layout, number = place
+    chunks, tile = layout.chunks[number], state.tile_tokens or 1
+    query, *new = (_by_row(part, chunks) for part in projected)
+    rows = slice(chunks.first_row, chunks.first_row + chunks.rows)
+    end = -(-chunks.span // tile) * tile
+    for stored, part in zip(cached, new, strict=True):
+        stored[rows, :, chunks.start : chunks.span] = part
+        stored[rows, :, chunks.span : end] = 0
+    out = torch.empty_like(query)
+    for first in range(chunks.start // tile * tile, end, tile):
+        mask = layout.tile_mask(first, tile, window)
+        mask = _biased(state.slopes, mask, first + tile, query)
+        begin, stop = max(first, chunks.start), min(first + tile, chunks.span)
+        for row in range(chunks.rows):
+            whole = query.new_zeros(1, query.shape[1], tile, query.shape[3])
+            part = slice(begin - chunks.start, stop - chunks.start)
+            whole[0, :, begin - first : stop - first] = query[row, :, part]
+            at = chunks.first_row + row
+            keys, values = (stored[at : at + 1, :, : first + tile] for stored in cached)
+            seen = _attention(whole, keys, values, mask, False, scaling)
+            out[row, :, part] = seen[0, :, begin - first : stop - first]
     return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
 
 
@@ -199,7 +283,6 @@ def _attention(
     )
 
 
-@cache
 def widens(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether decode attention in 16 bits is computed in 32: on CPUs without native types.
 
@@ -208,5 +291,4 @@ def widens(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if device.type != "cpu" or dtype == torch.float32:
         return False
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return dtype == torch.float16 or not has_bf16
+    return dtype == torch.float16 or not kernels.has_native_bf16(device)

@@ -73,7 +73,7 @@ class StepLayout:
         self._decode_rows = [part.row for part in step.decodes]
         self._decode_starts = [part.start for part in step.decodes]
         self._segments = step.segments
-        self._masks: dict[tuple[str, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[str, int, int, int | None], torch.Tensor] = {}
 
     @cached_property
     def positions(self) -> torch.Tensor:
@@ -93,6 +93,11 @@ class StepLayout:
         """Position at which each decode's key and value go. Shape: (decodes,)."""
         return torch.tensor(self._decode_starts, dtype=torch.int64, device=self.device)
 
+    @property
+    def decode_places(self) -> list[tuple[int, int]]:
+        """Row of each decode, and the position of its token."""
+        return list(zip(self._decode_rows, self._decode_starts, strict=True))
+
     @cached_property
     def decode_range(self) -> slice | None:
         """The decodes' rows as a range, or None where they are not consecutive."""
@@ -110,7 +115,7 @@ class StepLayout:
 
     def mask_of_decodes(self, window: int | None) -> torch.Tensor:
         """Return which keys each decode sees, (decodes, 1, 1, span), also where it is all."""
-        key = ("decode", 0, window)
+        key = ("decode", 0, self.span, window)
         if key not in self._masks:
             keys = torch.arange(self.span, device=self.device)
             starts = self.decode_starts[:, None]
@@ -128,10 +133,17 @@ class StepLayout:
         chunks = self.chunks[number]
         if chunks.start == 0 and (window is None or chunks.span <= window):
             return None
-        key = ("chunk", number, window)
+        return self._seen(range(chunks.start, chunks.span), window)
+
+    def tile_mask(self, first: int, tokens: int, window: int | None) -> torch.Tensor:
+        """Return which keys tokens from a position on see. Shape: (tokens, first + tokens)."""
+        return self._seen(range(first, first + tokens), window)
+
+    def _seen(self, positions: range, window: int | None) -> torch.Tensor:
+        key = ("prompt", positions.start, positions.stop, window)
         if key not in self._masks:
-            keys = torch.arange(chunks.span, device=self.device)
-            queries = torch.arange(chunks.start, chunks.span, device=self.device)[:, None]
+            keys = torch.arange(positions.stop, device=self.device)
+            queries = torch.arange(positions.start, positions.stop, device=self.device)[:, None]
             seen = keys <= queries
             if window is not None:
                 seen &= keys > queries - window

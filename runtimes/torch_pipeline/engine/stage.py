@@ -1,7 +1,7 @@
 """Stage: the computation of its layers for a step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,17 @@ from torch import nn
 
 from runtimes.torch_pipeline.engine.architecture import Cut, connect, cut_model, read_config
 from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.batch_invariance import (
+    DECODE_ROWS,
+    PROMPT_ROWS,
+    make_invariant,
+    whole_tiles,
+)
 from runtimes.torch_pipeline.engine.cuda_graphs import Recorder, Recordings
 from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.linear import FixedTiles
 from runtimes.torch_pipeline.weights.loading import WeightSettings, load_weights
 
 
@@ -47,6 +54,7 @@ class Stage:
         state: StageState,
         settings: WeightSettings,
         recorder: Recorder | None = None,
+        tiles: FixedTiles | None = None,
     ) -> None:
         self.cut = cut
         self.hidden_size: int = model.config.hidden_size
@@ -56,6 +64,7 @@ class Stage:
         self._state = state
         self._base = model.base_model
         self._head = model.get_output_embeddings()
+        self._tiles = tiles
         context_tokens = state.cache.stored.shape[-2]
         self._recordings = (
             None if recorder is None else Recordings(recorder, settings.device, context_tokens)
@@ -79,9 +88,27 @@ class Stage:
             sampled, (samples, vocabulary).
         """
         self._state.cache.move(step.moves)
+        if self._tiles is None:
+            return self._run(step, entering)
+        parts = step.phases
+        entering_parts = entering.split([part.tokens for part in parts])
+        return torch.cat(
+            [self._in_tiles(*each) for each in zip(parts, entering_parts, strict=True)]
+        )
+
+    def _run(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
         if self._recordings is not None:
             return self._recordings.run(step, entering, self._computed)
         return self._computed(StepLayout(step, self.device), entering)
+
+    def _in_tiles(self, step: Step, entering: torch.Tensor) -> torch.Tensor:
+        """Return what decodes alone, or prompts alone, become."""
+        self._set_tile(DECODE_ROWS if step.decodes else PROMPT_ROWS)
+        return self._run(step, entering)
+
+    def _set_tile(self, rows: int) -> None:
+        if self._tiles is not None:
+            self._tiles.rows = rows
 
     def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
         self._state.layout = layout
@@ -90,6 +117,7 @@ class Stage:
         hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
         if not self.cut.is_last:
             return hidden
+        self._set_tile(DECODE_ROWS)
         return self._head(hidden[layout.sampled_tokens])
 
 
@@ -100,6 +128,8 @@ def load_stage(
     cache: CacheShape,
     on_layer: Callable[[int], None] = lambda _: None,
     recorder: Recorder | None = None,
+    *,
+    is_invariant: bool = False,
 ) -> Stage:
     """Return a stage of the model in a folder, ready to run.
 
@@ -110,17 +140,25 @@ def load_stage(
         cache: how much KV cache there is.
         on_layer: told how many layers are loaded.
         recorder: of decode steps, or None to launch every kernel anew.
+        is_invariant: whether no token depends on what is computed beside it; then nothing is
+            recorded, and the cache has room for whole tiles.
 
     Raises:
-        InputError: the folder does not hold the model.
+        InputError: the folder does not hold the model, or not one that can be computed so.
     """
     config = read_config(folder)
     checkpoint = open_checkpoint(folder)
     cut_to = cut_model(config, cut, settings.dtype)
     load_weights(cut_to, cut.first_layer, checkpoint, settings, on_layer)
+    if is_invariant:
+        cache = replace(cache, context_tokens=whole_tiles(cache.context_tokens))
     state = StageState(KvCache(_empty_cache(cut_to.model.config, cut, settings, cache)))
     connect(cut_to, state)
-    return Stage(cut, cut_to.model, state, settings, recorder)
+    if not is_invariant:
+        return Stage(cut, cut_to.model, state, settings, recorder)
+    tiles = make_invariant(cut_to, cache.context_tokens)
+    state.tile_tokens = PROMPT_ROWS
+    return Stage(cut, cut_to.model, state, settings, tiles=tiles)
 
 
 def _empty_cache(

@@ -79,6 +79,12 @@ class Step:
         return tuple(segment for segment in self.segments if segment.samples)
 
     @property
+    def phases(self) -> "list[Step]":
+        """Its decodes and its prompts as steps of their own, without moves; none is empty."""
+        parts = (Step(self.number, self.decodes), Step(self.number, chunks=self.chunks))
+        return [part for part in parts if part.tokens]
+
+    @property
     def ends_run(self) -> bool:
         """Whether it is no work but the end."""
         return self.number == END

@@ -16,6 +16,7 @@ from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from runtimes.base import Job, TokenRequest
 from runtimes.deployment.job_checks import check_job_alone
+from runtimes.torch_pipeline.engine.families import family_named
 from runtimes.torch_pipeline.engine.static_schedule import most_rows
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
@@ -36,9 +37,12 @@ def check_job(job: Job) -> None:
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
     _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
+    family_named(job.saved.task.costs.scenario.model.family)
     open_checkpoint(job.model_dir)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
+    if job.options.batch_invariant and job.options.records_steps:
+        raise InputError("--batch-invariant: expected without --cuda-graphs; leave one of them out")
     check_quantizers(job.saved.quantizers, "plan")
     _check_nodes(job)
     _check_devices(job)
@@ -71,6 +75,7 @@ def build_job(job: Job) -> JobSpec:
         weight_cache=options.weight_cache and options.weight_cache.resolve(),
         records_steps=options.records_steps,
         quantizers=saved.quantizers,
+        batch_invariant=options.batch_invariant,
     )
 
 

@@ -67,6 +67,7 @@ class JobSpec:
         weight_cache: folder for quantized weights, or None.
         records_steps: whether GPUs repeat decode steps that were recorded.
         quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
+        batch_invariant: whether no token depends on what is computed beside it.
     """
 
     header: ClassVar = Header("llmpq/job", 1)
@@ -83,6 +84,7 @@ class JobSpec:
     weight_cache: Folder | None
     records_steps: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
+    batch_invariant: bool = False
 
 
 def write_job(folder: Path, job: JobSpec) -> None:

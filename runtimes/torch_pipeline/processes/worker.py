@@ -149,7 +149,9 @@ def _load(job: JobSpec, number: int) -> Stage:
     )
     cache = CacheShape(job.cache_rows, job.cache_context_tokens)
     recorder = CudaRecorder() if spec.device != "cpu" and job.records_steps else None
-    return load_stage(job.model_dir, cut, settings, cache, recorder=recorder)
+    return load_stage(
+        job.model_dir, cut, settings, cache, recorder=recorder, is_invariant=job.batch_invariant
+    )
 
 
 def _schedule(job: JobSpec) -> Schedule:

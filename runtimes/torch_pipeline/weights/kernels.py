@@ -1,6 +1,6 @@
 """Kernels that multiply by stored weights, and which of them work in this process.
 
-The fused kernels are PyTorch's own, under private names: each is tried once per process on a small
+The fused kernels are PyTorch's own (torch_operators.py): each is tried once per process on a small
 matrix against the numbers that its codes mean, and where one is missing or wrong its format is
 decoded and multiplied densely instead. ``kernel_name`` says which it is.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights import int4_layout
+from runtimes.torch_pipeline.weights import int4_layout, torch_operators
 from runtimes.torch_pipeline.weights.int4_layout import BlockLayout
 from runtimes.torch_pipeline.weights.quantizers import (
     CHUNK_WEIGHTS,
@@ -30,9 +30,6 @@ from runtimes.torch_pipeline.weights.quantizers import (
 
 DENSE_KERNEL = "decode + torch.mm"
 """What ``kernel_name`` says of a format without a fused kernel."""
-
-INNER_TILES = 8
-"""Tiles of 16 input features that CUDA's int4 kernel loads at once: the widest loads."""
 
 FUSED_MULTIPLE = 16
 """Of what a dimension must be a multiple for PyTorch's kernels: input features of int8 on CPU
@@ -91,7 +88,7 @@ class PlainKernel:
 
     def hold(self, stored: Tensors) -> Tensors:
         """Return the same tensors; a copy of one that begins where vectors cannot be loaded."""
-        return {name: _aligned(tensor) for name, tensor in stored.items()}
+        return {name: aligned(tensor) for name, tensor in stored.items()}
 
     def plain(self, held: Tensors) -> Tensors:
         """Return the same tensors."""
@@ -133,7 +130,7 @@ class BlockInt4Kernel:
         step = rows * self.row_step
         packed = torch.empty_like(stored["codes"])
         for part, chunk in zip(packed.split(step), stored["codes"].split(step), strict=True):
-            part.copy_(_pack_on_cpu(int4_layout.unpack_nibbles(chunk).int()))
+            part.copy_(torch_operators.pack_int4_on_cpu(int4_layout.unpack_nibbles(chunk).int()))
         return {**stored, "codes": packed}
 
     def plain(self, held: Tensors) -> Tensors:
@@ -143,9 +140,9 @@ class BlockInt4Kernel:
 
     def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
         """Return the product; inputs of 32 bits would be correct, and tens of times slower."""
-        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+        multiply = torch_operators.int4_product_on_cpu
         return _biased(
-            multiply(_aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
+            multiply(aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
         )
 
     def decode(self, held: Tensors, rows: slice) -> Tensor:
@@ -171,7 +168,7 @@ class TiledInt4Kernel:
 
     def hold(self, stored: Tensors) -> Tensors:
         """Return codes permuted."""
-        return {**stored, "codes": _pack_on_cuda(stored["codes"])}
+        return {**stored, "codes": torch_operators.pack_int4_on_cuda(stored["codes"])}
 
     def plain(self, held: Tensors) -> Tensors:
         """Return plainly packed codes."""
@@ -180,9 +177,9 @@ class TiledInt4Kernel:
 
     def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
         """Return the product, in bfloat16."""
-        multiply = torch.ops.aten._weight_int4pack_mm
+        multiply = torch_operators.int4_product_on_cuda
         return _biased(
-            multiply(_aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
+            multiply(aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
         )
 
     def decode(self, held: Tensors, rows: slice) -> Tensor:
@@ -195,15 +192,8 @@ class TiledInt4Kernel:
         return held["affine"].shape[0] * INT4_GROUP
 
 
-def _pack_on_cpu(codes: Tensor) -> Tensor:
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-
-
-def _pack_on_cuda(codes: Tensor) -> Tensor:
-    return torch.ops.aten._convert_weight_to_int4pack(codes.contiguous(), INNER_TILES)
-
-
-def _aligned(tensor: Tensor) -> Tensor:
+def aligned(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins where vectors are loaded whole: itself, or a copy."""
     return tensor.clone() if tensor.data_ptr() % ALIGNMENT_BYTES else tensor
 
 
@@ -216,8 +206,8 @@ def _linear(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
 
 
 def _int8_product(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-    multiply = torch.ops.aten._weight_int8pack_mm
-    return _biased(multiply(_aligned(inputs.bfloat16()), held["codes"], held["scales"]), bias)
+    multiply = torch_operators.int8_product
+    return _biased(multiply(aligned(inputs.bfloat16()), held["codes"], held["scales"]), bias)
 
 
 KEPT = "torch.nn.functional.linear"
@@ -266,13 +256,22 @@ def kernel_name(format_name: str, device: torch.device) -> str:
     return _kernel(format_name, device.type, _index(device)).fused_name or DENSE_KERNEL
 
 
-def kernel_for(format_name: str, device: torch.device, shape: tuple[int, int]) -> WeightKernel:
-    """Return the kernel for a matrix; one without a fused operation where its shape does not fit.
+def kernel_for(
+    format_name: str,
+    device: torch.device,
+    shape: tuple[int, int],
+    compute_dtype: torch.dtype = torch.bfloat16,
+) -> WeightKernel:
+    """Return the kernel for a matrix; one without a fused operation where that does not fit.
+
+    Fused operations take inputs of 16 bits (of 32 they are correct, and tens of times slower), so
+    a model that computes in float32 has none: what is asked for in 32 bits is computed in 32.
 
     Args:
         format_name: of its weights.
         device: on which it is multiplied.
         shape: (out_features, in_features).
+        compute_dtype: of what is not quantized.
 
     Raises:
         InputError: there is no such format.
@@ -283,29 +282,35 @@ def kernel_for(format_name: str, device: torch.device, shape: tuple[int, int]) -
         "int8": device.type == "cpu" and in_features % FUSED_MULTIPLE != 0,
         "int4": out_features % FUSED_MULTIPLE != 0,
     }
-    if unfit.get(format_name, False):
+    is_wide = weight_format(format_name).is_quantized and compute_dtype == torch.float32
+    if is_wide or unfit.get(format_name, False):
         return PlainKernel(format_name)
     return _kernel(format_name, device.type, _index(device))
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 at least as fast as float32."""
+    """Return whether a device multiplies bfloat16 at least as fast as float32.
+
+    It decides speed alone: both ways give the same numbers to rounding.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    able = torch.cpu.get_capabilities()
+    is_used = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return is_used and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def dense_dtype(format_name: str, device: torch.device, compute_dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which decoded weights of a format are multiplied fastest.
+def dense_dtype(device: torch.device, compute_dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which decoded weights are multiplied, as the type of the model says.
 
-    On CPUs that is float32 unless they have instructions for bfloat16: matrix products of 16-bit
-    numbers are emulated there and take several times as long. What is not quantized is never
-    rounded on the way.
+    On CPUs a model of bfloat16 is multiplied in float32 where there are no instructions for less:
+    products of 16-bit numbers are emulated there and take several times as long. The same goes for
+    float16, whose numbers bfloat16 would cut.
     """
     if device.type == "cuda":
         return compute_dtype
-    loses_bits = not weight_format(format_name).is_quantized and compute_dtype != torch.bfloat16
-    return torch.float32 if loses_bits or not has_native_bf16(device) else torch.bfloat16
+    is_narrow = compute_dtype == torch.bfloat16 and has_native_bf16(device)
+    return torch.bfloat16 if is_narrow else torch.float32
 
 
 def _index(device: torch.device) -> int:
@@ -332,11 +337,11 @@ def _kernel(format_name: str, device_type: str, index: int) -> WeightKernel:
 
 def _int4_kernel(device: torch.device) -> WeightKernel | None:
     if device.type == "cpu":
-        layout = int4_layout.find_block_layout(_pack_on_cpu)
+        layout = int4_layout.find_block_layout(torch_operators.pack_int4_on_cpu)
         return BlockInt4Kernel(layout) if layout else None
     if torch.cuda.get_device_capability(device) < (8, 0):
         return None  # there the operation would not refuse, but fail while it runs
-    return TiledInt4Kernel(int4_layout.find_tile_order(_pack_on_cuda, device))
+    return TiledInt4Kernel(int4_layout.find_tile_order(torch_operators.pack_int4_on_cuda, device))
 
 
 def agrees_with_codes(kernel: WeightKernel, format_name: str, device: torch.device) -> bool:

@@ -14,8 +14,14 @@ from torch.nn import functional
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights.kernels import WeightKernel, dense_dtype, kernel_for
-from runtimes.torch_pipeline.weights.quantizers import RTN, Tensors, padded, quantize
+from runtimes.torch_pipeline.weights.kernels import (
+    WeightKernel,
+    aligned,
+    dense_dtype,
+    kernel_for,
+)
+from runtimes.torch_pipeline.weights.quantizers import RTN, Tensors, padded, quantize, weight_format
+from runtimes.torch_pipeline.weights.torch_operators import changes
 
 BLOCK_WEIGHTS: Mapping[str, int] = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Weights decoded at once, by kind of device: no workspace is larger, in the cache of a CPU."""
@@ -72,6 +78,17 @@ class KernelChoice:
         return self.dense_from_tokens.get(format_name, default)
 
 
+@dataclass
+class FixedTiles:
+    """How many rows each dense product has, so that none depends on how many there are.
+
+    Attributes:
+        rows: of a tile; whoever computes sets it before each step.
+    """
+
+    rows: int
+
+
 class StoredLinear(nn.Module):
     """``y = x W^T + bias`` with W kept in a format, and in no other.
 
@@ -85,9 +102,11 @@ class StoredLinear(nn.Module):
         matmul_dtype: of decoded weights.
         dense_from_tokens: tokens from which on they are decoded.
         bias: of shape (out_features), or None.
+        tiles: of its products, or None to compute all rows at once.
     """
 
     bias: Tensor | None
+    tiles: FixedTiles | None = None
 
     def __init__(
         self,
@@ -134,21 +153,48 @@ class StoredLinear(nn.Module):
             flat = functional.pad(flat, (0, missing))
         if not tokens:
             product = flat.new_zeros(0, self.out_features)
-        elif self.is_dense(tokens):
-            product = self._dense(flat)
+        elif self.tiles is None:
+            product = self._product(flat, tokens)
         else:
-            product = self.kernel.fused(flat.contiguous(), self._held(), self.bias)
+            product = self._tiled(flat, self.tiles.rows)
         return product.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+
+    def _product(self, inputs: Tensor, rows: int) -> Tensor:
+        """Return the product in the way of so many rows, which are those of a dense product."""
+        if self.is_dense(rows):
+            return self._dense(inputs, rows)
+        return self.kernel.fused(inputs.contiguous(), self._held(), self.bias)
+
+    def _tiled(self, inputs: Tensor, rows: int) -> Tensor:
+        """Return the product, tiles of so many rows each computed as if there were no other.
+
+        Fused kernels of CPUs need no tiles: they compute each row by itself
+        (aten/src/ATen/native/cpu/int4mm_kernel.cpp, int8mm_kernel.cpp).
+        """
+        is_by_row = weight_format(self.format_name).is_quantized and inputs.device.type == "cpu"
+        is_dense = self.is_dense(rows)
+        if is_by_row and not is_dense:
+            return self._product(inputs, rows)
+        tokens = inputs.shape[0]
+        inputs = functional.pad(inputs, (0, 0, 0, -tokens % rows))
+        if is_dense:
+            return self._dense(inputs, rows)[:tokens]
+        parts = [self._product(aligned(part), rows) for part in inputs.split(rows)]
+        return torch.cat(parts)[:tokens]
 
     def _held(self) -> Tensors:
         return {name: self.get_buffer(f"held_{name}") for name in self._names}
 
-    def _dense(self, inputs: Tensor) -> Tensor:
+    def _dense(self, inputs: Tensor, tile_rows: int) -> Tensor:
         held, inputs = self._held(), inputs.to(self.matmul_dtype)
         product = inputs.new_empty(inputs.shape[0], self.out_features)
         for rows in self.blocks():
             decoded = self.kernel.decode(held, rows).to(self.matmul_dtype)
-            torch.mm(inputs, decoded, out=product[:, rows])
+            for tile, out in zip(inputs.split(tile_rows), product.split(tile_rows), strict=True):
+                if self.tiles is None:
+                    torch.mm(tile, decoded, out=out[:, rows])
+                else:  # computed where no neighbour decides how memory is aligned
+                    out[:, rows] = torch.mm(aligned(tile), decoded)
         return product if self.bias is None else product + self.bias
 
     def blocks(self) -> list[slice]:
@@ -214,11 +260,11 @@ def linear_from_stored(
     Raises:
         InputError: there is no such format.
     """
-    kernel = kernel_for(format_name, device, shape)
+    kernel = kernel_for(format_name, device, shape, compute_dtype)
     held = kernel.hold({name: tensor.to(device) for name, tensor in stored.items()})
     kept_bias = None if bias is None else bias.detach().to(device, compute_dtype, copy=True)
     switch = (choice or KernelChoice()).switch_tokens(format_name, device)
-    dtype = dense_dtype(format_name, device, compute_dtype)
+    dtype = dense_dtype(device, compute_dtype)
     return StoredLinear(format_name, kernel, held, kept_bias, shape, dtype, switch)
 
 
@@ -234,12 +280,12 @@ class _SharedProduct:
     def compute(self, inputs: Tensor) -> Tensor:
         """Compute the product and keep it with its inputs."""
         self._product = self._linear(inputs)
-        self._inputs, self._version = inputs, _version(inputs)
+        self._inputs, self._version = inputs, changes(inputs)
         return self._product
 
     def of(self, inputs: Tensor) -> Tensor:
         """Return the kept product where it is of this very tensor, and else another."""
-        is_same = inputs is self._inputs and _version(inputs) == self._version
+        is_same = inputs is self._inputs and changes(inputs) == self._version
         if is_same and self._product is not None:
             return self._product
         return self._linear(inputs)
@@ -247,11 +293,6 @@ class _SharedProduct:
     def drop(self) -> None:
         """Keep nothing."""
         self._inputs = self._product = None
-
-
-def _version(inputs: Tensor) -> int:
-    """Return how often a tensor was changed in place, as far as PyTorch counts it."""
-    return 0 if inputs.is_inference() else inputs._version
 
 
 OWNED = "linear"

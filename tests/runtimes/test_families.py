@@ -1,0 +1,38 @@
+"""Only families whose tokens are kept to a law are computed, and others are refused by name."""
+
+import pytest
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GraniteConfig
+
+from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.engine.architecture import Cut, cut_model
+from runtimes.torch_pipeline.engine.families import FAMILIES, family_named
+from tests.runtimes.models import CONFIGS
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_has_a_model_whose_tokens_are_those_of_generate(model_type: str) -> None:
+    """``test_token_laws`` computes every model of ``CONFIGS``."""
+    configs = [config for config in CONFIGS.values() if config.model_type == model_type]
+    assert configs, f"add a model of {model_type} to tests/runtimes/models.py"
+    for config in configs:
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        assert model_class.__name__ == FAMILIES[model_type].model_class
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_has_the_function_that_is_told_of_it(model_type: str) -> None:
+    config = next(config for config in CONFIGS.values() if config.model_type == model_type)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    names = [name.rpartition(".")[2] for name, _ in model.named_modules()]
+    assert names.count(FAMILIES[model_type].function) == config.num_hidden_layers
+
+
+def test_a_family_without_a_law_is_refused_by_name() -> None:
+    """Granite scales what enters each model and its logits: its stages would be silently wrong."""
+    config = GraniteConfig(hidden_size=64, num_hidden_layers=4, logits_scaling=8.0)
+    with pytest.raises(InputError, match="model granite: the torch runtime computes opt, bloom, "):
+        cut_model(config, Cut(0, 2, is_first=True, is_last=False), torch.float32)
+    with pytest.raises(InputError, match="of another family nothing says"):
+        family_named("granite")
