@@ -1,12 +1,13 @@
 """Processors with and without instructions for bfloat16, whichever runs the tests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from runtimes.torch_pipeline.weights import kernels
 
-WITH_AND_WITHOUT = {"params": [True, False], "ids": ["bf16", "no-bf16"]}
+WITH_AND_WITHOUT: dict[str, Any] = {"params": [True, False], "ids": ["bf16", "no-bf16"]}
 """Parameters of the fixture where a test file makes ``bfloat16_instructions`` one."""
 
 
