@@ -206,15 +206,15 @@ def test_an_interrupted_run_keeps_its_answers_and_leaves_nothing(
 
 def test_a_killed_run_is_resumed_with_the_tokens_of_a_whole_one(folder: Path) -> None:
     """In bf16 with int8 layers, where without --batch-invariant tokens depend on the batch."""
-    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "sixty.jsonl", "--out")
-    (folder / "sixty.jsonl").write_text(asked(60, 20), encoding="utf-8")
-    whole = llmpq(*DEPLOY, *options, "whole-60.jsonl", cwd=folder)
+    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "some-150.jsonl", "--out")
+    (folder / "some-150.jsonl").write_text(asked(150, 20), encoding="utf-8")
+    whole = llmpq(*DEPLOY, *options, "whole-150.jsonl", cwd=folder)
     assert whole.returncode == 0, whole.stderr
-    expected, out = answers(folder / "whole-60.jsonl"), folder / "killed.jsonl"
+    expected, out = answers(folder / "whole-150.jsonl"), folder / "killed.jsonl"
     with deploying(folder, *options, "killed.jsonl", after=11) as (running, _):
         running.kill()
         running.wait()
-    assert 0 < len(answers(out)) < 60
+    assert 0 < len(answers(out)) < 150
     resumed = llmpq(
         *(*DEPLOY, *options, "killed.jsonl", "--resume"),
         cwd=folder,

@@ -1,13 +1,12 @@
 """Processors with and without instructions for bfloat16, whichever runs the tests."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from runtimes.torch_pipeline.weights import kernels
 
-WITH_AND_WITHOUT: dict[str, Any] = {"params": [True, False], "ids": ["bf16", "no-bf16"]}
+PROCESSORS = ("bf16", "no-bf16")
 """Parameters of the fixture where a test file makes ``bfloat16_instructions`` one."""
 
 
@@ -15,5 +14,6 @@ def bfloat16_instructions(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[bool]:
     """Run a test as on a processor that has them, and as on one that has not."""
-    monkeypatch.setattr(kernels, "has_native_bf16", lambda _: request.param)
-    yield request.param
+    is_there = request.param == PROCESSORS[0]
+    monkeypatch.setattr(kernels, "has_native_bf16", lambda _: is_there)
+    yield is_there

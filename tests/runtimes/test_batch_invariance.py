@@ -18,12 +18,12 @@ from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.linear import FixedTiles
 from tests.runtimes.linears_of_tests import NEVER, gaussian, made
 from tests.runtimes.models import CONFIGS, generated, save_config, save_model
-from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_quantized_laws import wide
 from tests.runtimes.test_token_laws import prompts_of, requests_of
 
-processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
+processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIXED = (("int8", "int3"), ("bf16", "int4"))

@@ -27,9 +27,9 @@ from tests.runtimes.linears_of_tests import (
     numbers_of,
     without_gradients,
 )
-from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 
-processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
+processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -22,9 +22,9 @@ from runtimes.torch_pipeline.weights.kernels import (
 )
 from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
 from tests.runtimes.linears_of_tests import CPU, gaussian, made, numbers_of, without_gradients
-from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 
-processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
+processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 inference = pytest.fixture(autouse=True)(without_gradients)
 

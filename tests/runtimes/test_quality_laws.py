@@ -16,7 +16,7 @@ from runtimes.quality.measuring import measure_kl, reference_nats
 from runtimes.quality.streaming import stream
 from runtimes.torch_pipeline.engine.stage import load_stage
 from tests.runtimes.models import CONFIGS
-from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 from tests.runtimes.quality_subjects import (
     plain_cross_entropy_nats,
     plain_divergence_nats,
@@ -25,7 +25,7 @@ from tests.runtimes.quality_subjects import (
     save_subject,
 )
 
-processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
+processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 LAYERS = 3
 CLOSE = 1e-4

@@ -15,11 +15,11 @@ from runtimes.torch_pipeline.engine.sequences import Schedule
 from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from tests.runtimes.models import CONFIGS, LAYERS, save_config
-from tests.runtimes.processors import WITH_AND_WITHOUT, bfloat16_instructions
+from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import prompts_of, requests_of
 
-processor = pytest.fixture(autouse=True, **WITH_AND_WITHOUT)(bfloat16_instructions)
+processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 FORMATS_OF_LAYERS = ("int8", "int3", "bf16", "int4")
 CUTS = [(4,), (1, 3), (2, 2), (1, 2, 1)]
