@@ -117,6 +117,9 @@ def _of_system(error: BaseException) -> Failure | None:
     if isinstance(error, OSError) and error.errno in LOST_OUTPUT:
         where = f" {error.filename}" if error.filename else ""
         return Failure(encodable(f"cannot write{where}: {error.strerror}"), kind)
+    if isinstance(error, OSError) and isinstance(error.filename, str):  # too long, closed, a loop
+        name = error.filename if len(error.filename) <= 200 else f"{error.filename[:197]}..."
+        return Failure(encodable(f"cannot use {name}: {error.strerror}"), kind)
     return None
 
 

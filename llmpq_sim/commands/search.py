@@ -155,9 +155,8 @@ class PlanOutput:
         from llmpq_sim.io.files import check_writable
 
         check_writable(self.out)
-        can_go_on = self.checkpoint.exists()
-        if self.out.exists() and not (self.force or (self.resume and can_go_on)):
-            goes_on = ", --resume goes on with its search" if can_go_on else ""
+        if self.out.exists() and not (self.force or self.resume):
+            goes_on = ", --resume goes on with its search" if self.checkpoint.exists() else ""
             raise InputError(
                 f"{self.out} exists already: --force overwrites it, --out writes another "
                 f"file{goes_on}"

@@ -82,7 +82,6 @@ def test_the_same_seed_writes_the_same_plan_whatever_the_number_of_workers(
 def test_a_search_stopped_by_its_budget_is_resumed(folder: Path, found: dict[str, Any]) -> None:
     stopped = content_of(*SMALL, "--out", "part.json", "--budget-s", "0", cwd=folder)
     assert stopped["search"]["ended"] == "budget"
-    assert (folder / "part.json.checkpoint.json").exists()
     resumed = content_of(*SMALL, "--out", "part.json", "--resume", cwd=folder)
     assert resumed["search"]["ended"] == "done"
     assert resumed["predicted"]["tokens_per_s"] >= stopped["predicted"]["tokens_per_s"]

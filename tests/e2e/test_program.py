@@ -88,12 +88,12 @@ def test_a_plan_is_not_overwritten_unless_told(folder: Path) -> None:
     assert (folder / "plan.json").read_bytes() == before
 
 
-def test_resuming_without_a_checkpoint_overwrites_no_plan(folder: Path, tmp_path: Path) -> None:
-    refused = llmpq(*SMALL, "--resume", cwd=folder)
-    assert refused.stderr.startswith("error: plan.json exists already: --force overwrites it")
-    begun = llmpq(*SMALL, "--resume", cwd=tmp_path)
+def test_resuming_without_a_checkpoint_begins_anew_and_says_so(folder: Path) -> None:
+    before = (folder / "plan.json").read_bytes()
+    begun = llmpq(*SMALL, "--resume", cwd=folder)
     assert begun.returncode == 0, begun.stderr
     assert "no checkpoint plan.json.checkpoint.json to go on from" in begun.stdout
+    assert (folder / "plan.json").read_bytes() == before
 
 
 def test_a_plan_that_does_not_fit_fails_and_says_why(tmp_path: Path) -> None:

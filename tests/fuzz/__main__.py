@@ -20,11 +20,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("fuzz-faults"))
     asked = parser.parse_args()
     kinds = [kind for kind in all_kinds() if not asked.kind or kind.name in asked.kind]
-    faults = known_faults(kinds)
-    tried, found = run_for(asked.seconds, kinds, asked.seed)
-    faults += found
-    for fault in faults:
-        print(f"{fault.kind} {fault.seed}: {write(fault, asked.out)}\n{fault.error}")
+    faults: list[Fault] = []
+
+    def tell(fault: Fault) -> None:
+        faults.append(fault)
+        place = write(fault, asked.out)
+        print(f"{fault.kind} {fault.seed}: {place}\n{fault.error}", flush=True)
+
+    for fault in known_faults(kinds):
+        tell(fault)
+    tried = run_for(asked.seconds, kinds, asked.seed, tell)
     print(f"{tried} inputs of {len(kinds)} kinds, {len(faults)} faults")
     return 1 if faults else 0
 

@@ -82,7 +82,8 @@ def _remove(holder: Any, key: Any, _: Random) -> None:
 
 def _scale(holder: Any, key: Any, random: Random) -> None:
     value = holder[key]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and abs(value) < 10**300:  # a larger whole number times a fraction is an error
         holder[key] = value * random.choice((-1, 0, 2, 10**6, 10**12, 1e-6, 1e-300, 1e300))
 
 

@@ -5,7 +5,7 @@ import signal
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,10 @@ class Fault:
     error: str
 
 
-def run_for(seconds: float, kinds: list[Kind], seed: int) -> tuple[int, list[Fault]]:
-    """Return how many inputs were tried, the kinds in turn, and the faults that were found."""
-    faults: list[Fault] = []
+def run_for(
+    seconds: float, kinds: list[Kind], seed: int, on_fault: Callable[[Fault], object]
+) -> int:
+    """Return how many inputs were tried, the kinds in turn; each fault is told of at once."""
     tried, latest_s = 0, monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="llmpq-fuzz-") as folder, limited_memory():
         while monotonic() < latest_s:
@@ -56,8 +57,8 @@ def run_for(seconds: float, kinds: list[Kind], seed: int) -> tuple[int, list[Fau
             error = outcome(kind, content, Path(folder))
             tried += 1
             if error is not None:
-                faults.append(Fault(kind.name, number, content, error))
-    return tried, faults
+                on_fault(Fault(kind.name, number, content, error))
+    return tried
 
 
 def outcome(kind: Kind, content: bytes, folder: Path) -> str | None:

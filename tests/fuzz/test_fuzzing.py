@@ -71,7 +71,8 @@ def test_what_hangs_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_faults_are_kept_with_their_inputs() -> None:
-    tried, faults = run_for(0.2, [kind_that(ValueError("no"))], seed=3)
+    faults: list[Fault] = []
+    tried = run_for(0.2, [kind_that(ValueError("no"))], 3, faults.append)
     assert len(faults) == tried > 0
     again = kind_that(None).made(Random(faults[0].seed))
     assert faults[0] == Fault("made", 3_000_000_000, again, faults[0].error)

@@ -27,6 +27,7 @@ from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import task_to_dict
 from llmpq_sim.io.profiles import bundled_profile
+from llmpq_sim.search.frame import SearchProgress
 from tests.executions import executed, served
 
 FEW = SearchSettings(generations=0, only_plans=True)
@@ -137,16 +138,20 @@ def test_two_profiles_of_one_device_are_refused() -> None:
         plan(model="opt-125m", cluster="paper-4", profiles=twice)
 
 
-def test_a_search_that_ran_out_of_time_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_search_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "state.json"
     asked = {"model": "opt-125m", "cluster": "paper-4", "batch": 4, "prompt_tokens": 32}
-    stop = SearchSettings(generations=3, budget_s=0.0)
-    stopped = plan(**asked, settings=stop, checkpoint=checkpoint)  # type: ignore[arg-type]
-    assert checkpoint.exists()
+
+    def stop(progress: SearchProgress) -> None:
+        if checkpoint.exists():
+            raise KeyboardInterrupt
+
+    how = SearchSettings(generations=3, wants_front=True)
+    stopped = plan(**asked, settings=how, checkpoint=checkpoint, on_progress=stop)  # type: ignore[arg-type]
+    assert stopped.outcome.ended == "interrupted"
     stopped.save(tmp_path / "plan.json")
     assert checkpoint.exists()
-    on = SearchSettings(generations=3)
-    ended = plan(**asked, settings=on, checkpoint=checkpoint, resume=True)  # type: ignore[arg-type]
+    ended = plan(**asked, settings=how, checkpoint=checkpoint, resume=True)  # type: ignore[arg-type]
     assert ended.best.makespan_s <= stopped.best.makespan_s
     ended.save(tmp_path / "plan.json")
     assert not checkpoint.exists()

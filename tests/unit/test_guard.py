@@ -54,6 +54,8 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "cannot write /tmp/\\xff: No space left on device",
             1,
         ),
+        (OSError(36, "File name too long", "a"), "cannot use a: File name too long", 1),
+        (PermissionError(13, "Permission denied", "/a"), "cannot use /a: Permission denied", 1),
     ],
 )
 def test_what_was_foreseen_is_a_line(

@@ -76,8 +76,8 @@ def test_output_lengths_are_limited_line_by_line(tmp_path: Path, text: str, mess
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("token_budget", 10**21, "--token-budget: expected 1 to 2000000 tokens, got a number"),
-        ("token_budget", 0, "--token-budget: expected 1 to 2000000 tokens, got 0"),
+        ("token_budget", 10**21, "--token-budget: expected 1 to 1048576 tokens, got a number"),
+        ("token_budget", 0, "--token-budget: expected 1 to 1048576 tokens, got 0"),
         ("sequence_limit", 10**9, "--sequence-limit: expected 1 to 100000 sequences, got"),
         ("sequence_limit", 0, "--sequence-limit: expected 1 to 100000 sequences, got 0"),
     ],
