@@ -19,6 +19,7 @@ from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.engine.architecture import CutModel
 from runtimes.torch_pipeline.engine.norms import fuse_norms
 from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN
 from runtimes.torch_pipeline.weights.linear import (
     OWNED,
     KernelChoice,
@@ -27,7 +28,7 @@ from runtimes.torch_pipeline.weights.linear import (
     linear_from_stored,
     linear_from_weight,
 )
-from runtimes.torch_pipeline.weights.quantizers import RTN, quantize
+from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -8,15 +8,13 @@ byte ``j`` of the one-bit plane holds the high bits of the eight codes ``j + i n
 import torch
 from torch import Tensor
 
-ROW_CODES = 32
-"""Rows are a multiple of so many codes, so that both planes of a row are whole 32-bit words."""
-
 
 def pack_planes(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the two-bit plane and the one-bit plane of codes.
 
     Args:
-        codes: from 0 to 7, uint8, of shape (rows, columns), columns a multiple of ``ROW_CODES``.
+        codes: from 0 to 7, uint8, of shape (rows, columns), columns a multiple of 32, so
+            that both planes of a row are whole 32-bit words.
 
     Returns:
         uint8 of shapes (rows, columns / 4) and (rows, columns / 8).
