@@ -25,7 +25,7 @@ class AffineFormat(QuantizedFormat):
     move the zeros.
     """
 
-    quantizers = (RTN, HQQ)
+    quantizers: ClassVar[tuple[str, ...]] = (RTN, HQQ)
     row_axis: ClassVar[Mapping[str, int]] = {"affine": 1}
 
     @abstractmethod

@@ -11,11 +11,19 @@ from runtimes.torch_pipeline.weights.formats.stored_format import StoredFormat
 from runtimes.torch_pipeline.weights.formats.unquantized import BF16, FP16, FP32
 
 STORED_FORMATS: dict[str, StoredFormat] = {
-    each.record.name: each for each in (Int8(), Int4(), Int3(), FP16, BF16, FP32)
+    each.record.name: each
+    for each in (
+        Int8(),
+        Int4(),
+        Int3(),
+        FP16,
+        BF16,
+        FP32,
+    )
 }
 """By name; fp32 is no format of plans."""
 
-QUANTIZED_FORMATS = tuple(name for name, each in STORED_FORMATS.items() if each.quantizers)
+QUANTIZED_FORMATS = tuple(name for name, each in STORED_FORMATS.items() if each.record.is_quantized)
 
 
 def stored_format(name: str, where: str = "weight format") -> StoredFormat:
