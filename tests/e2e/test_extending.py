@@ -51,12 +51,14 @@ def recipes() -> list[Recipe]:
 
 
 def patched_file(text: str, patch: str) -> str:
-    """Return a file with the lines that a patch without line numbers adds, at its context."""
-    lines = patch.splitlines()[3:]
-    before = "\n".join(line[1:] for line in lines if line[0] == " ")
-    after = "\n".join(line[1:] for line in lines)
-    assert text.count(before) == 1, "the context of the patch is not there, or not unique"
-    return text.replace(before, after)
+    """Return a file with the lines that a patch without line numbers adds, at their contexts."""
+    for part in patch.split("@@\n")[1:]:
+        lines = part.splitlines()
+        before = "\n".join(line[1:] for line in lines if line[0] == " ")
+        after = "\n".join(line[1:] for line in lines)
+        assert text.count(before) == 1, f"not there, or not unique: {before}"
+        text = text.replace(before, after)
+    return text
 
 
 @pytest.fixture(name="house", scope="module")
