@@ -17,8 +17,8 @@ from llmpq_sim.core.errors import InputError
 from runtimes.quality.input_statistics import InputStatistics
 from runtimes.torch_pipeline.engine.architecture import Cut, cut_model, read_config
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
 from runtimes.torch_pipeline.weights.loading import layer_matrices
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 

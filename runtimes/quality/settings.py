@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import Literal
 
 from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.weights.formats.base import RTN
 from runtimes.torch_pipeline.weights.formats.registry import QUANTIZED_FORMATS, check_stored
-from runtimes.torch_pipeline.weights.formats.stored_format import RTN
 
 DEFAULT_FORMATS = QUANTIZED_FORMATS[::-1]
 """All that lose anything, the fewest bits first."""

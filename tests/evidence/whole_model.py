@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
+from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 
 QUANTIZED = ("int8", "int4", "int3")

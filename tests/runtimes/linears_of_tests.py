@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+from runtimes.torch_pipeline.weights.formats.base import Tensors
 from runtimes.torch_pipeline.weights.kernels import kernel_for
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear, linear_from_weight
 from runtimes.torch_pipeline.weights.quantizers import dequantize

@@ -18,9 +18,9 @@ from runtimes.torch_pipeline.engine.architecture import Cut
 from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.processes.worker import _load
-from runtimes.torch_pipeline.weights.formats import stored_format as base
+from runtimes.torch_pipeline.weights.formats import base
+from runtimes.torch_pipeline.weights.formats.base import Tensors
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
 from runtimes.torch_pipeline.weights.hqq_quantizer import ITERATIONS, NORM, SHARPENING, SHARPNESS
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from runtimes.torch_pipeline.weights.loading import WeightSettings, stored_linears

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights import kernels, linear
+from runtimes.torch_pipeline.weights.formats.base import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.linear import (
     KernelChoice,
     StoredLinear,

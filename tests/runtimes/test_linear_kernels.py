@@ -11,9 +11,9 @@ from torch import Tensor
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.weights import kernels, torch_operators
 from runtimes.torch_pipeline.weights.formats import int4, int4_layout, int8
+from runtimes.torch_pipeline.weights.formats.base import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.formats.int4_layout import BlockLayout, find_block_layout
 from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS, stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.kernels import agrees_with_codes, kernel_for
 from runtimes.torch_pipeline.weights.quantizers import quantize
 from tests.runtimes.linears_of_tests import (

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.weights import weight_cache
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+from runtimes.torch_pipeline.weights.formats.base import Tensors
 from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
 

@@ -10,12 +10,8 @@ from functools import cache
 import torch
 
 from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.weights.formats.base import RTN, StoredFormat, WeightKernel
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import (
-    RTN,
-    StoredFormat,
-    WeightKernel,
-)
 
 PROBE_ROWS, PROBE_COLUMNS = 176, 64
 """Of the matrix on which a kernel is tried; its rows are whole groups where those are larger."""

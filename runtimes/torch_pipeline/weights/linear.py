@@ -13,13 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors, WeightKernel, aligned
 from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS, stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import (
-    RTN,
-    Tensors,
-    WeightKernel,
-    aligned,
-)
 from runtimes.torch_pipeline.weights.kernels import dense_dtype, kernel_for
 from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.torch_operators import changes

@@ -19,7 +19,7 @@ from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.engine.architecture import CutModel
 from runtimes.torch_pipeline.engine.norms import fuse_norms
 from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
-from runtimes.torch_pipeline.weights.formats.stored_format import RTN
+from runtimes.torch_pipeline.weights.formats.base import RTN
 from runtimes.torch_pipeline.weights.linear import (
     OWNED,
     KernelChoice,

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
+from runtimes.torch_pipeline.weights.formats.base import HQQ, RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import (
     QUANTIZED_FORMATS,
     STORED_FORMATS,
     stored_format,
 )
-from runtimes.torch_pipeline.weights.formats.stored_format import HQQ, RTN, Tensors
 
 QUANTIZER_VERSION = 1
 """Raised whenever the same weights would be stored differently."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import sha256_of, whole_file
 from llmpq_sim.io.locks import remove_leftovers
+from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
 from runtimes.torch_pipeline.weights.quantizers import QUANTIZER_VERSION
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runtimes.torch_pipeline.weights.formats.stored_format import (
+from runtimes.torch_pipeline.weights.formats.base import (
     HQQ,
     RTN,
     SCALE_DTYPE,

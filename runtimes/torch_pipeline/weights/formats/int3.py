@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights.formats.affine import AffineFormat
-from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+from runtimes.torch_pipeline.weights.formats.base import Tensors
 
 
 class Int3(AffineFormat):

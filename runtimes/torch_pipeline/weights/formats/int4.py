@@ -10,14 +10,14 @@ from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights import torch_operators
 from runtimes.torch_pipeline.weights.formats import int4_layout
 from runtimes.torch_pipeline.weights.formats.affine import AffineFormat, affine_rows
-from runtimes.torch_pipeline.weights.formats.int4_layout import BlockLayout
-from runtimes.torch_pipeline.weights.formats.stored_format import (
+from runtimes.torch_pipeline.weights.formats.base import (
     CHUNK_WEIGHTS,
     Tensors,
     WeightKernel,
     aligned,
     biased,
 )
+from runtimes.torch_pipeline.weights.formats.int4_layout import BlockLayout
 
 INT4_GROUP = FORMATS["int4"].group_size or 0
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights import torch_operators
-from runtimes.torch_pipeline.weights.formats.stored_format import (
+from runtimes.torch_pipeline.weights.formats.base import (
     SCALE_DTYPE,
     QuantizedFormat,
     Tensors,

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import format_named
+from runtimes.torch_pipeline.weights.formats.base import StoredFormat
 from runtimes.torch_pipeline.weights.formats.int3 import Int3
 from runtimes.torch_pipeline.weights.formats.int4 import Int4
 from runtimes.torch_pipeline.weights.formats.int8 import Int8
-from runtimes.torch_pipeline.weights.formats.stored_format import StoredFormat
 from runtimes.torch_pipeline.weights.formats.unquantized import BF16, FP16, FP32
 
 STORED_FORMATS: dict[str, StoredFormat] = {

@@ -8,11 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmpq_sim.core.formats import FORMATS, WeightFormat
-from runtimes.torch_pipeline.weights.formats.stored_format import (
-    StoredFormat,
-    Tensors,
-    WeightKernel,
-)
+from runtimes.torch_pipeline.weights.formats.base import StoredFormat, Tensors, WeightKernel
 
 
 class Unquantized(StoredFormat):
