@@ -179,7 +179,7 @@ class _Search:
         self.frame.tell("baselines", 0, 1)
         with share_of_time(BASELINES_SHARE):
             baselines = tuple(all_baselines(screen))
-        if any(baseline.why_not == NOT_TRIED for baseline in baselines):
+        if any(baseline.infeasible_reason == NOT_TRIED for baseline in baselines):
             self.frame.cut("baselines")
         return baselines
 
