@@ -42,10 +42,11 @@ def held_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.buffers(), *module.parameters()))
 
 
-class RecordedKernel:
+class RecordedKernel(WeightKernel):
     """A kernel that notes which way it was asked to go, and how much was decoded at once."""
 
     def __init__(self, kernel: WeightKernel) -> None:
+        super().__init__(kernel.stored_format)
         self._kernel = kernel
         self.fused_name = kernel.fused_name
         self.row_step = kernel.row_step

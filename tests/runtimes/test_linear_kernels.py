@@ -13,7 +13,7 @@ from runtimes.torch_pipeline.weights import kernels, torch_operators
 from runtimes.torch_pipeline.weights.formats import int4, int4_layout, int8
 from runtimes.torch_pipeline.weights.formats.int4_layout import BlockLayout, find_block_layout
 from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS, stored_format
-from runtimes.torch_pipeline.weights.formats.stored_format import PlainKernel, Tensors
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.kernels import agrees_with_codes, kernel_for
 from runtimes.torch_pipeline.weights.quantizers import quantize
 from tests.runtimes.linears_of_tests import (
@@ -69,7 +69,7 @@ def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
     monkeypatch.setattr(torch_operators, "pack_int4_on_cpu", fail)
     assert fused_name("int4", CPU) is None
     operator = made("int4")
-    assert isinstance(operator.kernel, PlainKernel)
+    assert type(operator.kernel) is WeightKernel
     inputs = gaussian(2, 256, seed=1)
     torch.testing.assert_close(operator(inputs), inputs @ numbers_of(operator).t())
 
@@ -82,16 +82,16 @@ def test_an_unknown_layout_of_int4_is_not_used(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("fresh_kernels")
 def test_a_fused_kernel_with_wrong_products_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+    def wrong(_: object, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
         return inputs @ held["codes"].to(inputs.dtype).t()
 
-    monkeypatch.setattr(int8, "int8_product", wrong)
+    monkeypatch.setattr(int8.Int8Kernel, "fused", wrong)
     assert fused_name("int8", CPU) is None
 
 
 def test_a_fused_kernel_that_is_not_there_cannot_be_called() -> None:
     with pytest.raises(InputError, match="expected a fused kernel, found none"):
-        PlainKernel(stored_format("int3")).fused(gaussian(1, 64), {}, None)
+        WeightKernel(stored_format("int3")).fused(gaussian(1, 64), {}, None)
 
 
 # ---- layouts of processors that are not at hand

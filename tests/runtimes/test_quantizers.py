@@ -11,7 +11,7 @@ from torch import Tensor
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights.formats import stored_format as base
-from runtimes.torch_pipeline.weights.formats.int3_planes import pack_planes, unpack_planes
+from runtimes.torch_pipeline.weights.formats.int3 import pack_planes, unpack_planes
 from runtimes.torch_pipeline.weights.formats.int4_layout import pack_nibbles, unpack_nibbles
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize

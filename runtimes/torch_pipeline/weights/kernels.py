@@ -13,7 +13,6 @@ from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
 from runtimes.torch_pipeline.weights.formats.stored_format import (
     RTN,
-    PlainKernel,
     StoredFormat,
     WeightKernel,
 )
@@ -60,7 +59,7 @@ def kernel_for(
     stored = stored_format(format_name)
     is_wide = stored.record.is_quantized and compute_dtype == torch.float32
     if is_wide or not stored.fits_fused(device, shape):
-        return PlainKernel(stored)
+        return WeightKernel(stored)
     return _kernel(format_name, device.type, device.index or 0)
 
 
@@ -97,8 +96,8 @@ def _kernel(format_name: str, device_type: str, index: int) -> WeightKernel:
         candidate = stored.fused_kernel(device)
         works = candidate is not None and agrees_with_codes(candidate, stored, device)
     except (AttributeError, RuntimeError):  # the private operation is gone, or not for this device
-        return PlainKernel(stored)
-    return candidate if candidate is not None and works else PlainKernel(stored)
+        return WeightKernel(stored)
+    return candidate if candidate is not None and works else WeightKernel(stored)
 
 
 def agrees_with_codes(kernel: WeightKernel, known: StoredFormat, device: torch.device) -> bool:

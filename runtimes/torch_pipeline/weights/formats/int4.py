@@ -1,7 +1,6 @@
 """The format int4: codes in half bytes, a scale and a zero for 128 weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -42,32 +41,43 @@ class Int4(AffineFormat):
         """Return the one of the device, where its order of codes is found."""
         if device.type == "cpu":
             layout = int4_layout.find_block_layout(torch_operators.pack_int4_on_cpu)
-            return BlockInt4Kernel(layout) if layout else None
+            return BlockInt4Kernel(self, layout) if layout else None
         if torch.cuda.get_device_capability(device) < (8, 0):
             return None  # there the operation would not refuse, but fail while it runs
         pack = torch_operators.pack_int4_on_cuda
-        return TiledInt4Kernel(int4_layout.find_tile_order(pack, device))
+        return TiledInt4Kernel(self, int4_layout.find_tile_order(pack, device))
 
     def fits_fused(self, _: torch.device, shape: tuple[int, int]) -> bool:
         """Return whether output rows are whole blocks."""
         return shape[0] % torch_operators.FUSED_MULTIPLE == 0
 
 
-@dataclass(frozen=True)
-class BlockInt4Kernel:
+class Int4Kernel(WeightKernel):
+    """int4 in the order of a device's kernel, whose inputs are of 16 bits.
+
+    Those of 32 bits would be correct, and tens of times slower.
+    """
+
+    multiply = staticmethod(torch_operators.int4_product_on_cpu)
+
+    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+        """Return the product, in bfloat16."""
+        narrow = aligned(inputs.bfloat16())
+        return biased(self.multiply(narrow, held["codes"], INT4_GROUP, held["affine"]), bias)
+
+
+class BlockInt4Kernel(Int4Kernel):
     """int4 on CPU: codes in blocks of output rows, for ``_weight_int4pack_mm_for_cpu``.
 
     It computes each row by itself (aten/src/ATen/native/cpu/int4mm_kernel.cpp).
     """
 
-    layout: BlockLayout
-    fused_name: str = "aten::_weight_int4pack_mm_for_cpu"
-    is_by_row: bool = True
+    fused_name = "aten::_weight_int4pack_mm_for_cpu"
+    is_by_row = True
 
-    @property
-    def row_step(self) -> int:
-        """Output rows of a block."""
-        return self.layout.block_rows
+    def __init__(self, stored_format: Int4, layout: BlockLayout) -> None:
+        super().__init__(stored_format)
+        self.layout, self.row_step = layout, layout.block_rows
 
     def pack(self, stored: Tensors) -> Tensors:
         """Pack some blocks at a time: the operation wants codes of 32 bits."""
@@ -83,13 +93,6 @@ class BlockInt4Kernel:
         codes = self.layout.unpack(held["codes"], 2 * held["codes"].shape[1]).t()
         return {**held, "codes": int4_layout.pack_nibbles(codes)}
 
-    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-        """Return the product; inputs of 32 bits would be correct, and tens of times slower."""
-        multiply = torch_operators.int4_product_on_cpu
-        return biased(
-            multiply(aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
-        )
-
     def decode(self, held: Tensors, rows: slice) -> Tensor:
         """Decode without transposing: the layout is by columns already."""
         packed = held["codes"][rows]
@@ -99,18 +102,20 @@ class BlockInt4Kernel:
         return values.view(-1, INT4_GROUP, packed.shape[0]).mul_(scales).add_(zeros).flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class TiledInt4Kernel:
+class TiledInt4Kernel(Int4Kernel):
     """int4 on CUDA from capability 8.0: codes permuted within tiles, for ``_weight_int4pack_mm``.
 
     Attributes:
         order: place of each code in a tile, see ``int4_layout.find_tile_order``.
     """
 
-    order: Tensor
-    fused_name: str = "aten::_weight_int4pack_mm"
-    is_by_row: bool = False
-    row_step: int = int4_layout.TILE_ROWS
+    fused_name = "aten::_weight_int4pack_mm"
+    row_step = int4_layout.TILE_ROWS
+    multiply = staticmethod(torch_operators.int4_product_on_cuda)
+
+    def __init__(self, stored_format: Int4, order: Tensor) -> None:
+        super().__init__(stored_format)
+        self.order = order
 
     def pack(self, stored: Tensors) -> Tensors:
         """Return codes permuted."""
@@ -118,21 +123,14 @@ class TiledInt4Kernel:
 
     def unpack(self, held: Tensors) -> Tensors:
         """Return plainly packed codes."""
-        codes = int4_layout.unpack_tiles(held["codes"], self.order, self._columns(held))
-        return {**held, "codes": int4_layout.pack_nibbles(codes)}
-
-    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-        """Return the product, in bfloat16."""
-        multiply = torch_operators.int4_product_on_cuda
-        return biased(
-            multiply(aligned(inputs.bfloat16()), held["codes"], INT4_GROUP, held["affine"]), bias
-        )
+        return {**held, "codes": int4_layout.pack_nibbles(self._codes(held["codes"], held))}
 
     def decode(self, held: Tensors, rows: slice) -> Tensor:
         """Return decoded rows, transposed."""
         tiles = slice(rows.start // self.row_step, -(-rows.stop // self.row_step))
-        codes = int4_layout.unpack_tiles(held["codes"][tiles], self.order, self._columns(held))
+        codes = self._codes(held["codes"][tiles], held)
         return affine_rows(codes, held["affine"][:, rows], 4).t()
 
-    def _columns(self, held: Tensors) -> int:
-        return held["affine"].shape[0] * INT4_GROUP
+    def _codes(self, packed: Tensor, held: Tensors) -> Tensor:
+        columns = held["affine"].shape[0] * INT4_GROUP
+        return int4_layout.unpack_tiles(packed, self.order, columns)

@@ -10,7 +10,6 @@ from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights import torch_operators
 from runtimes.torch_pipeline.weights.formats.stored_format import (
     SCALE_DTYPE,
-    PlainKernel,
     QuantizedFormat,
     Tensors,
     WeightKernel,
@@ -42,9 +41,8 @@ class Int8(QuantizedFormat):
         return stored["scales"][:, None]
 
     def fused_kernel(self, device: torch.device) -> WeightKernel:
-        """Return PyTorch's own; on CPUs it computes each row by itself (int8mm_kernel.cpp)."""
-        is_by_row = device.type == "cpu"
-        return PlainKernel(self, "aten::_weight_int8pack_mm", int8_product, is_by_row)
+        """Return PyTorch's own."""
+        return Int8Kernel(self, device)
 
     def fits_fused(self, device: torch.device, shape: tuple[int, int]) -> bool:
         """Return whether rows are whole vectors: a CPU reads past the end of others.
@@ -54,7 +52,16 @@ class Int8(QuantizedFormat):
         return device.type != "cpu" or shape[1] % torch_operators.FUSED_MULTIPLE == 0
 
 
-def int8_product(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-    """Return the product by PyTorch's kernel."""
-    multiply = torch_operators.int8_product
-    return biased(multiply(aligned(inputs.bfloat16()), held["codes"], held["scales"]), bias)
+class Int8Kernel(WeightKernel):
+    """int8 as it is stored, for ``_weight_int8pack_mm``."""
+
+    fused_name = "aten::_weight_int8pack_mm"
+
+    def __init__(self, stored_format: Int8, device: torch.device) -> None:
+        super().__init__(stored_format)
+        self.is_by_row = device.type == "cpu"  # aten/src/ATen/native/cpu/int8mm_kernel.cpp
+
+    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+        """Return the product, in bfloat16."""
+        multiply = torch_operators.int8_product
+        return biased(multiply(aligned(inputs.bfloat16()), held["codes"], held["scales"]), bias)

@@ -15,7 +15,7 @@ STORED_FORMATS: dict[str, StoredFormat] = {
 }
 """By name; fp32 is no format of plans."""
 
-QUANTIZED_FORMATS = tuple(name for name, each in STORED_FORMATS.items() if each.quantizers)
+QUANTIZED_FORMATS = tuple(name for name, each in STORED_FORMATS.items() if each.record.is_quantized)
 
 
 def stored_format(name: str, where: str = "weight format") -> StoredFormat:

@@ -5,9 +5,8 @@ are bfloat16, whose range is that of float32. Each class says what it stores.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,40 +30,6 @@ ALIGNMENT_BYTES = 64
 """Where vector loads want tensors to begin; PyTorch allocates so, but a view may begin anywhere."""
 
 
-class WeightKernel(Protocol):
-    """How the weights of a format are held in memory, and multiplied.
-
-    Attributes:
-        fused_name: the operation that multiplies by weights as they are held, or None.
-        row_step: blocks of output rows to be decoded begin at a multiple of this.
-        is_by_row: whether the fused operation computes each row of inputs as if it were alone.
-    """
-
-    @property
-    def fused_name(self) -> str | None:
-        """Name of the fused operation."""
-
-    @property
-    def row_step(self) -> int:
-        """Multiple at which blocks of rows begin."""
-
-    @property
-    def is_by_row(self) -> bool:
-        """Whether no row of a fused product depends on how many there are."""
-
-    def pack(self, stored: Tensors) -> Tensors:
-        """Return what ``quantize`` gives in the order of the kernel; nothing is kept twice."""
-
-    def unpack(self, held: Tensors) -> Tensors:
-        """Return what ``pack`` was given."""
-
-    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-        """Return the product of (tokens, padded in_features) in some floating-point type."""
-
-    def decode(self, held: Tensors, rows: slice) -> Tensor:
-        """Return output rows as float32 numbers, transposed: (padded in_features, rows)."""
-
-
 class StoredFormat(ABC):
     """A weight format as it is stored.
 
@@ -76,7 +41,7 @@ class StoredFormat(ABC):
     """
 
     record: WeightFormat
-    quantizers: ClassVar[tuple[str, ...]] = (RTN,)
+    quantizers: ClassVar[tuple[str, ...]] = ()
     dense_from_tokens: ClassVar[Mapping[str, int]] = {}
 
     @abstractmethod
@@ -95,7 +60,7 @@ class StoredFormat(ABC):
     def scales(self, stored: Mapping[str, Tensor]) -> Tensor:
         """Return the scales of codes, of shape (N, G); G is 0 where nothing is scaled."""
 
-    def fused_kernel(self, _device: torch.device) -> WeightKernel | None:
+    def fused_kernel(self, _device: torch.device) -> "WeightKernel | None":
         """Return the kernel with a fused operation of a device, or None; it is tried before use."""
         return None
 
@@ -120,6 +85,7 @@ class QuantizedFormat(StoredFormat):
         row_axis: the axis of output rows by stored tensor, where it is not the first.
     """
 
+    quantizers = (RTN,)
     row_axis: ClassVar[Mapping[str, int]] = {}
 
     @abstractmethod
@@ -138,45 +104,44 @@ class QuantizedFormat(StoredFormat):
         }
 
 
-@dataclass(frozen=True)
-class PlainKernel:
-    """Weights held as they are quantized; a fused kernel only where PyTorch takes them so.
+class WeightKernel:
+    """How the weights of a format are held in memory, and multiplied: here, decoded and densely.
 
     Attributes:
         stored_format: of the weights.
-        fused_name, is_by_row: see ``WeightKernel``.
-        product: computes it from inputs, tensors and bias; None without a fused kernel.
+        fused_name: the operation that multiplies by weights as they are held, or None.
+        is_by_row: whether it computes each row of inputs as if it were alone.
+        row_step: blocks of output rows to be decoded begin at a multiple of this.
     """
 
-    stored_format: StoredFormat
     fused_name: str | None = None
-    product: Callable[[Tensor, Tensors, Tensor | None], Tensor] | None = None
-    is_by_row: bool = False
-    row_step: int = 1
+    is_by_row = False
+    row_step = 1
+
+    def __init__(self, stored_format: StoredFormat) -> None:
+        self.stored_format = stored_format
 
     def pack(self, stored: Tensors) -> Tensors:
-        """Return the same tensors; a copy of one that begins where vectors cannot be loaded."""
+        """Return what ``quantize`` gives as the kernel takes it; nothing is kept twice."""
         return {name: aligned(tensor) for name, tensor in stored.items()}
 
     def unpack(self, held: Tensors) -> Tensors:
-        """Return the same tensors."""
+        """Return what ``pack`` was given."""
         return held
 
-    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-        """Return the product.
+    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return the product of (tokens, padded in_features) in some floating-point type.
 
         Raises:
             InputError: there is no fused kernel; decode instead.
         """
-        if self.product is None:
-            raise InputError(
-                f"{self.stored_format.record.name} weights: expected a fused kernel, found none in "
-                "this process; decode them (dense_from_tokens 0)"
-            )
-        return self.product(inputs, held, bias)
+        raise InputError(
+            f"{self.stored_format.record.name} weights: expected a fused kernel, found none in "
+            "this process; decode them (dense_from_tokens 0)"
+        )
 
     def decode(self, held: Tensors, rows: slice) -> Tensor:
-        """Return decoded rows, transposed."""
+        """Return output rows as float32 numbers, transposed: (padded in_features, rows)."""
         return self.stored_format.decode(held, rows).t()
 
 

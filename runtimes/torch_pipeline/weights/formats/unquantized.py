@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from llmpq_sim.core.formats import FORMATS, WeightFormat
 from runtimes.torch_pipeline.weights.formats.stored_format import (
-    PlainKernel,
     StoredFormat,
     Tensors,
     WeightKernel,
@@ -22,7 +21,6 @@ class Unquantized(StoredFormat):
     A runtime computes in one type and keeps in it what is not quantized.
     """
 
-    quantizers = ()
     dense_from_tokens: ClassVar[Mapping[str, int]] = {"cpu": 3}
     """Measured on one core of a CPU with AVX2 and without bfloat16 instructions (docs/log.md)."""
 
@@ -49,12 +47,18 @@ class Unquantized(StoredFormat):
         return stored["weight"].dtype == dtype
 
     def fused_kernel(self, _: torch.device) -> WeightKernel:
-        """Return PyTorch's own product."""
-        return PlainKernel(self, "torch.nn.functional.linear", _linear)
+        """Return PyTorch's own."""
+        return LinearKernel(self)
 
 
-def _linear(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
-    return functional.linear(inputs.to(held["weight"].dtype), held["weight"], bias)
+class LinearKernel(WeightKernel):
+    """PyTorch's own product by weights as they are."""
+
+    fused_name = "torch.nn.functional.linear"
+
+    def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+        """Return the product in the type of the weights."""
+        return functional.linear(inputs.to(held["weight"].dtype), held["weight"], bias)
 
 
 FP16, BF16 = Unquantized(FORMATS["fp16"]), Unquantized(FORMATS["bf16"])
