@@ -213,8 +213,10 @@ def _measure_plan(
     from runtimes.quality.plan_check import check_plan_quality
     from runtimes.quality.report import quality_progress
     from runtimes.quality.streams import remove_streams
+    from runtimes.torch_pipeline.weights.formats.registry import check_stored
 
     saved = load(plan, profiles=profiles)
+    check_stored(saved.plan.layer_formats, "--plan")
     settings = replace(settings, quantizers=saved.quantizers)
     measured_model = open_measured_model(settings)
     with quality_progress(sys.stderr.isatty()) as on_progress:

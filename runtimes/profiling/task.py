@@ -6,7 +6,7 @@ import torch
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import is_text
-from llmpq_sim.core.formats import FORMATS, format_named
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.machine import machine_path
 from llmpq_sim.io.files import check_writable
 from runtimes.profiling.machine_facts import torch_version
@@ -14,7 +14,7 @@ from runtimes.profiling.processor import Target, find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.rows_files import Origin, check_rows
 from runtimes.profiling.settings import ProfileSettings
-from runtimes.torch_pipeline.weights.kernels import runnable_formats
+from runtimes.torch_pipeline.weights.formats.registry import QUANTIZED_FORMATS, check_stored
 from runtimes.torch_pipeline.weights.loading import DTYPES
 
 
@@ -64,7 +64,7 @@ def checked_task(settings: ProfileSettings) -> Task:
         raise InputError(f"--name: expected a name of printable characters, got {name!r}")
     if settings.dtype is not None and settings.dtype not in DTYPES:
         raise InputError(f"--dtype: expected {', '.join(DTYPES)}, got {settings.dtype!r}")
-    formats = checked_formats(settings.formats, target.device, loaded[0].spec.dtype)
+    formats = checked_formats(settings.formats, loaded[0].spec.dtype)
     unquantized = next(each for each in formats if not FORMATS[each].is_quantized)
     task = Task(
         settings=settings,
@@ -79,9 +79,7 @@ def checked_task(settings: ProfileSettings) -> Task:
     return task
 
 
-def checked_formats(
-    asked: tuple[str, ...] | None, device: torch.device, own: str
-) -> tuple[str, ...]:
+def checked_formats(asked: tuple[str, ...] | None, own: str) -> tuple[str, ...]:
     """Return the formats that are timed, the unquantized one first.
 
     Both 16-bit formats are kept in the one type in which everything is computed, so one of them
@@ -89,18 +87,13 @@ def checked_formats(
 
     Args:
         asked: formats, or None for all.
-        device: that must run them.
         own: the 16-bit format of the model.
 
     Raises:
-        InputError: one is unknown, or not run by the device, or both 16-bit formats are asked for.
+        InputError: one is unknown, or not stored by the runtime, or both 16-bit ones are asked for.
     """
-    runs = runnable_formats(device)
-    wanted = asked if asked is not None else tuple(f for f in runs if FORMATS[f].is_quantized)
-    for name in wanted:
-        format_named(name, "--formats")
-        if name not in runs:
-            raise InputError(f"--formats: {device} runs {', '.join(runs)}, got {name}")
+    wanted = QUANTIZED_FORMATS if asked is None else asked
+    check_stored(wanted, "--formats")
     unquantized = [name for name in dict.fromkeys(wanted) if not FORMATS[name].is_quantized]
     if len(unquantized) > 1:
         raise InputError(

@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS
 from runtimes.quality.input_statistics import InputStatistics
 from runtimes.torch_pipeline.engine.architecture import Shard, read_config, shard_model
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
 from runtimes.torch_pipeline.weights.loading import layer_matrices
-from runtimes.torch_pipeline.weights.quantizers import (
-    RTN,
-    Tensors,
-    dequantize,
-    group_scales,
-    quantize,
-    weight_format,
-)
+from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 
 Method = Literal["variance", "variance-stochastic", "hessian"]
 Rounding = Literal["deterministic", "stochastic"]
@@ -58,12 +52,13 @@ def variance_indicator(
     Raises:
         InputError: see ``quantize``.
     """
-    if not weight_format(format_name).is_quantized:
+    known = stored_format(format_name)
+    if not known.record.is_quantized:
         return 0.0
     stored, errors = _rounded(weight, format_name, quantizer)
-    groups = errors.split(FORMATS[format_name].group_size or errors.shape[1], dim=1)
+    groups = errors.split(known.record.group_size or errors.shape[1], dim=1)
     weights = torch.stack([group.any(dim=1) * group.shape[1] for group in groups], dim=1)
-    scale_squares = group_scales(stored, format_name).double().square()
+    scale_squares = known.scales(stored).double().square()
     weighted = float((weights * scale_squares).sum())
     if rounding == "stochastic":
         return weighted / 6 * statistics.mean_square  # E[X]^2 + Var[X]
@@ -88,7 +83,7 @@ def hessian_indicator(
     Raises:
         InputError: see ``quantize``.
     """
-    if not weight_format(format_name).is_quantized:
+    if not stored_format(format_name).record.is_quantized:
         return 0.0
     _, errors = _rounded(weight, format_name, quantizer)
     return statistics.gram_trace * float(errors.double().square().sum())

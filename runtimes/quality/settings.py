@@ -7,10 +7,10 @@ from time import perf_counter
 from typing import Literal
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS, format_named
-from runtimes.torch_pipeline.weights.quantizers import RTN
+from runtimes.torch_pipeline.weights.formats.registry import QUANTIZED_FORMATS, check_stored
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN
 
-DEFAULT_FORMATS = tuple(name for name, each in reversed(FORMATS.items()) if each.is_quantized)
+DEFAULT_FORMATS = QUANTIZED_FORMATS[::-1]
 """All that lose anything, the fewest bits first."""
 
 
@@ -62,8 +62,9 @@ def chosen_formats(text: str | None) -> tuple[str, ...]:
     if text is None:
         return DEFAULT_FORMATS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    check_stored(names, "--formats")
     for name in names:
-        if not format_named(name, "--formats").is_quantized:
+        if name not in QUANTIZED_FORMATS:
             raise InputError(
                 f"--formats: expected quantized formats ({', '.join(DEFAULT_FORMATS)}), "
                 f"got {name!r}, which loses nothing"

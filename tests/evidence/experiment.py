@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 from scipy.stats import spearmanr
 
-from runtimes.torch_pipeline.weights.quantizers import QUANTIZERS, RTN
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN
+from runtimes.torch_pipeline.weights.quantizers import QUANTIZERS
 from tests.evidence.plain_indicators import (
     INDICATORS,
     indicator_table,

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights.quantizers import Tensors
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
 from tests.evidence.whole_model import QUANTIZED, UNQUANTIZED, Matrix, Table, WholeModel
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights.quantizers import RTN, Tensors, dequantize, quantize
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
+from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 
 QUANTIZED = ("int8", "int4", "int3")
 UNQUANTIZED = "bf16"

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+from runtimes.torch_pipeline.weights.kernels import kernel_for
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear, linear_from_weight
 from runtimes.torch_pipeline.weights.quantizers import dequantize
 
@@ -36,10 +38,20 @@ def made(
     return linear_from_weight(gaussian(*shape), bias, format_name, CPU, dtype, choice)
 
 
+def fused_name(format_name: str, device: torch.device) -> str | None:
+    """Return which operation multiplies by a format for few tokens, if one works here."""
+    return kernel_for(format_name, device, (64, 256)).fused_name
+
+
+def stored_tensors(operator: StoredLinear) -> Tensors:
+    """Return the weights as ``quantize`` gives them, whatever order the kernel keeps."""
+    return operator.kernel.unpack(operator._held())
+
+
 def numbers_of(operator: StoredLinear) -> Tensor:
     """Return the weights that the codes of an operator mean."""
     return dequantize(
-        operator.stored_tensors(),
+        stored_tensors(operator),
         operator.format_name,
         operator.out_features,
         operator.in_features,

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from runtimes.quality.settings import QualitySettings
-from runtimes.torch_pipeline.weights.quantizers import RTN, dequantize, quantize
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN
+from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 from tests.runtimes.models import CONFIGS, save_config
 from tests.runtimes.tokenizers_of_tests import save_tokenizer
 

@@ -10,9 +10,9 @@ from runtimes.base import Job, Runtime, RuntimeOptions, load_runtime
 from runtimes.testing import REQUESTS, RuntimeContract, executed, saved_plan
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder, Recorder
 from runtimes.torch_pipeline.engine.stage import CacheShape
-from runtimes.torch_pipeline.weights.kernels import kernel_name
 from runtimes.torch_pipeline.weights.linear import KernelChoice, linear_from_stored
-from runtimes.torch_pipeline.weights.quantizers import decode_rows, quantize
+from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
+from tests.runtimes.linears_of_tests import fused_name, stored_tensors
 from tests.runtimes.models import CONFIGS, LAYERS, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import LENGTHS, TOKENS, prompts_of, requests_of
@@ -94,7 +94,7 @@ def test_products_are_those_of_the_codes(format_name: str, tokens: int) -> None:
     torch.manual_seed(tokens)
     weight = torch.randn(256, 384)
     stored = quantize(weight, format_name, torch.bfloat16)
-    numbers = decode_rows(stored, format_name, slice(0, 256)).double()
+    numbers = dequantize(stored, format_name, 256, 384).double()
     inputs = torch.randn(tokens, 384).bfloat16()
     expected = inputs.double() @ numbers.t()
     for choice in (KernelChoice(), KernelChoice.dense_only()):
@@ -103,15 +103,15 @@ def test_products_are_those_of_the_codes(format_name: str, tokens: int) -> None:
         )
         found = linear(inputs.to(GPU)).cpu().double()
         assert (found - expected).norm() / expected.norm() < 0.01
-        again = linear.stored_tensors()
+        again = stored_tensors(linear)
         assert all(torch.equal(again[name].cpu(), stored[name]) for name in stored)
 
 
 def test_fused_kernels_of_recent_gpus_work() -> None:
     if torch.cuda.get_device_capability(GPU) < (8, 0):
         pytest.skip("these kernels need capability 8.0")
-    assert kernel_name("int4", GPU) == "aten::_weight_int4pack_mm"
-    assert kernel_name("int8", GPU) == "aten::_weight_int8pack_mm"
+    assert fused_name("int4", GPU) == "aten::_weight_int4pack_mm"
+    assert fused_name("int8", GPU) == "aten::_weight_int8pack_mm"
 
 
 def test_memory_is_limited_on_a_gpu(tmp_path: Path) -> None:

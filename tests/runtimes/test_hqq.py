@@ -18,17 +18,18 @@ from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.processes.worker import _load
-from runtimes.torch_pipeline.weights import quantizers
+from runtimes.torch_pipeline.weights.formats import stored_format as base
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
 from runtimes.torch_pipeline.weights.hqq_quantizer import ITERATIONS, NORM, SHARPENING, SHARPNESS
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from runtimes.torch_pipeline.weights.loading import WeightSettings, stored_linears
 from runtimes.torch_pipeline.weights.quantizers import (
-    Tensors,
     dequantize,
-    group_scales,
     parse_quantizers,
     quantize,
 )
+from tests.runtimes.linears_of_tests import stored_tensors
 from tests.runtimes.models import save_model
 from tests.runtimes.test_quantizers import gaussian, numbers_by_hand
 
@@ -111,7 +112,8 @@ def test_a_matrix_gains_by_it_in_squares_and_in_the_norm_that_it_lessens(
 def test_scales_and_layout_are_those_of_rounding_to_nearest(format_name: str) -> None:
     weight = heavy_tailed(5, 300)
     nearest, moved = (stored_by(name, weight, format_name) for name in ("rtn", "hqq"))
-    assert torch.equal(group_scales(nearest, format_name), group_scales(moved, format_name))
+    known = stored_format(format_name)
+    assert torch.equal(known.scales(nearest), known.scales(moved))
     assert not torch.equal(nearest["affine"], moved["affine"])
     for name, tensor in nearest.items():
         assert (tensor.dtype, tensor.shape) == (moved[name].dtype, moved[name].shape)
@@ -140,7 +142,7 @@ def test_the_bits_are_always_the_same_in_any_chunk_and_alone(
     weight = heavy_tailed(37, 200)
     whole = stored_by("hqq", weight, format_name)
     again = stored_by("hqq", weight.clone(), format_name)
-    monkeypatch.setattr(quantizers, "CHUNK_WEIGHTS", 1000)
+    monkeypatch.setattr(base, "CHUNK_WEIGHTS", 1000)
     in_chunks = stored_by("hqq", weight, format_name)
     for other in (again, in_chunks):
         assert all(torch.equal(whole[name], other[name]) for name in whole)
@@ -273,9 +275,9 @@ def test_a_stage_multiplies_by_the_weights_that_hqq_stores(tmp_path: Path) -> No
     plain = WeightSettings(("bf16",), torch.float32, CPU, KernelChoice())
     exact = linears_of(load_stage(folder, Shard(1, 1, False, False), plain, CacheShape(1, 8)))
     for name, linear in linears_of(stage_by(folder, "hqq")).items():
-        weight = exact[name].stored_tensors()["weight"]
+        weight = stored_tensors(exact[name])["weight"]
         stored = stored_by("hqq", weight, "int4")
-        assert all(torch.equal(stored[each], t) for each, t in linear.stored_tensors().items())
+        assert all(torch.equal(stored[each], t) for each, t in stored_tensors(linear).items())
         inputs = gaussian(50, linear.in_features)
         product, nearest = linear(inputs), stored_by("rtn", weight, "int4")
         assert relative(product, inputs @ dequantize(stored, "int4", *weight.shape).t()) < 0.01
@@ -291,8 +293,8 @@ def test_a_worker_loads_the_weights_that_its_job_says(tmp_path: Path) -> None:
     for quantizer in ("rtn", "hqq"):
         loaded = linears_of(_load(replace(job, quantizers={"int4": quantizer}), 1))
         for name, linear in linears_of(stage_by(folder, quantizer)).items():
-            stored = loaded[name].stored_tensors()
-            assert all(torch.equal(t, stored[n]) for n, t in linear.stored_tensors().items())
+            stored = stored_tensors(loaded[name])
+            assert all(torch.equal(t, stored[n]) for n, t in stored_tensors(linear).items())
 
 
 def test_a_cache_keeps_the_layers_of_each_quantizer_apart(tmp_path: Path) -> None:
@@ -303,5 +305,5 @@ def test_a_cache_keeps_the_layers_of_each_quantizer_apart(tmp_path: Path) -> Non
         without = linears_of(stage_by(folder, quantizer))
         for name, linear in without.items():
             for other in (made[name], found[name]):
-                stored = other.stored_tensors()
-                assert all(torch.equal(t, stored[n]) for n, t in linear.stored_tensors().items())
+                stored = stored_tensors(other)
+                assert all(torch.equal(t, stored[n]) for n, t in stored_tensors(linear).items())

@@ -9,22 +9,24 @@ from torch import Tensor, nn
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
 from runtimes.torch_pipeline.weights import kernels, linear
-from runtimes.torch_pipeline.weights.kernels import DENSE_KERNEL, kernel_name
+from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors, WeightKernel
 from runtimes.torch_pipeline.weights.linear import (
-    DENSE_FROM_TOKENS,
     KernelChoice,
     StoredLinear,
     fused_parts,
     linear_from_stored,
     linear_from_weight,
 )
-from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
+from runtimes.torch_pipeline.weights.quantizers import quantize
 from tests.runtimes.linears_of_tests import (
     CPU,
     NEVER,
+    fused_name,
     gaussian,
     made,
     numbers_of,
+    stored_tensors,
     without_gradients,
 )
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
@@ -40,21 +42,23 @@ def held_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.buffers(), *module.parameters()))
 
 
-class RecordedKernel:
+class RecordedKernel(WeightKernel):
     """A kernel that notes which way it was asked to go, and how much was decoded at once."""
 
-    def __init__(self, kernel: kernels.WeightKernel) -> None:
+    def __init__(self, kernel: WeightKernel) -> None:
+        super().__init__(kernel.stored_format)
         self._kernel = kernel
         self.fused_name = kernel.fused_name
         self.row_step = kernel.row_step
+        self.is_by_row = kernel.is_by_row
         self.ways: list[str] = []
         self.decoded: list[Tensor] = []
 
-    def hold(self, stored: Tensors) -> Tensors:
-        return self._kernel.hold(stored)
+    def pack(self, stored: Tensors) -> Tensors:
+        return self._kernel.pack(stored)
 
-    def plain(self, held: Tensors) -> Tensors:
-        return self._kernel.plain(held)
+    def unpack(self, held: Tensors) -> Tensors:
+        return self._kernel.unpack(held)
 
     def fused(self, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
         self.ways.append("fused")
@@ -186,7 +190,7 @@ def test_int4_blocks_that_vectors_do_not_fit_are_decoded(out_features: int) -> N
 
 @pytest.mark.parametrize("format_name", ["int8", "int4"])
 def test_from_the_switch_on_weights_are_decoded(format_name: str) -> None:
-    if kernel_name(format_name, CPU) == DENSE_KERNEL:
+    if fused_name(format_name, CPU) is None:
         pytest.skip("this PyTorch has no fused kernel for the format")
     operator = made(format_name, dense_from=6, dtype=torch.bfloat16)
     kernel = recorded(operator)
@@ -198,15 +202,8 @@ def test_from_the_switch_on_weights_are_decoded(format_name: str) -> None:
 def test_the_switch_is_the_choice_s_or_else_the_default() -> None:
     choice = KernelChoice({"int8": 7})
     assert choice.switch_tokens("int8", CPU) == 7
-    assert choice.switch_tokens("int4", CPU) == DENSE_FROM_TOKENS["cpu"]["int4"]
+    assert choice.switch_tokens("int4", CPU) == STORED_FORMATS["int4"].dense_from_tokens["cpu"]
     assert {KernelChoice.dense_only().switch_tokens(name, CPU) for name in FORMATS} == {0}
-
-
-def test_kernel_sets_are_choices() -> None:
-    assert KernelChoice.of_kernel_set("torch") == KernelChoice()
-    assert KernelChoice.of_kernel_set("torch-dense") == KernelChoice.dense_only()
-    with pytest.raises(InputError, match="expected one of torch, torch-dense, found 'marlin'"):
-        KernelChoice.of_kernel_set("marlin")
 
 
 def test_the_dense_kernel_set_never_takes_a_fused_kernel() -> None:
@@ -247,7 +244,7 @@ def test_stored_tensors_are_what_was_quantized_and_make_the_same_operator(
     stored = quantize(weight, format_name, torch.bfloat16)
     given = {name: tensor.clone() for name, tensor in stored.items()}
     operator = linear_from_stored(given, (rows, columns), None, format_name, CPU, torch.bfloat16)
-    back = operator.stored_tensors()
+    back = stored_tensors(operator)
     assert back.keys() == stored.keys()
     assert all(torch.equal(back[name], stored[name]) for name in stored)
     direct = linear_from_weight(weight, None, format_name, CPU, torch.bfloat16)

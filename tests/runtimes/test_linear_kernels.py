@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights import int4_layout, kernels, torch_operators
-from runtimes.torch_pipeline.weights.int4_layout import BlockLayout, find_block_layout
-from runtimes.torch_pipeline.weights.kernels import (
-    DENSE_KERNEL,
-    PlainKernel,
-    agrees_with_codes,
-    kernel_for,
-    kernel_name,
-    runnable_formats,
+from runtimes.torch_pipeline.weights import kernels, torch_operators
+from runtimes.torch_pipeline.weights.formats import int4, int4_layout, int8
+from runtimes.torch_pipeline.weights.formats.int4_layout import BlockLayout, find_block_layout
+from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS, stored_format
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors, WeightKernel
+from runtimes.torch_pipeline.weights.kernels import agrees_with_codes, kernel_for
+from runtimes.torch_pipeline.weights.quantizers import quantize
+from tests.runtimes.linears_of_tests import (
+    CPU,
+    fused_name,
+    gaussian,
+    made,
+    numbers_of,
+    without_gradients,
 )
-from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
-from tests.runtimes.linears_of_tests import CPU, gaussian, made, numbers_of, without_gradients
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 
 processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
@@ -40,20 +42,19 @@ def fresh_kernels() -> Iterator[None]:
 # ---- kernels under private names
 
 
-@pytest.mark.parametrize("format_name", ["int8", "int4", "int3"])
+@pytest.mark.parametrize("format_name", sorted(STORED_FORMATS))
 def test_the_kernels_of_this_process_agree_with_codes(format_name: str) -> None:
     kernel = kernel_for(format_name, CPU, (64, 256))
     if kernel.fused_name is not None:
-        assert agrees_with_codes(kernel, format_name, CPU)
-    assert kernel_name(format_name, CPU) == (kernel.fused_name or DENSE_KERNEL)
+        assert agrees_with_codes(kernel, stored_format(format_name), CPU)
 
 
 def test_packing_in_chunks_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = quantize(gaussian(208, 256), "int4", torch.bfloat16)
     kernel = kernel_for("int4", CPU, (208, 256))
-    whole = kernel.hold(dict(stored))
-    monkeypatch.setattr(kernels, "CHUNK_WEIGHTS", 64 * 256)
-    in_chunks = kernel.hold(dict(stored))
+    whole = kernel.pack(dict(stored))
+    monkeypatch.setattr(int4, "CHUNK_WEIGHTS", 64 * 256)
+    in_chunks = kernel.pack(dict(stored))
     assert torch.equal(in_chunks["codes"], whole["codes"])
 
 
@@ -66,9 +67,9 @@ def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
         raise error
 
     monkeypatch.setattr(torch_operators, "pack_int4_on_cpu", fail)
-    assert kernel_name("int4", CPU) == DENSE_KERNEL
+    assert fused_name("int4", CPU) is None
     operator = made("int4")
-    assert isinstance(operator.kernel, PlainKernel)
+    assert type(operator.kernel) is WeightKernel
     inputs = gaussian(2, 256, seed=1)
     torch.testing.assert_close(operator(inputs), inputs @ numbers_of(operator).t())
 
@@ -76,29 +77,21 @@ def test_where_the_packing_of_int4_fails_its_codes_stay_plain(
 @pytest.mark.usefixtures("fresh_kernels")
 def test_an_unknown_layout_of_int4_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int4_layout.find_block_layout, "__defaults__", ((),))
-    assert kernel_name("int4", CPU) == DENSE_KERNEL
+    assert fused_name("int4", CPU) is None
 
 
 @pytest.mark.usefixtures("fresh_kernels")
 def test_a_fused_kernel_with_wrong_products_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
+    def wrong(_: object, inputs: Tensor, held: Tensors, bias: Tensor | None) -> Tensor:
         return inputs @ held["codes"].to(inputs.dtype).t()
 
-    monkeypatch.setattr(kernels, "_INT8", PlainKernel("int8", "wrong", wrong))
-    assert kernel_name("int8", CPU) == DENSE_KERNEL
+    monkeypatch.setattr(int8.Int8Kernel, "fused", wrong)
+    assert fused_name("int8", CPU) is None
 
 
 def test_a_fused_kernel_that_is_not_there_cannot_be_called() -> None:
     with pytest.raises(InputError, match="expected a fused kernel, found none"):
-        PlainKernel("int3").fused(gaussian(1, 64), {}, None)
-
-
-def test_every_format_runs_on_a_cpu_and_no_device_is_taken_for_another() -> None:
-    assert runnable_formats(CPU) == tuple(FORMATS)
-    with pytest.raises(InputError, match="expected cpu or cuda, found meta"):
-        runnable_formats(torch.device("meta"))
-    with pytest.raises(InputError, match="CUDA devices, found cuda:99"):
-        runnable_formats(torch.device("cuda:99"))
+        WeightKernel(stored_format("int3")).fused(gaussian(1, 64), {}, None)
 
 
 # ---- layouts of processors that are not at hand

@@ -22,13 +22,14 @@ from runtimes.quality.indicators import (
 )
 from runtimes.quality.input_statistics import InputStatistics, observed
 from runtimes.quality.layer_stages import LayerSource, run_windows
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
 from runtimes.torch_pipeline.weights.loading import stored_linears
 from runtimes.torch_pipeline.weights.quantizers import (
     QUANTIZERS,
     dequantize,
-    group_scales,
     quantize,
 )
+from tests.runtimes.linears_of_tests import stored_tensors
 from tests.runtimes.models import LAYERS, VOCABULARY, save_model
 from tests.runtimes.test_quantizers import gaussian
 
@@ -173,7 +174,7 @@ def test_groups_that_are_met_exactly_add_nothing(format_name: str) -> None:
 def steps_of(weight: Tensor, format_name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return the scale of each weight, the number below it and how far up it is to the next."""
     stored = quantize(weight, format_name, torch.float32)
-    scales = group_scales(stored, format_name).float()
+    scales = stored_format(format_name).scales(stored).float()
     size = FORMATS[format_name].group_size or weight.shape[1]
     scales = scales.repeat_interleave(size, dim=1)[:, : weight.shape[1]]
     nearest = dequantize(stored, format_name, *weight.shape)
@@ -281,7 +282,7 @@ def test_matrices_are_those_that_the_runtime_loads(tmp_path: Path, name: str) ->
     assert matrices.keys() == linears.keys()
     for group, linear in linears.items():
         stored = quantize(matrices[group], "int4", torch.float32)
-        assert all(torch.equal(stored[n], t) for n, t in linear.stored_tensors().items())
+        assert all(torch.equal(stored[n], t) for n, t in stored_tensors(linear).items())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights import quantizers
-from runtimes.torch_pipeline.weights.int3_planes import pack_planes, unpack_planes
-from runtimes.torch_pipeline.weights.int4_layout import pack_nibbles, unpack_nibbles
-from runtimes.torch_pipeline.weights.quantizers import dequantize, padded, quantize
+from runtimes.torch_pipeline.weights.formats import stored_format as base
+from runtimes.torch_pipeline.weights.formats.int3 import pack_planes, unpack_planes
+from runtimes.torch_pipeline.weights.formats.int4_layout import pack_nibbles, unpack_nibbles
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
+from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 
 QUANTIZED = ("int8", "int4", "int3")
 ZERO_CODE = {"int4": 8, "int3": 4}
@@ -152,7 +153,7 @@ def test_rows_are_quantized_alike_alone_and_in_any_chunk(
 ) -> None:
     weight = gaussian(37, 200)
     whole = quantize(weight, format_name, torch.bfloat16)
-    monkeypatch.setattr(quantizers, "CHUNK_WEIGHTS", 1000)
+    monkeypatch.setattr(base, "CHUNK_WEIGHTS", 1000)
     in_chunks = quantize(weight, format_name, torch.bfloat16)
     assert all(torch.equal(whole[name], in_chunks[name]) for name in whole)
     alone = quantize(weight[5:6], format_name, torch.bfloat16)
@@ -207,5 +208,5 @@ def test_packed_codes_unpack_to_themselves(rows: int, words: int, seed: int) -> 
 
 
 def test_rows_are_padded_to_whole_groups() -> None:
-    assert [padded(n, "int4") for n in (1, 128, 129)] == [128, 128, 256]
-    assert [padded(n, "int8") for n in (1, 129)] == [1, 129]
+    assert [stored_format("int4").padded(n) for n in (1, 128, 129)] == [128, 128, 256]
+    assert [stored_format("int8").padded(n) for n in (1, 129)] == [1, 129]

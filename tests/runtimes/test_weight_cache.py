@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.weights import weight_cache
-from runtimes.torch_pipeline.weights.quantizers import Tensors, quantize
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
 
 KEY = layer_key("some checkpoint", 3, "int4", "bf16")

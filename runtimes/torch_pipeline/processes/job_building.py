@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
-from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.models import load_model
@@ -20,7 +19,8 @@ from runtimes.torch_pipeline.engine.families import family_named
 from runtimes.torch_pipeline.engine.static_schedule import most_rows
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
-from runtimes.torch_pipeline.weights.kernels import device_named, runnable_formats
+from runtimes.torch_pipeline.weights.formats.registry import check_stored
+from runtimes.torch_pipeline.weights.kernels import device_named
 from runtimes.torch_pipeline.weights.linear import NEVER
 from runtimes.torch_pipeline.weights.quantizers import check_quantizers
 
@@ -37,6 +37,7 @@ def check_job(job: Job) -> None:
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
     _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
+    check_stored(job.saved.plan.layer_formats, "plan")
     family_named(job.saved.task.costs.scenario.model.family)
     open_checkpoint(job.model_dir)
     if job.options.dtype not in (None, *DTYPES):
@@ -277,8 +278,6 @@ def _check_devices(job: Job) -> None:
         raise InputError(f"--devices: expected {len(stages)}, one a stage, got {len(devices)}")
     for number in local_stages(job):
         _check_device(number, stages[number].device, devices[number])
-        able = runnable_formats(torch.device(devices[number]))
-        _check_formats(number, stages[number].formats, able, devices[number])
     gpus = [devices[number] for number in local_stages(job) if devices[number] != "cpu"]
     if len(set(gpus)) < len(gpus):
         raise InputError(f"--devices: expected a GPU of its own for each stage, got {gpus}")
@@ -292,11 +291,3 @@ def _check_device(number: int, name: str, device: str) -> None:
             f"{torch.cuda.device_count()} GPUs that PyTorch can use; "
             "--devices cpu,... runs stages on processor cores"
         )
-
-
-def _check_formats(number: int, formats: Sequence[str], able: tuple[str, ...], device: str) -> None:
-    for name in dict.fromkeys(formats):
-        if FORMATS[name].is_quantized and name not in able:
-            raise InputError(
-                f"stage {number}: {device} cannot run {name}; it runs {', '.join(able)}"
-            )

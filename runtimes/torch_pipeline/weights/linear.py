@@ -13,34 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.formats import FORMATS
-from runtimes.torch_pipeline.weights.kernels import (
+from runtimes.torch_pipeline.weights.formats.registry import STORED_FORMATS, stored_format
+from runtimes.torch_pipeline.weights.formats.stored_format import (
+    RTN,
+    Tensors,
     WeightKernel,
     aligned,
-    dense_dtype,
-    kernel_for,
 )
-from runtimes.torch_pipeline.weights.quantizers import RTN, Tensors, padded, quantize, weight_format
+from runtimes.torch_pipeline.weights.kernels import dense_dtype, kernel_for
+from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.torch_operators import changes
 
 BLOCK_WEIGHTS: Mapping[str, int] = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Weights decoded at once, by kind of device: no workspace is larger, in the cache of a CPU."""
 
-DENSE_FROM_TOKENS: Mapping[str, Mapping[str, int]] = {
-    "cpu": {"fp16": 3, "bf16": 3, "int8": 24, "int4": 48, "int3": 0},
-    "cuda": {"fp16": 0, "bf16": 0, "int8": 16, "int4": 32, "int3": 0},
-}
-"""Tokens from which on the dense way is faster, by kind of device and format.
-
-Measured on one core of a CPU with AVX2 and without bfloat16 instructions (docs/log.md); on CUDA not
-measured. int3 has no fused kernel.
-"""
-
 NEVER = 2**31 - 1
 """More tokens than any step has: a format whose fused kernel is always used."""
-
-KERNEL_SETS = ("torch", "torch-dense")
-"""Both ways, and the dense one always, as an older device without fused kernels."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class KernelChoice:
 
     Attributes:
         dense_from_tokens: tokens in a step from which on weights are decoded, by format; for a
-            format that is missing ``DENSE_FROM_TOKENS`` holds.
+            format that is missing, the default of its class holds.
     """
 
     dense_from_tokens: Mapping[str, int] = field(default_factory=dict)
@@ -57,24 +45,11 @@ class KernelChoice:
     @classmethod
     def dense_only(cls) -> "KernelChoice":
         """Return the choice that never takes a fused kernel."""
-        return cls(dict.fromkeys(FORMATS, 0))
-
-    @classmethod
-    def of_kernel_set(cls, name: str) -> "KernelChoice":
-        """Return the choice that a kernel set's name stands for.
-
-        Raises:
-            InputError: there is no such kernel set.
-        """
-        if name not in KERNEL_SETS:
-            raise InputError(
-                f"kernel set: expected one of {', '.join(KERNEL_SETS)}, found {name!r}"
-            )
-        return cls() if name == "torch" else cls.dense_only()
+        return cls(dict.fromkeys(STORED_FORMATS, 0))
 
     def switch_tokens(self, format_name: str, device: torch.device) -> int:
         """Return the tokens from which on a format is multiplied densely on a device."""
-        default = DENSE_FROM_TOKENS[device.type].get(format_name, 0)
+        default = stored_format(format_name).dense_from_tokens.get(device.type, 0)
         return self.dense_from_tokens.get(format_name, default)
 
 
@@ -134,21 +109,17 @@ class StoredLinear(nn.Module):
         """Bytes of the weights as they are held, without the bias."""
         return sum(tensor.nbytes for tensor in self._held().values())
 
-    def stored_tensors(self) -> Tensors:
-        """Return the weights as ``quantize`` gives them, whatever order the kernel keeps."""
-        return self.kernel.plain(self._held())
-
     def is_dense(self, tokens: int) -> bool:
         """Return whether so many tokens are multiplied by decoded weights."""
-        if "weight" in self._names and self._held()["weight"].dtype == self.matmul_dtype:
-            return False  # nothing to decode
+        if stored_format(self.format_name).is_decoded(self._held(), self.matmul_dtype):
+            return False
         return self.kernel.fused_name is None or tokens >= self.dense_from_tokens
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the product in the type of its inputs, of shape (..., in_features)."""
         tokens = inputs.numel() // self.in_features
         flat = inputs.reshape(tokens, self.in_features)
-        missing = padded(self.in_features, self.format_name) - self.in_features
+        missing = stored_format(self.format_name).padded(self.in_features) - self.in_features
         if missing:
             flat = functional.pad(flat, (0, missing))
         if not tokens:
@@ -168,12 +139,10 @@ class StoredLinear(nn.Module):
     def _tiled(self, inputs: Tensor, rows: int) -> Tensor:
         """Return the product, tiles of so many rows each computed as if there were no other.
 
-        Fused kernels of CPUs need no tiles: they compute each row by itself
-        (aten/src/ATen/native/cpu/int4mm_kernel.cpp, int8mm_kernel.cpp).
+        Fused kernels that compute each row by itself need none.
         """
-        is_by_row = weight_format(self.format_name).is_quantized and inputs.device.type == "cpu"
         is_dense = self.is_dense(rows)
-        if is_by_row and not is_dense:
+        if self.kernel.is_by_row and not is_dense:
             return self._product(inputs, rows)
         tokens = inputs.shape[0]
         inputs = functional.pad(inputs, (0, 0, 0, -tokens % rows))
@@ -200,7 +169,8 @@ class StoredLinear(nn.Module):
     def blocks(self) -> list[slice]:
         """Return the blocks of output rows in which weights are decoded."""
         device_type = self.get_buffer(f"held_{self._names[0]}").device.type
-        most = BLOCK_WEIGHTS[device_type] // padded(self.in_features, self.format_name)
+        row_weights = stored_format(self.format_name).padded(self.in_features)
+        most = BLOCK_WEIGHTS[device_type] // row_weights
         step = max(1, most // self.kernel.row_step) * self.kernel.row_step
         starts = range(0, self.out_features, step)
         return [slice(start, min(start + step, self.out_features)) for start in starts]
@@ -261,7 +231,7 @@ def linear_from_stored(
         InputError: there is no such format.
     """
     kernel = kernel_for(format_name, device, shape, compute_dtype)
-    held = kernel.hold({name: tensor.to(device) for name, tensor in stored.items()})
+    held = kernel.pack({name: tensor.to(device) for name, tensor in stored.items()})
     kept_bias = None if bias is None else bias.detach().to(device, compute_dtype, copy=True)
     switch = (choice or KernelChoice()).switch_tokens(format_name, device)
     dtype = dense_dtype(device, compute_dtype)

@@ -19,6 +19,7 @@ from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.engine.architecture import ShardModel
 from runtimes.torch_pipeline.engine.norms import fuse_norms
 from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN
 from runtimes.torch_pipeline.weights.linear import (
     OWNED,
     KernelChoice,
@@ -27,7 +28,7 @@ from runtimes.torch_pipeline.weights.linear import (
     linear_from_stored,
     linear_from_weight,
 )
-from runtimes.torch_pipeline.weights.quantizers import RTN, quantize
+from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -204,26 +205,21 @@ def _load_layer(
             lambda: _stored_layer(groups, prefix, source, settings, stored_format),
         )
     for group_name, parent, parts in groups:
+        where = prefix + group_name.rpartition(".")[0]
         widths = [getattr(parent, part).out_features for part in parts]
-        bias = _bias(parent, parts, prefix + group_name.rpartition(".")[0], source, settings)
+        bias = _bias(parent, parts, where, source, settings)
         if cached is None:
-            weight = _weight(parent, parts, prefix + group_name.rpartition(".")[0], source)
-            linear = linear_from_weight(
-                weight,
-                bias,
-                stored_format,
-                settings.device,
-                settings.dtype,
-                settings.choice,
-                settings.quantizer(stored_format),
-            )
+            weight = _weight(parent, parts, where, source)
+            quantizer = settings.quantizer(stored_format)
+            stored = quantize(weight, stored_format, settings.dtype, quantizer)
             del weight
         else:
             stored = _of_group(cached, group_name)
-            shape = (sum(widths), getattr(parent, parts[0]).in_features)
-            linear = linear_from_stored(
-                stored, shape, bias, stored_format, settings.device, settings.dtype, settings.choice
-            )
+        shape = (sum(widths), getattr(parent, parts[0]).in_features)
+        linear = linear_from_stored(
+            stored, shape, bias, stored_format, settings.device, settings.dtype, settings.choice
+        )
+        del stored
         _replace(parent, parts, widths, linear)
     _load_rest(layer, prefix, names, reader, settings)
 

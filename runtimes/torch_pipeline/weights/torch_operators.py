@@ -8,6 +8,9 @@ does without where one is missing or wrong.
 import torch
 from torch import Tensor
 
+FUSED_MULTIPLE = 16
+"""Of what input features of int8 on CPU, and output features of int4, must be a multiple."""
+
 INNER_TILES = 8
 """Tiles of 16 input features that CUDA's int4 kernel loads at once: the widest loads."""
 

@@ -18,12 +18,9 @@ from torch import Tensor
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import sha256_of, whole_file
 from llmpq_sim.io.locks import remove_leftovers
-from runtimes.torch_pipeline.weights.quantizers import (
-    QUANTIZER_VERSION,
-    RTN,
-    Tensors,
-    weight_format,
-)
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
+from runtimes.torch_pipeline.weights.formats.stored_format import RTN, Tensors
+from runtimes.torch_pipeline.weights.quantizers import QUANTIZER_VERSION
 
 
 def layer_key(
@@ -45,7 +42,7 @@ def layer_key(
         "checkpoint": checkpoint,
         "layer": layer,
         "format": format_name,
-        "layout": weight_format(format_name).quantizer,
+        "layout": stored_format(format_name).record.quantizer,
         "quantizer": quantizer,
         "version": QUANTIZER_VERSION,
         "dtype": dtype,

@@ -1,22 +1,45 @@
-"""Packing of eight 3-bit codes into three bytes.
+"""The format int3: codes in two bit planes, a scale and a zero for 64 weights.
 
-A row of codes is cut into stripes, so that unpacking is a few shifts of whole rows: byte ``j`` of
-the two-bit plane holds the low bits of codes ``j``, ``j + n/4``, ``j + 2n/4`` and ``j + 3n/4``, and
-byte ``j`` of the one-bit plane holds the high bits of the eight codes ``j + i n/8``.
+Eight codes are packed into three bytes. A row of codes is cut into stripes, so that unpacking is a
+few shifts of whole rows: byte ``j`` of the two-bit plane holds the low bits of codes ``j``,
+``j + n/4``, ``j + 2n/4`` and ``j + 3n/4``, and byte ``j`` of the one-bit plane holds the high bits
+of the eight codes ``j + i n/8``.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-ROW_CODES = 32
-"""Rows are a multiple of so many codes, so that both planes of a row are whole 32-bit words."""
+from llmpq_sim.core.formats import FORMATS
+from runtimes.torch_pipeline.weights.formats.affine import AffineFormat
+from runtimes.torch_pipeline.weights.formats.stored_format import Tensors
+
+
+class Int3(AffineFormat):
+    """``two_bit`` (N, K/4) and ``one_bit`` (N, K/8), uint8, and ``affine``.
+
+    It has no fused kernel.
+    """
+
+    record = FORMATS["int3"]
+
+    def packed_codes(self, codes: Tensor) -> Tensors:
+        """Return both planes."""
+        two_bit, one_bit = pack_planes(codes)
+        return {"two_bit": two_bit, "one_bit": one_bit}
+
+    def unpacked_codes(self, stored: Mapping[str, Tensor], rows: slice) -> Tensor:
+        """Return the codes of both planes."""
+        return unpack_planes(stored["two_bit"][rows], stored["one_bit"][rows])
 
 
 def pack_planes(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the two-bit plane and the one-bit plane of codes.
 
     Args:
-        codes: from 0 to 7, uint8, of shape (rows, columns), columns a multiple of ``ROW_CODES``.
+        codes: from 0 to 7, uint8, of shape (rows, columns), columns a multiple of 32, so
+            that both planes of a row are whole 32-bit words.
 
     Returns:
         uint8 of shapes (rows, columns / 4) and (rows, columns / 8).
