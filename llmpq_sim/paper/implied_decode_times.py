@@ -24,7 +24,7 @@ BEGIN_S = np.array([1e-3, 1e-3])
 
 
 @dataclass(frozen=True)
-class MissingTimes:
+class ImpliedDecodeTimes:
     """Decode times by which both logged plans take as long as measured.
 
     Attributes:
@@ -39,7 +39,7 @@ class MissingTimes:
 
 
 @cache
-def missing_times() -> MissingTimes:
+def implied_decode_times() -> ImpliedDecodeTimes:
     """Return the times that explain both throughputs.
 
     Raises:
@@ -60,7 +60,7 @@ def missing_times() -> MissingTimes:
     layer_s, step_s = root(excess_s, BEGIN_S).x.tolist()
     rows = LOGGED_PLANS[0].plan.micro_batching.decode
     timed_s = float(task.costs.decode_layer_s(DEVICE, FORMAT, rows).mean())
-    return MissingTimes(timed_s, timed_s + layer_s, step_s)
+    return ImpliedDecodeTimes(timed_s, timed_s + layer_s, step_s)
 
 
 def makespan_s(logged: LoggedPlan, task: PlanningTask, layer_s: float, step_s: float) -> float:

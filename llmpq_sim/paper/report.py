@@ -18,7 +18,7 @@ from llmpq_sim.paper.findings import (
     rankings,
     speedups,
 )
-from llmpq_sim.paper.implied_decode_times import DEVICE, missing_times
+from llmpq_sim.paper.implied_decode_times import DEVICE, implied_decode_times
 from llmpq_sim.paper.logged import LOGGED_CASE, LoggedPrediction
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.methods import METHODS
@@ -60,7 +60,7 @@ def reproduction_content(results: list[Content], logged: list[LoggedPrediction])
 
 
 def _missing_times_content() -> dict[str, float]:
-    found = asdict(missing_times())
+    found = asdict(implied_decode_times())
     return {"visit_s" if name == "step_s" else name: value for name, value in found.items()}
 
 
@@ -114,7 +114,7 @@ def _logged_part(logged: list[LoggedPrediction]) -> list[str]:
 
 def _missing_sentence() -> str:
     """Return which decode times would explain both throughputs."""
-    missing = missing_times()
+    missing = implied_decode_times()
     return (
         f"From these, both plans are as slow as measured if an 8-bit layer of {DEVICE} takes "
         f"{missing.layer_s / MS:.1f} ms in decode, not {missing.timed_layer_s / MS:.1f}, and each "

@@ -122,7 +122,7 @@ def search(
         task: what is planned.
         settings: how.
         resumed: state of an earlier search of the same task and settings, to go on from.
-        on_progress: told of every step.
+        on_progress: receives every step.
         on_state: given the state after every generation, to save it.
 
     Raises:

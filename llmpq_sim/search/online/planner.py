@@ -125,7 +125,7 @@ def search_online(
     Args:
         task: what is asked.
         settings: how it is sought.
-        on_progress: told of every step.
+        on_progress: receives every step.
 
     Raises:
         InfeasibleError: no plan fits the memory within the quality budget.
