@@ -109,9 +109,9 @@ class RuntimeOptions:
         nodes, node_rank: how many machines take part, and which of them this is.
         master: ``host:port`` at which stages meet; needed for several machines.
         hang_timeout_s: how long a stage may stay silent before it counts as hung.
-        step_timeout_s: how long a single visit may take before its stage counts as hung.
+        step_timeout_s: how long a single step may take before its stage counts as hung.
         enforces_memory: whether a stage may take no more than its device is stated to have.
-        records_steps: whether GPUs repeat decode steps that were recorded (CUDA graphs).
+        uses_cuda_graphs: whether GPUs repeat decode steps that were recorded (CUDA graphs).
         batch_invariant: whether a request's tokens are the same in whatever batch it is served.
     """
 
@@ -124,7 +124,7 @@ class RuntimeOptions:
     hang_timeout_s: float = 5.0
     step_timeout_s: float = 120.0
     enforces_memory: bool = False
-    records_steps: bool = False
+    uses_cuda_graphs: bool = False
     batch_invariant: bool = False
 
 

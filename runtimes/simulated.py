@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from llmpq_sim.api.prediction import predict_requests
-from llmpq_sim.core.execution import Execution, ServedTimes
+from llmpq_sim.core.execution import Execution, RequestTiming
 from runtimes.base import (
     Completion,
     Job,
@@ -50,7 +50,7 @@ class SimulatedRuntime:
         vocabulary = job.saved.task.costs.scenario.model.vocab_size
         served = [_drawn(number, one, vocabulary) for number, one in enumerate(job.requests)]
         lengths = [
-            ServedTimes(one.name, len(one.prompt), len(done.tokens), one.arrival_s, 0.0, 0.0)
+            RequestTiming(one.name, len(one.prompt), len(done.tokens), one.arrival_s, 0.0, 0.0)
             for one, done in zip(job.requests, served, strict=True)
         ]
         predicted = predict_requests(job.saved, lengths, job.policy, job.settings)
@@ -72,7 +72,7 @@ class SimulatedRuntime:
         return Execution(
             result=result,
             requests=tuple(ordered),
-            visits=predicted.visits,
+            steps=predicted.steps,
             stage_peak_bytes=predicted.stage_bytes,
             loading_s=0.0,
             dtype=job.options.dtype or "bf16",

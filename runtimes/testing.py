@@ -141,7 +141,7 @@ def core(name: str, memory_bytes: int = 4 * GIB) -> Device:
 
 def saved_plan(
     folder: Path,
-    cuts: list[tuple[str, ...]],
+    batching: list[tuple[str, ...]],
     *,
     micro_batching: MicroBatching | None = None,
     prompt_tokens: int = 12,
@@ -153,7 +153,7 @@ def saved_plan(
 
     Args:
         folder: of the model.
-        cuts: formats of the layers of each stage.
+        batching: formats of the layers of each stage.
         micro_batching: two rows at a time, two groups in flight, unless told.
         prompt_tokens: of each request of the batch it is made for.
         output_tokens: of each of these requests.
@@ -161,13 +161,13 @@ def saved_plan(
         memory_bytes: of each device.
     """
     device = core("cpu", memory_bytes)
-    names = nodes or ("node-0",) * len(cuts)
-    members = tuple(ClusterDevice(f"cpu-{i}", device, names[i]) for i in range(len(cuts)))
-    pairs = [(i, j) for i in range(len(cuts)) for j in range(i + 1, len(cuts))]
+    names = nodes or ("node-0",) * len(batching)
+    members = tuple(ClusterDevice(f"cpu-{i}", device, names[i]) for i in range(len(batching)))
+    pairs = [(i, j) for i in range(len(batching)) for j in range(i + 1, len(batching))]
     cluster = Cluster("cores", members, {pair: Link(5e-5, 5e9) for pair in pairs})
     model = load_model(str(folder))
     scenario = Scenario(model, cluster, BatchWorkload(prompt_tokens, output_tokens))
-    stages = tuple(Stage(f"cpu-{i}", formats) for i, formats in enumerate(cuts))
+    stages = tuple(Stage(f"cpu-{i}", formats) for i, formats in enumerate(batching))
     task = PlanningTask(
         LayerCosts(scenario, {"cpu": spec_profile(device)}),
         nominal_quality(model.layers, None),
@@ -242,16 +242,16 @@ class RuntimeContract:
         execution = run[0]
         for one in execution.requests:
             assert one.arrival_s <= one.first_s <= one.last_s <= execution.result.makespan_s
-        for visit in execution.visits:
-            assert visit.began_s <= visit.ended_s
+        for step in execution.steps:
+            assert step.began_s <= step.ended_s
 
-    def test_no_stage_serves_two_visits_at_once(
+    def test_no_stage_serves_two_steps_at_once(
         self, run: tuple[Execution, list[Completion]]
     ) -> None:
         for stage in range(2):
-            visits = [visit for visit in run[0].visits if visit.stage == stage]
-            assert [visit.visit for visit in visits] == list(range(len(visits)))
-            for before, after in pairwise(visits):
+            steps = [step for step in run[0].steps if step.stage == stage]
+            assert [step.step for step in steps] == list(range(len(steps)))
+            for before, after in pairwise(steps):
                 assert before.ended_s <= after.began_s
 
     def test_continuous_batching_finishes_every_request(self, runtime: Runtime, job: Job) -> None:

@@ -129,7 +129,7 @@ def every_placement(devices: int, layers: int) -> Iterator[Placement]:
                 yield tuple(zip(order, counts, strict=True))
 
 
-def every_plan(task: PlanningTask, cuts: MicroBatching) -> Iterator[Plan]:
+def every_plan(task: PlanningTask, batching: MicroBatching) -> Iterator[Plan]:
     """Yield every plan of a task in one micro-batching, whether it fits or not."""
     scenario = task.costs.scenario
     members = scenario.cluster.devices
@@ -140,11 +140,11 @@ def every_plan(task: PlanningTask, cuts: MicroBatching) -> Iterator[Plan]:
             for _ in range(count)
         ]
         for formats in product(*choices):
-            yield plan_at(scenario, placement, formats, cuts)
+            yield plan_at(scenario, placement, formats, batching)
 
 
 def plan_at(
-    scenario: Scenario, placement: Placement, formats: Sequence[str], cuts: MicroBatching
+    scenario: Scenario, placement: Placement, formats: Sequence[str], batching: MicroBatching
 ) -> Plan:
     """Return the plan with these layers per device and these formats per layer."""
     stages, layer = [], 0
@@ -152,4 +152,4 @@ def plan_at(
         name = scenario.cluster.devices[device].name
         stages.append(Stage(name, tuple(formats[layer : layer + count])))
         layer += count
-    return Plan(tuple(stages), cuts)
+    return Plan(tuple(stages), batching)

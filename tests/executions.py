@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from llmpq_sim.api.prediction import Prediction, predict_requests
-from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.execution import Execution, RequestTiming, StageStep
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.io.executions import Policy, SavedExecution, saved_execution
@@ -44,12 +44,14 @@ def stating(task: PlanningTask, error_fraction: float) -> PlanningTask:
     return replace(task, costs=type(costs)(task.costs.scenario, profiles))
 
 
-def served(prompt: int, output: int, arrival_s: float = 0.0, name: str = "request") -> ServedTimes:
+def served(
+    prompt: int, output: int, arrival_s: float = 0.0, name: str = "request"
+) -> RequestTiming:
     """Return a request whose own instants nothing depends on."""
-    return ServedTimes(name, prompt, output, arrival_s, arrival_s, arrival_s)
+    return RequestTiming(name, prompt, output, arrival_s, arrival_s, arrival_s)
 
 
-def poisson(requests: int, rate_per_s: float = 200.0) -> list[ServedTimes]:
+def poisson(requests: int, rate_per_s: float = 200.0) -> list[RequestTiming]:
     """Return requests of many lengths that arrive at random, the first at 0."""
     rng = np.random.default_rng(5)
     arrival_s = np.cumsum(rng.exponential(1 / rate_per_s, requests))
@@ -76,9 +78,9 @@ def measured(prediction: Prediction, times: float = 1.0) -> Execution:
             )
             for each in prediction.requests
         ),
-        visits=tuple(
-            replace(visit, began_s=visit.began_s * times, ended_s=visit.ended_s * times)
-            for visit in prediction.visits
+        steps=tuple(
+            replace(step, began_s=step.began_s * times, ended_s=step.ended_s * times)
+            for step in prediction.steps
         ),
         stage_peak_bytes=prediction.stage_bytes,
         loading_s=3.25,
@@ -107,7 +109,7 @@ def scaled(summary: Summary, times: float) -> Summary:
 
 def executed(
     saved: SavedPlan,
-    requests: list[ServedTimes],
+    requests: list[RequestTiming],
     times: float = 1.0,
     settings: ContinuousSettings | None = None,
 ) -> SavedExecution:
@@ -117,6 +119,6 @@ def executed(
     return saved_execution(measured(prediction, times), saved, policy, settings, seed=4)
 
 
-def with_visits(loaded: SavedExecution, visits: tuple[StageVisit, ...]) -> SavedExecution:
-    """Return a run with other visits."""
-    return replace(loaded, execution=replace(loaded.execution, visits=visits))
+def with_visits(loaded: SavedExecution, steps: tuple[StageStep, ...]) -> SavedExecution:
+    """Return a run with other steps."""
+    return replace(loaded, execution=replace(loaded.execution, steps=steps))

@@ -35,15 +35,15 @@ def small_task(
     return PlanningTask(costs, quality, FORMATS, quality.uniform_loss("int3"))
 
 
-def plan_of(*stages: tuple[str, str], cuts: tuple[int, int, int] = (2, 4, 2)) -> Plan:
+def plan_of(*stages: tuple[str, str], batching: tuple[int, int, int] = (2, 4, 2)) -> Plan:
     """Return a plan from devices with a symbol for each layer, such as ``("t4-0", "F844")``."""
     formats = {"F": "fp16", "8": "int8", "4": "int4", "3": "int3"}
     members = [Stage(name, tuple(formats[symbol] for symbol in layers)) for name, layers in stages]
-    return Plan(tuple(members), MicroBatching(*cuts))
+    return Plan(tuple(members), MicroBatching(*batching))
 
 
 GOOD = plan_of(("v100-32g-0", "FF888888"), ("p100-12g-0", "8844"))
-SLOW = plan_of(("p100-12g-1", "4" * 12), cuts=(1, 1, 1))
+SLOW = plan_of(("p100-12g-1", "4" * 12), batching=(1, 1, 1))
 
 
 def small_outcome(task: PlanningTask, *, wants_front: bool = False) -> SearchOutcome:

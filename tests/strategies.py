@@ -119,9 +119,9 @@ def tasks_and_plans(draw: st.DrawFn) -> tuple[PlanningTask, Plan]:
         output_tokens=tuple(draw(output_lengths(draw(st.integers(1, 9))))),
     )
     task = tiny_task(scenario, formats=("fp16",))
-    cuts = draw(st.sampled_from(task_grid(task)))
+    batching = draw(st.sampled_from(task_grid(task)))
     placement = draw(st.sampled_from(list(every_placement(places, layers))))
-    return task, plan_at(scenario, placement, ["fp16"] * layers, cuts)
+    return task, plan_at(scenario, placement, ["fp16"] * layers, batching)
 
 
 @dataclass(frozen=True)
@@ -138,24 +138,26 @@ class Enumerated:
 
     @cached_property
     def makespans_s(self) -> dict[MicroBatching, dict[Plan, float]]:
-        return {cuts: self._simulated(cuts) for cuts in task_grid(self.task)}
+        return {batching: self._simulated(batching) for batching in task_grid(self.task)}
 
-    def _simulated(self, cuts: MicroBatching) -> dict[Plan, float]:
+    def _simulated(self, batching: MicroBatching) -> dict[Plan, float]:
         found: dict[Plan, float] = {}
-        for plan in every_plan(self.task, cuts):
+        for plan in every_plan(self.task, batching):
             if fits(plan, self.task) and keeps_budget(plan, self.task):
                 alike = tuple(
                     replace(stage, formats=tuple(sorted(stage.formats))) for stage in plan.stages
                 )
-                if Plan(alike, cuts) not in found:
+                if Plan(alike, batching) not in found:
                     makespan_s = simulate_static(plan, self.task.costs).makespan_s
-                    found[Plan(alike, cuts)] = makespan_s
+                    found[Plan(alike, batching)] = makespan_s
         return found
 
     @property
     def best_by_micro_batching(self) -> dict[MicroBatching, float]:
         """The shortest makespan of each micro-batching that has a plan."""
-        return {cuts: min(plans.values()) for cuts, plans in self.makespans_s.items() if plans}
+        return {
+            batching: min(plans.values()) for batching, plans in self.makespans_s.items() if plans
+        }
 
     @property
     def best_s(self) -> float | None:

@@ -65,7 +65,7 @@ def plan(
         settings: of the search, instead of ``seed``.
         checkpoint: file that keeps the state of a search for a batch after each generation.
         resume: whether to go on from the state in ``checkpoint``.
-        on_progress: told of every step.
+        on_progress: receives every step.
 
     Raises:
         InputError: a name, a file or a figure says something that cannot be.

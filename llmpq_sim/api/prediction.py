@@ -12,7 +12,7 @@ import numpy as np
 
 from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.execution import ServedTimes, StageVisit
+from llmpq_sim.core.execution import RequestTiming, StageStep
 from llmpq_sim.core.limits import MOST_SERVED_TOKENS, check_count
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
@@ -32,7 +32,7 @@ from llmpq_sim.simulator.static.checked import every_step
 from llmpq_sim.simulator.static.simulate import RunSteps, batch_times, static_result
 from llmpq_sim.simulator.static.step_graph import StepGraph, StepTimes
 
-Requests = Sequence[ServedTimes]
+Requests = Sequence[RequestTiming]
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Prediction:
     Attributes:
         result: the metrics.
         requests: those that can be served, with the instants that are predicted for them.
-        visits: of all stages, by the instant at which they end.
+        steps: of all stages, by the instant at which they end.
         stage_bytes: most memory each stage needs for what was run.
         notes: where the prediction simplifies what was run, in sentences.
     """
 
     result: SimulationResult
-    requests: tuple[ServedTimes, ...]
-    visits: tuple[StageVisit, ...]
+    requests: tuple[RequestTiming, ...]
+    steps: tuple[StageStep, ...]
     stage_bytes: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
@@ -116,7 +116,7 @@ def _predict_static(saved: SavedPlan, requests: Requests) -> Prediction:
     size = saved.task.costs.scenario.workload.requests
     batches = [requests[first : first + size] for first in range(0, len(requests), size)]
     stages = len(saved.plan.stages)
-    visits: list[StageVisit] = []
+    steps: list[StageStep] = []
     instants: list[tuple[float, float]] = []
     busy_s, stage_bytes, start_s = np.zeros(stages), [0] * stages, 0.0
     known: dict[BatchWorkload, LayerCosts] = {}
@@ -124,19 +124,19 @@ def _predict_static(saved: SavedPlan, requests: Requests) -> Prediction:
         plan, workload = _cut(saved.plan, len(batch)), _mean_workload(batch)
         if workload not in known:
             known[workload] = _costs(saved, workload)
-        run = _recording(visits, plan, workload)
+        run = _recording(steps, plan, workload)
         times = batch_times(plan, known[workload], run, start_s=start_s)
         instants += times.instants_s
         busy_s, start_s = busy_s + times.busy_s, times.end_s
         stage_bytes = list(map(max, stage_bytes, _batch_bytes(saved, plan, batch)))
     outputs = [request.output_tokens for request in requests]
     return Prediction(
-        result=static_result(outputs, instants, tuple(busy_s.tolist()), len(visits)),
+        result=static_result(outputs, instants, tuple(busy_s.tolist()), len(steps)),
         requests=tuple(
             replace(request, arrival_s=0.0, first_s=first_s, last_s=last_s)
             for request, (first_s, last_s) in zip(requests, instants, strict=True)
         ),
-        visits=tuple(visits),
+        steps=tuple(steps),
         stage_bytes=tuple(stage_bytes),
         notes=_static_notes(batches),
     )
@@ -166,18 +166,18 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
     return [stage.total_bytes for stage in plan_memory(plan, scenario)]
 
 
-def _recording(visits: list[StageVisit], plan: Plan, workload: BatchWorkload) -> RunSteps:
-    """Return a runner that appends the visits of a batch's waves, which it runs in order."""
+def _recording(steps: list[StageStep], plan: Plan, workload: BatchWorkload) -> RunSteps:
+    """Return a runner that appends the steps of a batch's waves, which it runs in order."""
     schedules = iter(batch_schedules(workload, plan.micro_batching))
     prompt, simulate = workload.prompt_tokens, every_step()
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
-        schedule, first = next(schedules), len(visits) // len(plan.stages)
+        schedule, first = next(schedules), len(steps) // len(plan.stages)
         loads = [(0, rows * prompt) for rows in schedule.prefill_rows]
         loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
 
         def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
-            visits.append(StageVisit(stage, first + step, *loads[step], began_s, ended_s))
+            steps.append(StageStep(stage, first + step, *loads[step], began_s, ended_s))
 
         return simulate(graph, start_s, on_step)
 
@@ -213,23 +213,23 @@ def _predict_continuous(
     ordered = sorted(requests, key=lambda request: request.arrival_s)
     begin_s = ordered[0].arrival_s  # a request that arrived earlier may have been refused
     loads: list[tuple[int, int]] = []
-    visits: list[tuple[int, int, float, float]] = []
+    steps: list[tuple[int, int, float, float]] = []
     service = serve(
         saved.plan,
         costs,
         _workload(ordered, begin_s),
         settings,
         watch=Watch(
-            on_step=lambda *visit: visits.append(visit),
+            on_step=lambda *step: steps.append(step),
             on_batch=lambda _, decodes, prompts, *__: loads.append((decodes, prompts)),
         ),
     )
     return Prediction(
         result=replace(service.result, makespan_s=service.result.makespan_s + begin_s),
         requests=_served(ordered, service, begin_s),
-        visits=tuple(
-            StageVisit(stage, visit, *loads[visit], began_s + begin_s, ended_s + begin_s)
-            for stage, visit, began_s, ended_s in visits
+        steps=tuple(
+            StageStep(stage, step, *loads[step], began_s + begin_s, ended_s + begin_s)
+            for stage, step, began_s, ended_s in steps
         ),
         stage_bytes=service.memory_bytes,
         notes=_continuous_notes(service),
@@ -245,7 +245,7 @@ def _workload(ordered: Requests, begin_s: float) -> TraceWorkload:
     )
 
 
-def _served(ordered: Requests, service: Service, begin_s: float) -> tuple[ServedTimes, ...]:
+def _served(ordered: Requests, service: Service, begin_s: float) -> tuple[RequestTiming, ...]:
     return tuple(
         replace(request, first_s=first_s + begin_s, last_s=last_s + begin_s)
         for request, first_s, last_s, is_served in zip(

@@ -87,7 +87,7 @@ def replay(
         seed: of all draws, where ``trace`` is a name.
         profiles: see ``load``.
         watch: who is told of batches and steps.
-        on_trial: told of each rate tried where the highest is sought.
+        on_trial: receives each rate tried where the highest is sought.
 
     Raises:
         InfeasibleError: a stage has no room for any KV cache.

@@ -39,7 +39,7 @@ class Simulation:
             InfeasibleError: the plan does not fit, or loses too much.
         """
         if self.score.result is None:
-            raise InfeasibleError(f"plan: {self.score.why_not()}")
+            raise InfeasibleError(f"plan: {self.score.infeasible_reason()}")
         return self.score.result
 
     @property

@@ -54,7 +54,7 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     scenario = saved.task.costs.scenario
     score = score_in_simpy(saved.plan, saved.task)
     if not score.is_feasible:
-        raise CertificateError(f"plan: {score.why_not()}")
+        raise CertificateError(f"plan: {score.infeasible_reason()}")
     grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
     bound_s = check_certificate(saved.certificate, Screen(saved.task), grid)
     entries = saved.certificate.entries

@@ -127,14 +127,18 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
         written = [timeline_text(drawn, str(output.timeline))]
     if found.policy != "static":
         written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
-    why_not = found.score.why_not()
+    infeasible_reason = found.score.infeasible_reason()
     if output.as_json:
-        error = {"error": {"message": why_not, "kind": "InfeasibleError"}} if why_not else {}
+        error = (
+            {"error": {"message": infeasible_reason, "kind": "InfeasibleError"}}
+            if infeasible_reason
+            else {}
+        )
         print_json(predicted_content(found.score, found.task) | {"policy": found.policy} | error)
     else:
         show_simulation(answer_console(), found.score, found.task, written)
-    if why_not:
-        print(f"error: {plan}: {why_not}", file=sys.stderr)  # noqa: T201
+    if infeasible_reason:
+        print(f"error: {plan}: {infeasible_reason}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(1)
 
 

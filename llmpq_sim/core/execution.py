@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from llmpq_sim.core.fields import Rule
-from llmpq_sim.core.records import Natural, NotNegative, columns
+from llmpq_sim.core.records import Key, Natural, NotNegative, columns
 from llmpq_sim.core.result import SimulationResult
 
 
 @dataclass(frozen=True)
-class ServedTimes:
+class RequestTiming:
     """Lengths and instants of one request; instants count from when the first could be scheduled.
 
     It arrives when it could first be scheduled; its first and last tokens are those sampled.
@@ -24,17 +24,17 @@ class ServedTimes:
 
 
 @dataclass(frozen=True)
-class StageVisit:
+class StageStep:
     """One micro-batch at one stage.
 
     Attributes:
-        visit: number of the micro-batch, in the order in which they enter the pipeline.
+        step: number of the micro-batch, in the order in which they enter the pipeline.
         decodes: sequences that decode one token each.
         began_s, ended_s: instants at which the stage computed it.
     """
 
     stage: Natural
-    visit: Natural
+    step: Annotated[Natural, Key("visit")]
     decodes: Natural
     prompt_tokens: Natural
     began_s: NotNegative
@@ -52,7 +52,7 @@ class Execution:
         result: the metrics, as a simulation gives them.
         stage_peak_bytes: most memory each stage took while serving.
         requests: lengths and instants of each finished request, in the order of the job.
-        visits: of all stages, by the instant at which they ended.
+        steps: of all stages, by the instant at which they ended.
     """
 
     dtype: str
@@ -60,5 +60,5 @@ class Execution:
     notes: tuple[str, ...] = ()
     result: SimulationResult
     stage_peak_bytes: tuple[Natural, ...]
-    requests: Annotated[tuple[ServedTimes, ...], columns(ServedTimes, "requests")]
-    visits: Annotated[tuple[StageVisit, ...], columns(StageVisit, "visits")]
+    requests: Annotated[tuple[RequestTiming, ...], columns(RequestTiming, "requests")]
+    steps: Annotated[tuple[StageStep, ...], columns(StageStep, "visits"), Key("visits")]

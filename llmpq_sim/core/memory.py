@@ -116,9 +116,9 @@ def available_bytes(
 
 def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
     """Return the memory of each stage of a plan."""
-    model, workload, cuts = scenario.model, scenario.workload, plan.micro_batching
-    temporaries = temporaries_bytes(model, workload, cuts)
-    kv_bytes = layer_kv_bytes(model, workload, cuts)
+    model, workload, batching = scenario.model, scenario.workload, plan.micro_batching
+    temporaries = temporaries_bytes(model, workload, batching)
+    kv_bytes = layer_kv_bytes(model, workload, batching)
     stages = []
     for number, stage in enumerate(plan.stages):
         is_last = number == len(plan.stages) - 1
@@ -132,7 +132,7 @@ def plan_memory(plan: Plan, scenario: Scenario) -> list[StageMemory]:
                 ),
                 kv_bytes=kv_bytes * len(stage.formats),
                 ends_bytes=ends_bytes(model, number == 0, is_last),
-                temporaries_bytes=temporaries + is_last * logits_bytes(model, cuts),
+                temporaries_bytes=temporaries + is_last * logits_bytes(model, batching),
                 runtime_bytes=device.runtime_bytes,
                 limit_bytes=device.memory_bytes,
             )

@@ -139,10 +139,11 @@ def columns(kind: type[Any], noun: str) -> Codec:
     """Return the codec of records of single values that are kept as columns of equal length."""
     hints = get_type_hints(kind, include_extras=True)
     rules = {field.name: rule for field in fields(kind) if (rule := _rule(hints[field.name]))}
+    names = {name: _key(name, hints[name]) for name in rules}
 
     def read(content: Fields, name: str) -> tuple[Any, ...]:
         with content.fields(name) as part:
-            found = [part.rows(column, rule) for column, rule in rules.items()]
+            found = [part.rows(names[column], rule) for column, rule in rules.items()]
         lengths = sorted({len(column) for column in found})
         if len(lengths) > 1:
             expected = f"columns of as many {noun} each"
@@ -150,7 +151,7 @@ def columns(kind: type[Any], noun: str) -> Codec:
         return tuple(kind(*row) for row in zip(*found, strict=True))
 
     def write(rows: tuple[Any, ...]) -> dict[str, list[Any]]:
-        return {name: [getattr(row, name) for row in rows] for name in rules}
+        return {names[column]: [getattr(row, column) for row in rows] for column in rules}
 
     return Codec(read, write)
 
@@ -176,7 +177,7 @@ def _entries(kind: Any) -> tuple[_Entry, ...]:
         entries.append(
             _Entry(
                 attribute=field.name,
-                key=next((note.name for note in notes if isinstance(note, Key)), field.name),
+                key=_key(field.name, hint),
                 codec=codec,
                 places=places,
                 may_be_missing=bool(places & {Place.DEFAULTED, Place.OPTIONAL}),
@@ -186,6 +187,12 @@ def _entries(kind: Any) -> tuple[_Entry, ...]:
             )
         )
     return tuple(sorted(entries, key=lambda entry: Place.LAST in entry.places))
+
+
+def _key(name: str, hint: Any) -> str:
+    """Return the key of a field in files."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((note.name for note in notes if isinstance(note, Key)), name)
 
 
 def _values(kind: Any, content: Fields, *given: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Result of a simulated or executed plan."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from llmpq_sim.core.records import Natural, NotNegative
+from llmpq_sim.core.records import Key, Natural, NotNegative
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SimulationResult:
         tpot_s: time per output token after the first, over requests with more than one.
         latency_s: time from arrival to the last token of a request.
         stage_busy_s: time each stage computed.
-        stage_visits: micro-batches served by all stages together.
+        stage_steps: micro-batches served by all stages together.
         itl_s: every gap between two tokens of one request.
         refused: requests that could never fit.
         preemptions: how often a sequence lost its KV cache and was computed anew.
@@ -54,7 +55,7 @@ class SimulationResult:
     tpot_s: Summary
     latency_s: Summary
     stage_busy_s: tuple[NotNegative, ...]
-    stage_visits: Natural
+    stage_steps: Annotated[Natural, Key("stage_visits")]
     itl_s: Summary = Summary(0.0, 0.0, 0.0, 0.0, 0.0)
     refused: Natural = 0
     preemptions: Natural = 0

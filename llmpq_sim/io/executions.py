@@ -16,7 +16,7 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 LARGEST_EXECUTION_BYTES = 1024 * MIB
-"""About 20 million visits: beyond that nobody waits for a comparison."""
+"""About 20 million steps: beyond that nobody waits for a comparison."""
 
 Policy = Literal["static", "continuous"]
 
@@ -42,7 +42,7 @@ class SavedExecution:
         settings: of continuous batching; None for the static policy.
         seed: of what was drawn for the run: synthetic prompts, sampled tokens.
         llmpq_version: that wrote the file.
-        execution: what was measured; requests and visits are kept as columns.
+        execution: what was measured; requests and steps are kept as columns.
     """
 
     header: ClassVar = Header("llmpq/execution", 1)
@@ -127,11 +127,11 @@ def _check_instants(where: str, execution: Execution) -> None:
                 f"last token in this order, got {each.arrival_s}, {each.first_s} and "
                 f"{each.last_s} s"
             )
-    for number, visit in enumerate(execution.visits):
-        if visit.ended_s < visit.began_s:
+    for number, step in enumerate(execution.steps):
+        if step.ended_s < step.began_s:
             raise InputError(
                 f"{where}.visits: expected visit {number} to end after it began at "
-                f"{visit.began_s} s, got {visit.ended_s}"
+                f"{step.began_s} s, got {step.ended_s}"
             )
 
 
@@ -147,9 +147,8 @@ def _check_agreement(where: str, execution: Execution) -> None:
         raise InputError(
             f"{where}.stage_peak_bytes: expected {busy} stages (result.stage_busy_s), got {stages}"
         )
-    for number, visit in enumerate(execution.visits):
-        if visit.stage >= stages:
+    for number, step in enumerate(execution.steps):
+        if step.stage >= stages:
             raise InputError(
-                f"{where}.visits.stage[{number}]: expected a stage below {stages}, "
-                f"got {visit.stage}"
+                f"{where}.visits.stage[{number}]: expected a stage below {stages}, got {step.stage}"
             )

@@ -355,13 +355,13 @@ def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:
 class _Bound:
     """What a certificate says of one micro-batching."""
 
-    cuts: Annotated[MicroBatching, Place.INLINE]
+    batching: Annotated[MicroBatching, Place.INLINE]
     entry: Annotated[BoundEntry, Place.INLINE]
 
 
 def certificate_to_dict(certificate: Certificate) -> list[dict[str, Any]]:
     """Return a certificate as plain data, an entry per micro-batching."""
-    return [to_dict(_Bound(cuts, entry)) for cuts, entry in certificate.entries.items()]
+    return [to_dict(_Bound(batching, entry)) for batching, entry in certificate.entries.items()]
 
 
 def certificate_from_dict(entries: list[Fields]) -> Certificate:
@@ -373,7 +373,7 @@ def certificate_from_dict(entries: list[Fields]) -> Certificate:
     found: dict[MicroBatching, BoundEntry] = {}
     for fields in entries:
         bound = from_dict(_Bound, fields)
-        if bound.cuts in found:
+        if bound.batching in found:
             raise InputError(f"{fields.where}: the micro-batching has an entry already")
-        found[bound.cuts] = bound.entry
+        found[bound.batching] = bound.entry
     return Certificate(found)

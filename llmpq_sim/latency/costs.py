@@ -101,7 +101,7 @@ class LayerCosts:
         return self._products_s(kind, format_name, rows) + self._decode_attention_s(kind, rows)
 
     def step_s(self, kind: str) -> float:
-        """Return what each visit of a stage costs beside its layers, embedding and LM head."""
+        """Return what each step of a stage costs beside its layers, embedding and LM head."""
         return self.profiles[kind].step_overhead_s
 
     def embedding_s(self, kind: str, tokens: int) -> float:

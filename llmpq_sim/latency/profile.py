@@ -65,12 +65,12 @@ class DeviceProfile:
         prefill_attention, decode_attention: models of the attention kernels.
         elementwise_bytes_per_s: sustained rate of kernels that only move activations, or None
             where the other rows contain their time.
-        layer_overhead_s: constant cost of each visit of a layer.
+        layer_overhead_s: constant cost of each step of a layer.
         no_gain_tokens: from so many tokens on a weight-only product takes at least as long as
             the fp16 one, or None where kernels are taken as they were timed. Weight-only kernels do
             the same arithmetic and decode besides; gains measured there come from 16-bit kernels
             that were timed at sustained, lower clocks.
-        step_overhead_s: what a stage visit costs beside its layers, embedding and LM head.
+        step_overhead_s: what a stage step costs beside its layers, embedding and LM head.
         embedding_overhead, head_overhead: what embedding, and LM head with sampling, cost beside
             matrix products; None where they move bytes as fast as other activations.
         dense_from_tokens: by weight format, the tokens from which weights are decoded first and

@@ -31,7 +31,7 @@ COPY_BYTES_PER_S = 12.6e9
 cross CPU memory, so each message is copied twice."""
 
 STEP_S = 0.12e-3
-"""Python's cost of a stage visit beside its layers: measured with transformers layers too small to
+"""Python's cost of a stage step beside its layers: measured with transformers layers too small to
 take time. The cost within a layer is in its measured time."""
 
 
@@ -60,5 +60,5 @@ def runtime_of_2023(cluster: Cluster) -> Cluster:
 
 
 def steps_of_2023(profile: DeviceProfile) -> DeviceProfile:
-    """Return a profile whose visits cost what Python took beside the layers."""
+    """Return a profile whose steps cost what Python took beside the layers."""
     return replace(profile, step_overhead_s=STEP_S)

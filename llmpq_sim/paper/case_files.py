@@ -60,7 +60,7 @@ def result_content(case: Case, judged: Judged) -> Content:
         "gap_fraction": judged.gap_fraction,
         "measured_tokens_per_s": case.measured_tokens_per_s(judged.method),
         "memory_bytes": list(judged.memory_bytes),
-        "why_not": judged.why_not,
+        "why_not": judged.infeasible_reason,
         "plan": _plan_or_none(judged.plan),
     }
 

@@ -1,7 +1,7 @@
 """Implied decode times of the logged plans, from their measured throughput.
 
 Two plans ran on the same devices with different layers on the slowest of them. So two unknowns
-follow from their throughputs: what an 8-bit layer took there, and what a visit of a stage took
+follow from their throughputs: what an 8-bit layer took there, and what a step of a stage took
 beside what is assumed. They say where the prediction is wrong; nothing is predicted with them.
 """
 
@@ -24,22 +24,22 @@ BEGIN_S = np.array([1e-3, 1e-3])
 
 
 @dataclass(frozen=True)
-class MissingTimes:
+class ImpliedDecodeTimes:
     """Decode times by which both logged plans take as long as measured.
 
     Attributes:
         timed_layer_s: of a layer, as its kernels were timed.
         layer_s: of the same layer, as the throughputs say.
-        visit_s: of a stage visit, beside what is assumed.
+        step_s: of a stage step, beside what is assumed.
     """
 
     timed_layer_s: float
     layer_s: float
-    visit_s: float
+    step_s: float
 
 
 @cache
-def missing_times() -> MissingTimes:
+def implied_decode_times() -> ImpliedDecodeTimes:
     """Return the times that explain both throughputs.
 
     Raises:
@@ -51,32 +51,32 @@ def missing_times() -> MissingTimes:
     tokens = task.costs.scenario.workload.total_output_tokens
 
     def excess_s(extra_s: FloatArray) -> list[float]:
-        layer_s, visit_s = extra_s.tolist()
+        layer_s, step_s = extra_s.tolist()
         return [
-            makespan_s(logged, task, layer_s, visit_s) - tokens / logged.tokens_per_s
+            makespan_s(logged, task, layer_s, step_s) - tokens / logged.tokens_per_s
             for logged in LOGGED_PLANS
         ]
 
-    layer_s, visit_s = root(excess_s, BEGIN_S).x.tolist()
+    layer_s, step_s = root(excess_s, BEGIN_S).x.tolist()
     rows = LOGGED_PLANS[0].plan.micro_batching.decode
     timed_s = float(task.costs.decode_layer_s(DEVICE, FORMAT, rows).mean())
-    return MissingTimes(timed_s, timed_s + layer_s, visit_s)
+    return ImpliedDecodeTimes(timed_s, timed_s + layer_s, step_s)
 
 
-def makespan_s(logged: LoggedPlan, task: PlanningTask, layer_s: float, visit_s: float) -> float:
+def makespan_s(logged: LoggedPlan, task: PlanningTask, layer_s: float, step_s: float) -> float:
     """Return how long the batch takes with the kernels of 2023 and some more in decode.
 
     Args:
         logged: the plan.
         task: what it was planned for.
         layer_s: more for each layer of DEVICE in FORMAT.
-        visit_s: more for each visit of any stage.
+        step_s: more for each step of any stage.
     """
     wave, stages, prefills = wave_of_kernels(logged, task)
     service_s = []
     for times_s, stage in zip(wave.service_s, stages, strict=True):
         layers = stage.formats.get(FORMAT, 0) if stage.kind == DEVICE else 0
-        extra_s = layers * layer_s + visit_s
+        extra_s = layers * layer_s + step_s
         decodes_s = (time_s + extra_s for time_s in times_s[prefills:])
         service_s.append((*times_s[:prefills], *decodes_s))
     return compute_steps(replace(wave, service_s=tuple(service_s))).end_s

@@ -61,7 +61,7 @@ def predict_logged_plans() -> list[LoggedPrediction]:
 def makespan_of_stage_costs_s(logged: LoggedPlan, task: PlanningTask) -> float:
     """Return how long the batch takes with the logged stage costs, in s.
 
-    To these the first stage adds embedding and LM head, which the reference has there, each visit
+    To these the first stage adds embedding and LM head, which the reference has there, each step
     adds Python's cost, and links are those of the runtime of 2023.
     """
     costs, plan = task.costs, logged.plan

@@ -63,7 +63,7 @@ class Judged:
     Attributes:
         method: one of METHODS.
         plan: what it chose, or None where it found nothing that fits.
-        why_not: why the plan is not feasible, or None.
+        infeasible_reason: why the plan is not feasible, or None.
         tokens_per_s: simulated; None where it is not feasible.
         loss: quality loss in nats, or None where there is no plan.
         memory_bytes: needed by each stage.
@@ -74,7 +74,7 @@ class Judged:
 
     method: str
     plan: Plan | None
-    why_not: str | None
+    infeasible_reason: str | None
     tokens_per_s: float | None
     loss: float | None
     memory_bytes: tuple[int, ...]
@@ -118,8 +118,10 @@ def losing_no_more(task: PlanningTask, than: Plan | None) -> PlanningTask:
 
 def uniform_plan(task: PlanningTask) -> Plan | None:
     """Return Uniform's plan with equal micro-batches, or None if none fits."""
-    cuts = equal_micro_batches(task)
-    return least_loss([plan for plan in uniform_plans(task) if plan.micro_batching == cuts], task)
+    batching = equal_micro_batches(task)
+    return least_loss(
+        [plan for plan in uniform_plans(task) if plan.micro_batching == batching], task
+    )
 
 
 def equal_micro_batches(task: PlanningTask) -> MicroBatching:
@@ -183,8 +185,8 @@ class Judge:
         score = score_plan(plan, self.real)
         memory = tuple(stage.total_bytes for stage in score.memory)
         if score.result is None:
-            why_not = score.why_not()
-            return Judged(method, plan, why_not, None, score.loss, memory, solver_s, None)
+            infeasible_reason = score.infeasible_reason()
+            return Judged(method, plan, infeasible_reason, None, score.loss, memory, solver_s, None)
         rate = score.result.output_tokens / score.makespan_s
         gap = self._gap_fraction(plan)
         return Judged(method, plan, None, rate, score.loss, memory, solver_s, gap)

@@ -45,8 +45,8 @@ def reference_plan(task: PlanningTask, theta: float) -> ReferencePlan | None:
     found = [
         solved
         for order in device_orders(task)
-        for cuts in paper_micro_batchings(scenario.workload.requests, len(order))
-        if (solved := _solve(task, theta, order, cuts)) is not None
+        for batching in paper_micro_batchings(scenario.workload.requests, len(order))
+        if (solved := _solve(task, theta, order, batching)) is not None
     ]
     return min(found, key=lambda one: one.objective_ms, default=None)
 
@@ -62,21 +62,21 @@ def device_orders(task: PlanningTask) -> list[list[int]]:
 
 
 def _solve(
-    task: PlanningTask, theta: float, order: list[int], cuts: MicroBatching
+    task: PlanningTask, theta: float, order: list[int], batching: MicroBatching
 ) -> ReferencePlan | None:
     """Return the best plan of one order and micro-batching, or None if nothing fits."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     scenario = task.costs.scenario
-    prefill_s, decode_s = _layer_times(task, order, cuts)
+    prefill_s, decode_s = _layer_times(task, order, batching)
     stages, formats = prefill_s.shape
     batch, rounds = scenario.workload.requests, task.costs.rounds
-    prefills, groups = -(-batch // cuts.prefill), -(-batch // cuts.decode)
+    prefills, groups = -(-batch // batching.prefill), -(-batch // batching.decode)
     mean_loss = np.array([np.mean(task.quality.losses[name]) for name in task.formats])
     objective = (prefill_s + decode_s) / MS + theta * mean_loss
     slowest = [(prefills - 1) / MS, (groups - 1) * rounds / MS]
     by_stage = np.kron(np.eye(stages), np.ones(formats))
-    layer_bytes, room_bytes = _memory(task, order, cuts)
+    layer_bytes, room_bytes = _memory(task, order, batching)
     pairs = np.zeros((stages, 2))
     of_prefill, of_decode = pairs - [1.0, 0.0], pairs - [0.0, 1.0]
     rows = [
@@ -98,32 +98,35 @@ def _solve(
     if answer.x is None:
         return None
     counts = np.rint(answer.x[:-2]).astype(int).reshape(stages, formats)
-    return ReferencePlan(_plan(task, order, cuts, counts.tolist()), float(answer.fun))
+    return ReferencePlan(_plan(task, order, batching, counts.tolist()), float(answer.fun))
 
 
 def _layer_times(
-    task: PlanningTask, order: list[int], cuts: MicroBatching
+    task: PlanningTask, order: list[int], batching: MicroBatching
 ) -> tuple[FloatArray, FloatArray]:
     """Return prefill and decode times of a layer by stage and format, the ends on the first."""
     costs, scenario = task.costs, task.costs.scenario
     kinds = [scenario.cluster.devices[device].device.name for device in order]
-    prefill_s = [[costs.prefill_layer_s(k, f, cuts.prefill) for f in task.formats] for k in kinds]
-    decode_s = [
-        [float(costs.decode_layer_s(k, f, cuts.decode).mean()) for f in task.formats] for k in kinds
+    prefill_s = [
+        [costs.prefill_layer_s(k, f, batching.prefill) for f in task.formats] for k in kinds
     ]
-    ends_s = _ends_s(costs, kinds[0], cuts) * -(-scenario.workload.requests // cuts.prefill)
+    decode_s = [
+        [float(costs.decode_layer_s(k, f, batching.decode).mean()) for f in task.formats]
+        for k in kinds
+    ]
+    ends_s = _ends_s(costs, kinds[0], batching) * -(-scenario.workload.requests // batching.prefill)
     prefill = np.array(prefill_s)
     prefill[0] += ends_s
     return prefill, np.array(decode_s)
 
 
-def _ends_s(costs: LayerCosts, kind: str, cuts: MicroBatching) -> float:
-    tokens = cuts.prefill * costs.scenario.workload.prompt_tokens
-    return costs.embedding_s(kind, tokens) + costs.head_s(kind, cuts.prefill)
+def _ends_s(costs: LayerCosts, kind: str, batching: MicroBatching) -> float:
+    tokens = batching.prefill * costs.scenario.workload.prompt_tokens
+    return costs.embedding_s(kind, tokens) + costs.head_s(kind, batching.prefill)
 
 
 def _memory(
-    task: PlanningTask, order: list[int], cuts: MicroBatching
+    task: PlanningTask, order: list[int], batching: MicroBatching
 ) -> tuple[FloatArray, FloatArray]:
     """Return the bytes of a layer by format, and what each stage has for layers (llm-pq.md, 2)."""
     scenario = task.costs.scenario
@@ -134,8 +137,8 @@ def _memory(
     ]
     hidden, wide = model.hidden_size, model.intermediate_size
     prompt, context = workload.prompt_tokens, workload.context_tokens
-    prefill = cuts.prefill * prompt * (20 * hidden + 4 * wide + 2 * prompt)
-    decode = cuts.decode * (16 * hidden + 4 * wide + 6 * context + 4 * context * hidden)
+    prefill = batching.prefill * prompt * (20 * hidden + 4 * wide + 2 * prompt)
+    decode = batching.decode * (16 * hidden + 4 * wide + 6 * context + 4 * context * hidden)
     members = scenario.cluster.devices
     room = [members[device].device.memory_bytes - max(prefill, decode) for device in order]
     room[0] -= embedding_bytes(model) + head_bytes(model)
@@ -143,7 +146,7 @@ def _memory(
 
 
 def _plan(
-    task: PlanningTask, order: list[int], cuts: MicroBatching, counts: list[list[int]]
+    task: PlanningTask, order: list[int], batching: MicroBatching, counts: list[list[int]]
 ) -> Plan:
     members = task.costs.scenario.cluster.devices
     stages, layer = [], 0
@@ -151,4 +154,4 @@ def _plan(
         formats = arrange_formats(task, of_stage, layer)
         stages.append(Stage(members[device].name, formats))
         layer += len(formats)
-    return Plan(tuple(stages), cuts)
+    return Plan(tuple(stages), batching)

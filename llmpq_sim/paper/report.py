@@ -18,7 +18,7 @@ from llmpq_sim.paper.findings import (
     rankings,
     speedups,
 )
-from llmpq_sim.paper.implied_decode_times import DEVICE, missing_times
+from llmpq_sim.paper.implied_decode_times import DEVICE, implied_decode_times
 from llmpq_sim.paper.logged import LOGGED_CASE, LoggedPrediction
 from llmpq_sim.paper.measurements import CLUSTERS
 from llmpq_sim.paper.methods import METHODS
@@ -55,8 +55,13 @@ def reproduction_content(results: list[Content], logged: list[LoggedPrediction])
         "results": results,
         "rankings": [asdict(ranking) for ranking in rankings(results)],
         "logged_plans": [_logged_content(one) for one in logged],
-        "missing_times": asdict(missing_times()),
+        "missing_times": _missing_times_content(),
     }
+
+
+def _missing_times_content() -> dict[str, float]:
+    found = asdict(implied_decode_times())
+    return {"visit_s" if name == "step_s" else name: value for name, value in found.items()}
 
 
 def csv_text(results: list[Content], fields: tuple[str, ...] = FIELDS) -> str:
@@ -109,11 +114,11 @@ def _logged_part(logged: list[LoggedPrediction]) -> list[str]:
 
 def _missing_sentence() -> str:
     """Return which decode times would explain both throughputs."""
-    missing = missing_times()
+    missing = implied_decode_times()
     return (
         f"From these, both plans are as slow as measured if an 8-bit layer of {DEVICE} takes "
         f"{missing.layer_s / MS:.1f} ms in decode, not {missing.timed_layer_s / MS:.1f}, and each "
-        f"stage visit {missing.visit_s / MS:.0f} ms more."
+        f"stage visit {missing.step_s / MS:.0f} ms more."
     )
 
 

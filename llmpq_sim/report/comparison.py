@@ -72,8 +72,8 @@ def comparison_rows(outcome: SearchOutcome) -> list[ComparisonRow]:
 def _row(baseline: Baseline, best: PlanScore) -> ComparisonRow:
     score = baseline.score
     if score is None or score.result is None:
-        why_not = baseline.why_not or "not feasible"
-        return ComparisonRow(baseline.name, None, None, None, [why_not])
+        infeasible_reason = baseline.infeasible_reason or "not feasible"
+        return ComparisonRow(baseline.name, None, None, None, [infeasible_reason])
     return ComparisonRow(
         name=baseline.name,
         tokens_per_s=score.result.tokens_per_s,

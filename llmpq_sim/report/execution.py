@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from llmpq_sim.core.execution import StageVisit
+from llmpq_sim.core.execution import StageStep
 from llmpq_sim.core.units import GIB, MIB
 from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution_comparison import (
@@ -61,7 +61,7 @@ def show_comparison(console: Console, comparison: Comparison, written: Sequence[
     _print_facts(console, comparison)
     print_to(console, "", figure_table(comparison.figures))
     print_to(console, "", stage_comparison_table(comparison.stages))
-    print_to(console, "", visit_table(comparison.stages))
+    print_to(console, "", step_table(comparison.stages))
     for text in written:
         print_to(console, "", plain(text))
 
@@ -95,14 +95,14 @@ def stage_comparison_table(stages: Sequence[StageComparison]) -> Table:
     return table
 
 
-def visit_table(stages: Sequence[StageComparison]) -> Table:
-    """Return how many visits of each phase a stage had and how long they took on average."""
+def step_table(stages: Sequence[StageComparison]) -> Table:
+    """Return how many steps of each phase a stage had and how long they took on average."""
     right = ("\nstage", *VISIT_HEADINGS, "\nerror")
     table = new_table("\nstage", "\nphase", *VISIT_HEADINGS, "\nerror", "\nstated", right=right)
     for stage in stages:
         for phase in stage.phases:
-            counts = (str(phase.predicted_visits), str(phase.measured_visits))
-            figures = (*counts, *_cells(phase.visit), verdict_text(phase.visit))
+            counts = (str(phase.predicted_steps), str(phase.measured_steps))
+            figures = (*counts, *_cells(phase.step), verdict_text(phase.step))
             table.add_row(str(stage.number), phase.phase, *figures)
     return table
 
@@ -165,7 +165,7 @@ def _stated_text(fraction: float) -> str:
 
 
 def reading_sentences(comparison: Comparison) -> list[str]:
-    """Return which visits explain what is outside the stated interval, in sentences."""
+    """Return which steps explain what is outside the stated interval, in sentences."""
     counts = _counts_sentences(comparison)
     outside = [figure for figure in comparison.figures if figure.is_within is False]
     if not outside:
@@ -174,7 +174,7 @@ def reading_sentences(comparison: Comparison) -> list[str]:
         (abs(phase.lost_s), stage, phase)
         for stage in comparison.stages
         for phase in stage.phases
-        if phase.visit.is_within is False and phase.predicted_visits
+        if phase.step.is_within is False and phase.predicted_steps
     ]
     if not places:
         return [
@@ -187,21 +187,21 @@ def reading_sentences(comparison: Comparison) -> list[str]:
 
 
 def _reason(stage: StageComparison, phase: PhaseComparison) -> str:
-    visit = phase.visit
+    step = phase.step
     return (
         f"Stage {stage.number} ({stage.device}): {phase.phase} visits take "
-        f"{seconds_text(visit.measured)}, predicted {seconds_text(visit.predicted)} "
-        f"({error_text(visit)}, {verdict_text(visit)})."
+        f"{seconds_text(step.measured)}, predicted {seconds_text(step.predicted)} "
+        f"({error_text(step)}, {verdict_text(step)})."
     )
 
 
 def _counts_sentences(comparison: Comparison) -> list[str]:
-    """Return where stage 0, through which all visits pass, had more or fewer than predicted."""
+    """Return where stage 0, through which all steps pass, had more or fewer than predicted."""
     differing = [
-        f"{counted(phase.measured_visits, f'{phase.phase} visit')} (predicted "
-        f"{phase.predicted_visits})"
+        f"{counted(phase.measured_steps, f'{phase.phase} visit')} (predicted "
+        f"{phase.predicted_steps})"
         for phase in comparison.stages[0].phases
-        if phase.measured_visits != phase.predicted_visits
+        if phase.measured_steps != phase.predicted_steps
     ]
     if not differing:
         return []
@@ -248,29 +248,29 @@ def write_comparison_timeline(
     Args:
         path: of the file.
         comparison: what to draw.
-        most_slices: visits after which it ends, at the same instant in both.
+        most_slices: steps after which it ends, at the same instant in both.
 
     Raises:
         InputError: it cannot be written.
     """
-    executions = (comparison.prediction.visits, comparison.loaded.execution.visits)
-    visits = (
-        [(visit.ended_s, process, visit) for visit in sorted(each, key=lambda visit: visit.ended_s)]
+    executions = (comparison.prediction.steps, comparison.loaded.execution.steps)
+    steps = (
+        [(step.ended_s, process, step) for step in sorted(each, key=lambda step: step.ended_s)]
         for process, each in enumerate(executions)
     )
     stages = enumerate(comparison.saved.plan.stages)
     tracks = [f"stage {number}: {stage.device}" for number, stage in stages]
     with timeline_file(path, tracks, most_slices, PROCESSES) as timeline:
-        for _, process, visit in merge(*visits, key=lambda entry: entry[:2]):
-            _draw(timeline, process, visit)
+        for _, process, step in merge(*steps, key=lambda entry: entry[:2]):
+            _draw(timeline, process, step)
     return timeline
 
 
-def _draw(timeline: Timeline, process: int, visit: StageVisit) -> None:
+def _draw(timeline: Timeline, process: int, step: StageStep) -> None:
     arguments = {
-        "batch": visit.visit,
-        "decodes": visit.decodes,
-        "prompt_tokens": visit.prompt_tokens,
+        "batch": step.step,
+        "decodes": step.decodes,
+        "prompt_tokens": step.prompt_tokens,
     }
-    phase = phase_of(visit.decodes, visit.prompt_tokens)
-    timeline.slice(visit.stage, phase, (visit.began_s, visit.ended_s), arguments, process)
+    phase = phase_of(step.decodes, step.prompt_tokens)
+    timeline.slice(step.stage, phase, (step.began_s, step.ended_s), arguments, process)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from llmpq_sim.api.prediction import Prediction, predict
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.execution import StageVisit
+from llmpq_sim.core.execution import StageStep
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.io.executions import SavedExecution, plan_sha256
 from llmpq_sim.io.plans import SavedPlan
@@ -59,23 +59,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class PhaseComparison:
-    """The visits of one phase to one stage.
+    """The steps of one phase to one stage.
 
     Attributes:
         phase: ``prefill``, ``decode`` or ``mixed``.
-        predicted_visits, measured_visits: how many there are.
-        visit: their mean time; 0 where there are none.
+        predicted_steps, measured_steps: how many there are.
+        step: their mean time; 0 where there are none.
     """
 
     phase: str
-    predicted_visits: int
-    measured_visits: int
-    visit: Figure
+    predicted_steps: int
+    measured_steps: int
+    step: Figure
 
     @property
     def lost_s(self) -> float:
-        """How much the prediction of all measured visits is off, in seconds of either sign."""
-        return self.measured_visits * (self.visit.predicted - self.visit.measured)
+        """How much the prediction of all measured steps is off, in seconds of either sign."""
+        return self.measured_steps * (self.step.predicted - self.step.measured)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class StageComparison:
         device: the device of the plan.
         memory: most bytes it takes.
         busy: share of the makespan that it computes.
-        phases: its visits, by phase; phases without visits are left out.
+        phases: its steps, by phase; phases without steps are left out.
     """
 
     number: int
@@ -182,7 +182,7 @@ def _stages(
         execution.stage_peak_bytes,
         prediction.result.stage_busy_fraction,
         execution.result.stage_busy_fraction,
-        _phases(saved, prediction.visits, execution.visits),
+        _phases(saved, prediction.steps, execution.steps),
         strict=True,
     )
     return tuple(
@@ -205,10 +205,10 @@ def _stages(
 
 
 def _phases(
-    saved: SavedPlan, predicted: Sequence[StageVisit], measured: Sequence[StageVisit]
+    saved: SavedPlan, predicted: Sequence[StageStep], measured: Sequence[StageStep]
 ) -> list[tuple[PhaseComparison, ...]]:
     profiles, cluster = saved.task.costs.profiles, saved.task.costs.scenario.cluster
-    foreseen, seen = _visits_s(predicted), _visits_s(measured)
+    foreseen, seen = _steps_s(predicted), _steps_s(measured)
     stages = []
     for number, stage in enumerate(saved.plan.stages):
         kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
@@ -222,12 +222,12 @@ def _phases(
     return stages
 
 
-def _visits_s(visits: Sequence[StageVisit]) -> dict[tuple[int, str], list[float]]:
-    """Return the seconds of the visits to each stage in each phase."""
+def _steps_s(steps: Sequence[StageStep]) -> dict[tuple[int, str], list[float]]:
+    """Return the seconds of the steps to each stage in each phase."""
     seconds: dict[tuple[int, str], list[float]] = {}
-    for visit in visits:
-        phase = phase_of(visit.decodes, visit.prompt_tokens)
-        seconds.setdefault((visit.stage, phase), []).append(visit.ended_s - visit.began_s)
+    for step in steps:
+        phase = phase_of(step.decodes, step.prompt_tokens)
+        seconds.setdefault((step.stage, phase), []).append(step.ended_s - step.began_s)
     return seconds
 
 

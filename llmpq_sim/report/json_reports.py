@@ -141,7 +141,7 @@ def _baseline(baseline: Baseline) -> Content:
         "feasible": result is not None,
         "tokens_per_s": result and finite(result.tokens_per_s),
         "quality_loss": score and finite(score.loss),
-        "why_not": baseline.why_not,
+        "why_not": baseline.infeasible_reason,
     }
 
 
@@ -305,9 +305,9 @@ def _stage(stage: StageComparison) -> Content:
         "busy_fraction": figure_content(stage.busy),
         "phases": {
             phase.phase: {
-                "predicted_visits": phase.predicted_visits,
-                "measured_visits": phase.measured_visits,
-                "visit_s": figure_content(phase.visit),
+                "predicted_visits": phase.predicted_steps,
+                "measured_visits": phase.measured_steps,
+                "visit_s": figure_content(phase.step),
             }
             for phase in stage.phases
         },

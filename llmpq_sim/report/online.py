@@ -200,7 +200,7 @@ def _baseline(outcome: OnlineOutcome, baseline: ServedBaseline) -> Content:
         "latency_mean_s": result and finite(result.latency_s.mean),
         "latency_p99_s": result and finite(result.latency_s.p99),
         "quality_loss": served and outcome.task.loss(served.serving.plan),
-        "why_not": baseline.why_not,
+        "why_not": baseline.infeasible_reason,
     }
 
 
@@ -274,7 +274,7 @@ def _comparison_table(outcome: OnlineOutcome) -> Table:
     table.columns[0].no_wrap = True
     for row in (ServedBaseline("this plan", outcome.best, None), *outcome.baselines):
         style = "bold" if row.served is outcome.best else ""
-        figures, said = [""] * len(headings), row.why_not or ""
+        figures, said = [""] * len(headings), row.infeasible_reason or ""
         if row.served is not None:
             figures, said = _figures(outcome, row.served), _formats(row.served.serving.plan)
         table.add_row(plain(row.name, style), *figures, plain(said))

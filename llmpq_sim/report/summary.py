@@ -44,7 +44,7 @@ def search_headline(outcome: SearchOutcome) -> list[str]:
 def simulation_headline(score: PlanScore, task: PlanningTask) -> list[str]:
     """Return a simulation's answer: speed, time and quality loss; or why there is none."""
     if score.result is None:
-        return [score.why_not() or "not simulated"]
+        return [score.infeasible_reason() or "not simulated"]
     return [
         f"{rate_text(score.result.tokens_per_s)} tokens/s",
         f"{score.result.output_tokens} tokens in {seconds_text(score.makespan_s)}",
@@ -117,12 +117,12 @@ def kinds_text(cluster: Cluster) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def micro_batching_parts(cuts: MicroBatching, requests: int) -> list[str]:
+def micro_batching_parts(batching: MicroBatching, requests: int) -> list[str]:
     """Return how a batch is cut, in words, with the sizes that really occur."""
-    waves = cuts.waves(requests)
-    prefill = [rows for groups in waves for rows in equal_parts(sum(groups), cuts.prefill)]
+    waves = batching.waves(requests)
+    prefill = [rows for groups in waves for rows in equal_parts(sum(groups), batching.prefill)]
     decode = [rows for groups in waves for rows in groups]
-    in_flight = "all" if len(waves) == 1 else f"{cuts.groups_in_flight} of"
+    in_flight = "all" if len(waves) == 1 else f"{batching.groups_in_flight} of"
     parts = [
         f"prefill {_at_a_time(prefill, 'prompt')}",
         f"decode {_at_a_time(decode, 'request')}",

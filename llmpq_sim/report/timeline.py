@@ -1,7 +1,7 @@
 """Timeline of a simulation for Perfetto and chrome://tracing.
 
 Events are written as they happen, in the Trace Event Format: stages are tracks of a process, the
-visits of micro-batches slices on them, KV blocks in use and requests that wait counters. Several
+steps of micro-batches slices on them, KV blocks in use and requests that wait counters. Several
 processes show one plan as it was carried out several times. Times are in microseconds.
 """
 
@@ -15,7 +15,7 @@ from llmpq_sim.core.units import US
 from llmpq_sim.io.files import whole_file
 
 MOST_SLICES = 200_000
-"""Beyond so many visits a timeline ends: about 25 MB, which viewers open in seconds."""
+"""Beyond so many steps a timeline ends: about 25 MB, which viewers open in seconds."""
 
 PROCESS = 1
 """Number of the first process, that of a simulation."""
@@ -24,12 +24,12 @@ PIPELINE = ("pipeline",)
 
 
 class Timeline:
-    """Takes down visits of stages, up to a number of them.
+    """Takes down steps of stages, up to a number of them.
 
     Attributes:
         slices: written so far.
         end_s: when the last of them ended.
-        is_cut: whether later visits were left out.
+        is_cut: whether later steps were left out.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ def timeline_file(
     Args:
         path: of the file.
         tracks: name of each stage.
-        most_slices: visits after which it ends.
+        most_slices: steps after which it ends.
         processes: name of each execution of the pipeline, all with the same stages.
 
     Raises:

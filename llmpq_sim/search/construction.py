@@ -21,7 +21,7 @@ from llmpq_sim.search.bound.problem import (
     layer_item,
 )
 from llmpq_sim.search.bound.relaxation import solve_integrally
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, LAYER
 
 IntArray = NDArray[np.int64]
 

@@ -26,7 +26,7 @@ class SearchFrame:
     """The course of one search.
 
     Attributes:
-        on_progress: told of every step.
+        on_progress: receives every step.
         best_tokens_per_s: of the best found so far, or None.
         ended: why the search stopped, or is to stop.
         cut_short: what was ended or left out for want of time, in order.

@@ -122,7 +122,7 @@ def search(
         task: what is planned.
         settings: how.
         resumed: state of an earlier search of the same task and settings, to go on from.
-        on_progress: told of every step.
+        on_progress: receives every step.
         on_state: given the state after every generation, to save it.
 
     Raises:
@@ -179,7 +179,7 @@ class _Search:
         self.frame.tell("baselines", 0, 1)
         with share_of_time(BASELINES_SHARE):
             baselines = tuple(all_baselines(screen))
-        if any(baseline.why_not == NOT_TRIED for baseline in baselines):
+        if any(baseline.infeasible_reason == NOT_TRIED for baseline in baselines):
             self.frame.cut("baselines")
         return baselines
 

@@ -48,7 +48,7 @@ class PlanScore:
         """Simulated time of the batch; infinite where the plan does not fit."""
         return self.result.makespan_s if self.result else float("inf")
 
-    def why_not(self) -> str | None:
+    def infeasible_reason(self) -> str | None:
         """Return the first reason why the plan is not feasible, or None."""
         for number, stage in enumerate(self.memory):
             if not stage.fits:
@@ -101,7 +101,7 @@ def fits(plan: Plan, task: PlanningTask) -> bool:
     return all(stage.fits for stage in plan_memory(plan, task.costs.scenario))
 
 
-def lacking_bytes(plan: Plan, task: PlanningTask) -> int:
+def shortfall_bytes(plan: Plan, task: PlanningTask) -> int:
     """Return how many bytes the devices of a plan are short of, all stages together."""
     memory = plan_memory(plan, task.costs.scenario)
     return sum(max(0, stage.total_bytes - stage.limit_bytes) for stage in memory)

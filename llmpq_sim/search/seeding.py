@@ -19,8 +19,8 @@ from llmpq_sim.search.baselines.simple import quick_plans
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, near, refined_entry
 from llmpq_sim.search.bound.problem import BlockPlace, PlanningTask, Problem, build_problem
 from llmpq_sim.search.bound.relaxation import Relaxation, relax
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER
 from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
 from llmpq_sim.search.deadline import check_time, without_time_limit
 from llmpq_sim.search.scoring import fits, keeps_budget
@@ -79,16 +79,16 @@ def seek_seeds(
     visited: set[MicroBatching] = set()
     programs = 0
     while True:
-        cuts = _next(seeds, visited)
-        if cuts is None or (seeds.plans and programs >= MOST_PROGRAMS):
+        batching = _next(seeds, visited)
+        if batching is None or (seeds.plans and programs >= MOST_PROGRAMS):
             return
         check_time()
-        visited.add(cuts)
+        visited.add(batching)
         on_progress(len(visited), len(seeds.certificate.feasible))
-        if seeds.plans and not _may_be_better(seeds, cuts, screen):
+        if seeds.plans and not _may_be_better(seeds, batching, screen):
             continue
         programs += 1
-        for plan in _plans(cuts, screen, guided=programs <= GUIDED):
+        for plan in _plans(batching, screen, guided=programs <= GUIDED):
             seeds.add(plan, screen)
 
 
@@ -103,14 +103,14 @@ def seek_any(seeds: Seeds, screen: Screen, grid: list[MicroBatching]) -> None:
         if quick:
             seeds.add(min(quick, key=screen.makespan_s), screen)
             return
-        for cuts in _with_room(screen, grid):
-            _add_integer_plan(seeds, cuts, screen)
+        for batching in _with_room(screen, grid):
+            _add_integer_plan(seeds, batching, screen)
             if seeds.plans:
                 return
         if seeds.certificate.unproven:
             seeds.certificate = first_certificate(screen, grid, lambda _done, _total: None)
-        for cuts in seeds.certificate.promising():
-            _add_integer_plan(seeds, cuts, screen)
+        for batching in seeds.certificate.promising():
+            _add_integer_plan(seeds, batching, screen)
             if seeds.plans:
                 return
 
@@ -118,31 +118,31 @@ def seek_any(seeds: Seeds, screen: Screen, grid: list[MicroBatching]) -> None:
 def _with_room(screen: Screen, grid: list[MicroBatching]) -> Iterator[MicroBatching]:
     """Yield ever smaller micro-batchings, from the largest for which whole layers have room."""
     requests = screen.task.costs.scenario.workload.requests
-    by_room = sorted(grid, key=lambda cuts: (cuts.wave_rows(requests), cuts.prefill))
+    by_room = sorted(grid, key=lambda batching: (batching.wave_rows(requests), batching.prefill))
     number = bisect_left(
-        by_room, True, key=lambda cuts: not screen.problem(cuts).holds_whole_layers
+        by_room, True, key=lambda batching: not screen.problem(batching).holds_whole_layers
     )
     while number > 0:
         yield by_room[number - 1]
         number = number * 3 // 4
 
 
-def _add_integer_plan(seeds: Seeds, cuts: MicroBatching, screen: Screen) -> None:
-    for plan in _plans(cuts, screen, guided=False):
+def _add_integer_plan(seeds: Seeds, batching: MicroBatching, screen: Screen) -> None:
+    for plan in _plans(batching, screen, guided=False):
         seeds.add(plan, screen)
 
 
 def seek_front(seeds: Seeds, screen: Screen, on_progress: Callable[[int, int], None]) -> None:
     """Add plans with smaller quality losses, for the micro-batchings of the fastest seeds."""
     fastest = sorted(seeds.plans, key=screen.makespan_s)
-    cuts_tried = list(dict.fromkeys(plan.micro_batching for plan in fastest))[
+    batchings_tried = list(dict.fromkeys(plan.micro_batching for plan in fastest))[
         :FRONT_MICRO_BATCHINGS
     ]
-    steps = [(cuts, share) for cuts in cuts_tried for share in BUDGET_SHARES]
-    for number, (cuts, share) in enumerate(steps):
+    steps = [(batching, share) for batching in batchings_tried for share in BUDGET_SHARES]
+    for number, (batching, share) in enumerate(steps):
         on_progress(number, len(steps))
         check_time()
-        plan = integer_plan(replace(screen.task, budget=screen.task.budget * share), cuts)
+        plan = integer_plan(replace(screen.task, budget=screen.task.budget * share), batching)
         if plan is not None:
             seeds.add(plan, screen)
 
@@ -150,25 +150,27 @@ def seek_front(seeds: Seeds, screen: Screen, on_progress: Callable[[int, int], N
 def _next(seeds: Seeds, visited: set[MicroBatching]) -> MicroBatching | None:
     """Return the micro-batching with the lowest bound not visited, if that may be better."""
     entries = seeds.certificate.entries
-    waiting = [cuts for cuts in seeds.certificate.promising() if cuts not in visited]
+    waiting = [batching for batching in seeds.certificate.promising() if batching not in visited]
     if not waiting or entries[waiting[0]].bound_s >= near(seeds.best_s):
         return None
     return waiting[0]
 
 
-def _may_be_better(seeds: Seeds, cuts: MicroBatching, screen: Screen) -> bool:
+def _may_be_better(seeds: Seeds, batching: MicroBatching, screen: Screen) -> bool:
     """Tighten the bound of a micro-batching; say whether a better plan may still have it."""
-    entry = refined_entry(seeds.certificate.entries[cuts], screen.problem(cuts), seeds.best_s)
-    seeds.certificate.entries[cuts] = entry
+    entry = refined_entry(
+        seeds.certificate.entries[batching], screen.problem(batching), seeds.best_s
+    )
+    seeds.certificate.entries[batching] = entry
     return entry.bound_s < near(seeds.best_s)
 
 
-def _plans(cuts: MicroBatching, screen: Screen, *, guided: bool) -> list[Plan]:
-    found: list[Plan | None] = [integer_plan(screen.task, cuts)]
+def _plans(batching: MicroBatching, screen: Screen, *, guided: bool) -> list[Plan]:
+    found: list[Plan | None] = [integer_plan(screen.task, batching)]
     if guided:
-        found.append(guided_plan(screen.task, cuts))
-    if not screen.problem(cuts).ends_apart:
-        found += single_device_plans(screen.task, cuts)
+        found.append(guided_plan(screen.task, batching))
+    if not screen.problem(batching).ends_apart:
+        found += single_device_plans(screen.task, batching)
     return [plan for plan in found if plan is not None]
 
 

@@ -115,7 +115,7 @@ class StageOptions:
     enforces_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Give no stage more than its device has.")
     ] = False
-    records_steps: Annotated[
+    uses_cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Let GPUs replay decode steps (experimental).")
     ] = False
     batch_invariant: Annotated[

@@ -26,7 +26,7 @@ class TimedKernels:
         Literal["bf16", "fp16"] | None, typer.Option(help="Of what is not quantized.")
     ] = None
     is_quick: Annotated[bool, typer.Option("--quick", help="A thinner grid: some minutes.")] = False
-    records_steps: Annotated[
+    uses_cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="For a deployment with --cuda-graphs.")
     ] = False
 
@@ -80,7 +80,7 @@ def profile(timed: TimedKernels, machine: TimedDevice, output: RowsOutput) -> No
         dtype=timed.dtype,
         seed=machine.seed,
         neighbours=machine.neighbours,
-        records_steps=timed.records_steps,
+        uses_cuda_graphs=timed.uses_cuda_graphs,
     )
     check_writable(output.out)
     with (

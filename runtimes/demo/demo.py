@@ -173,7 +173,7 @@ def _grid(settings: DemoSettings) -> Grid:
         layer_decodes=tuple((row, contexts[1]) for row in rows),
         layer_prompts=tuple((row, prompt) for row in rows),
         rows=rows,
-        visit_rows=rows,
+        step_rows=rows,
         message_bytes=powers(KIB, 2 * MIB, 4),
         served_rounds=SERVED_ROUNDS,
         served_dense=True,
@@ -206,8 +206,10 @@ def _cluster(settings: DemoSettings, profiles: dict[str, DeviceProfile]) -> Clus
 def _memory_bytes(settings: DemoSettings, model: ModelSpec, profile: DeviceProfile) -> int:
     """Return memory for the runtime, an end of the model, and half of the layers at 16 bits."""
     workload = _workload(settings, model)
-    cuts = MicroBatching(workload.requests, workload.requests, 1)
-    layer_bytes = layer_weight_bytes(model, FORMATS["bf16"]) + layer_kv_bytes(model, workload, cuts)
+    batching = MicroBatching(workload.requests, workload.requests, 1)
+    layer_bytes = layer_weight_bytes(model, FORMATS["bf16"]) + layer_kv_bytes(
+        model, workload, batching
+    )
     machine = profile.machine
     if machine is None:
         raise InputError(f"profile {profile.name}: expected the machine it was measured on")
@@ -254,7 +256,7 @@ def _even_plan(outcome: SearchOutcome) -> Plan:
     """Return the even split in one format that others would plan."""
     uniform = next(one for one in outcome.baselines if one.name == "uniform")
     if uniform.score is None:
-        raise InputError(f"the even split is no plan here: {uniform.why_not}")
+        raise InputError(f"the even split is no plan here: {uniform.infeasible_reason}")
     return uniform.score.plan
 
 

@@ -23,14 +23,14 @@ class Conditions:
         dtype: of activations, and of everything that is not quantized.
         models: by name.
         dense_from_tokens: by format, tokens from which whole layers decode weights beforehand.
-        records_steps: whether stages replay decode steps that they have recorded.
+        uses_cuda_graphs: whether stages replay decode steps that they have recorded.
     """
 
     target: Target
     dtype: torch.dtype
     models: Mapping[str, ProfiledModel]
     dense_from_tokens: Mapping[str, int]
-    records_steps: bool = False
+    uses_cuda_graphs: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -20,8 +20,8 @@ LAYERS_TIMED = {
     "cpu": {"decode": 2, "prefill": 1},
     "cuda": {"decode": 8, "prefill": 2},
 }
-"""Layers of the stage in which a layer is timed, among which its time is shared. What a visit takes
-beside them matters in decode alone, and more so where a GPU waits for its host between visits."""
+"""Layers of the stage in which a layer is timed, among which its time is shared. What a step takes
+beside them matters in decode alone, and more so where a GPU waits for its host between steps."""
 
 TOKEN_BYTES = 8
 """A sampled token on its way back to the first stage."""
@@ -37,7 +37,7 @@ class Grid:
         prompt_batches, prompts: of attention of whole prompts.
         layer_decodes, layer_prompts: sequences and context or prompt tokens of whole layers.
         rows: of the embedding and of the LM head, of which a step needs one for each sample.
-        visit_rows: of stage visits.
+        step_rows: of stage steps.
         message_bytes: of messages between stages.
         served_rounds: tokens of each sequence that a real pipeline serves; 0 for no such pipeline.
         served_dense: whether pipelines also serve as a device without fused kernels does.
@@ -51,7 +51,7 @@ class Grid:
     layer_decodes: tuple[tuple[int, int], ...]
     layer_prompts: tuple[tuple[int, int], ...]
     rows: tuple[int, ...]
-    visit_rows: tuple[int, ...]
+    step_rows: tuple[int, ...]
     message_bytes: tuple[int, ...]
     served_rounds: int = 0
     served_dense: bool = False
@@ -81,7 +81,7 @@ FULL_GRID = Grid(
     layer_decodes=tuple((b, s) for b in (1, 2, 4, 8, 16, 32, 64) for s in (64, 300, 1000)),
     layer_prompts=tuple((b, s) for b in (1, 2, 4, 8) for s in (16, 64, 128, 300, 512, 1000)),
     rows=half_powers(256),
-    visit_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    step_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     message_bytes=powers(256, 64 * MIB),
     served_rounds=50,
 )
@@ -95,7 +95,7 @@ QUICK_GRID = Grid(
     layer_decodes=((1, 64), (1, 500), (2, 150), (4, 100), (8, 300), (16, 150)),
     layer_prompts=((1, 32), (1, 100), (2, 64), (4, 50), (2, 128), (1, 500), (4, 200), (8, 128)),
     rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
-    visit_rows=(1, 4, 16, 64),
+    step_rows=(1, 4, 16, 64),
     message_bytes=powers(KIB, 4 * MIB, 4),
     served_rounds=16,
 )
@@ -182,11 +182,11 @@ def end_series(spec: ModelSpec, format_name: str, grid: Grid) -> list[Series]:
     hidden, vocab = spec.hidden_size, spec.vocab_size
     embedding = Point("embedding", quant=format_name, model=spec.name, n=hidden, k=vocab)
     head = Point("head", quant=format_name, model=spec.name, n=vocab, k=hidden)
-    visit = Point("visit", model=spec.name, k=hidden)
+    step = Point("visit", model=spec.name, k=hidden)
     return [
         tuple(replace(embedding, m=m) for m in grid.tokens),
         tuple(replace(head, m=m) for m in grid.rows),
-        tuple(replace(visit, batch=batch) for batch in grid.visit_rows),
+        tuple(replace(step, batch=batch) for batch in grid.step_rows),
     ]
 
 

@@ -21,7 +21,13 @@ from runtimes.profiling.points import Point, Series
 from runtimes.profiling.profiled_models import ProfiledModel
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call, Timing
-from runtimes.torch_pipeline.engine.architecture import FINALS, Cut, CutModel, connect, cut_model
+from runtimes.torch_pipeline.engine.architecture import (
+    FINALS,
+    Shard,
+    ShardModel,
+    connect,
+    shard_model,
+)
 from runtimes.torch_pipeline.engine.attention import StageState
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
 from runtimes.torch_pipeline.engine.kv_cache import KvCache
@@ -70,17 +76,17 @@ class RandomReader(Reader):
 
 
 def random_cut(
-    model: ProfiledModel, cut: Cut, format_name: str, conditions: Conditions
-) -> tuple[CutModel, WeightSettings]:
-    """Return a cut of a model with random weights, its layers all in one format."""
+    model: ProfiledModel, shard: Shard, format_name: str, conditions: Conditions
+) -> tuple[ShardModel, WeightSettings]:
+    """Return a shard of a model with random weights, its layers all in one format."""
     settings = WeightSettings(
-        formats=(format_name,) * cut.layers,
+        formats=(format_name,) * shard.layers,
         dtype=conditions.dtype,
         device=conditions.device,
         choice=KernelChoice(conditions.dense_from_tokens),
     )
-    built = cut_model(model.config, cut, conditions.dtype)
-    load_weights(built, cut.first_layer, RandomWeights(built.model, conditions.device), settings)
+    built = shard_model(model.config, shard, conditions.dtype)
+    load_weights(built, shard.first_layer, RandomWeights(built.model, conditions.device), settings)
     return built, settings
 
 
@@ -100,15 +106,15 @@ def random_stage(
         cache: rows and context tokens of its KV cache.
         conditions: type and device.
     """
-    cut = Cut(0, layers, is_first=False, is_last=False)
-    built, settings = random_cut(model, cut, format_name, conditions)
+    shard = Shard(0, layers, is_first=False, is_last=False)
+    built, settings = random_cut(model, shard, format_name, conditions)
     spec = model.spec
     shape = (layers, 2, cache[0], spec.kv_heads, cache[1], spec.head_dim)
     stored = torch.zeros(shape, dtype=conditions.dtype, device=conditions.device)
     state = StageState(KvCache(stored))
     connect(built, state)
-    recorder = CudaRecorder() if conditions.records_steps else None
-    return Stage(cut, built.model, state, settings, recorder)
+    recorder = CudaRecorder() if conditions.uses_cuda_graphs else None
+    return Stage(shard, built.model, state, settings, recorder)
 
 
 class LayerBench:
@@ -128,39 +134,39 @@ class LayerBench:
         self._empty = random_stage(model, 0, first.quant, cache, conditions)
 
     def calls(self, point: Point) -> tuple[Call, ...]:
-        """Return a visit with the layers, others each time, and one without any."""
+        """Return a step with the layers, others each time, and one without any."""
         step = step_of(point.phase, point.batch, point.seq)
         entering = self._conditions.random(step.tokens, self._stages[0].hidden_size)
-        visit = rotated(self._stages, lambda stage: stage.run(step, entering))
-        if self._conditions.records_steps:
+        timed = rotated(self._stages, lambda stage: stage.run(step, entering))
+        if self._conditions.uses_cuda_graphs:
             for _ in range(ROUNDS_UNTIL_RECORDED):
-                visit.round()
-        return visit, empty_visit(self._empty, point.batch, self._conditions)
+                timed.round()
+        return timed, empty_step(self._empty, point.batch, self._conditions)
 
 
-def share_of_a_layer(visit: Timing, empty: Timing, layers: int) -> Timing:
-    """Return the time of one of several layers of a visit.
+def share_of_a_layer(step: Timing, empty: Timing, layers: int) -> Timing:
+    """Return the time of one of several layers of a step.
 
     Args:
-        visit: with the layers.
-        empty: without any; what it takes belongs to the visit, not to its layers.
+        step: with the layers.
+        empty: without any; what it takes belongs to the step, not to its layers.
         layers: how many.
     """
-    own_s = visit.median_s - empty.median_s
+    own_s = step.median_s - empty.median_s
     if own_s <= 0:  # so small that noise hides it: all of it is an upper bound
-        return Timing(visit.median_s / layers, visit.spread, visit.repeats)
-    spread = visit.spread * visit.median_s / own_s
-    return Timing(own_s / layers, spread, visit.repeats)
+        return Timing(step.median_s / layers, step.spread, step.repeats)
+    spread = step.spread * step.median_s / own_s
+    return Timing(own_s / layers, spread, step.repeats)
 
 
-def empty_visit(stage: Stage, rows: int, conditions: Conditions) -> Call:
-    """Return a visit of so many decodes to a stage without layers."""
+def empty_step(stage: Stage, rows: int, conditions: Conditions) -> Call:
+    """Return a step of so many decodes to a stage without layers."""
     step = step_of("decode", rows, 1)
     entering = conditions.random(rows, stage.hidden_size)
     return lambda: stage.run(step, entering)
 
 
-class VisitBench:
+class StepBench:
     """Visits of a stage without layers."""
 
     def __init__(self, series: Series, conditions: Conditions) -> None:
@@ -169,8 +175,8 @@ class VisitBench:
         self._stage = random_stage(model, 0, "bf16", (1, 1), conditions)
 
     def calls(self, point: Point) -> tuple[Call, ...]:
-        """Return a visit of so many decodes."""
-        return (empty_visit(self._stage, point.batch, self._conditions),)
+        """Return a step of so many decodes."""
+        return (empty_step(self._stage, point.batch, self._conditions),)
 
 
 class EmbeddingBench:
@@ -178,8 +184,8 @@ class EmbeddingBench:
 
     def __init__(self, series: Series, conditions: Conditions) -> None:
         model = conditions.models[series[0].model]
-        cut = Cut(0, 0, is_first=True, is_last=False)
-        built, _ = random_cut(model, cut, series[0].quant, conditions)
+        shard = Shard(0, 0, is_first=True, is_last=False)
+        built, _ = random_cut(model, shard, series[0].quant, conditions)
         self._conditions = conditions
         self._table = built.model.get_input_embeddings()
         self._vocab_size = model.spec.vocab_size
@@ -197,8 +203,8 @@ class HeadBench:
     def __init__(self, series: Series, conditions: Conditions) -> None:
         first = series[0]
         model = conditions.models[first.model]
-        cut = Cut(0, 0, is_first=False, is_last=True)
-        built, _ = random_cut(model, cut, first.quant, conditions)
+        shard = Shard(0, 0, is_first=False, is_last=True)
+        built, _ = random_cut(model, shard, first.quant, conditions)
         norm = next(getattr(built.decoder, n) for n in FINALS if hasattr(built.decoder, n))
         end = torch.nn.Sequential(norm, built.model.get_output_embeddings())
         copies = conditions.copies(first.n * first.k * conditions.dtype.itemsize)

@@ -1,7 +1,7 @@
 """Worker at each end of a link that is timed as in a pipeline.
 
 The two are the first and the last stage of one with two sequences in flight, whose stages only keep
-their cores busy for a moment. What is left between visits is the way of hidden states there and of
+their cores busy for a moment. What is left between steps is the way of hidden states there and of
 a token back, with whatever threads, queues and scheduling that takes on cores that are at work.
 """
 
@@ -35,17 +35,17 @@ FEWEST_ROUNDS, MOST_S = 60, 2.0
 
 FEWEST_LONG, FEWEST_AWAITED = 12, 5
 BUSY_S = 3e-3
-"""How long a visit keeps its core busy: longer than a time slice, as those of real stages."""
+"""How long a step keeps its core busy: longer than a time slice, as those of real stages."""
 
 BUSY_S_PER_BYTE = 3e-9
 """Or longer than a message is under way, three times at 1 GB/s: a message that follows on the heels
 of another is not waited for."""
 
 ATTEMPTS = 5
-"""Each with visits twice as long as before, until enough messages are waited for."""
+"""Each with steps twice as long as before, until enough messages are waited for."""
 
 WAITING_SHARE = 1 / 3
-"""Of a visit's length at the end where the messages arrive that are timed: it is to wait for most
+"""Of a step's length at the end where the messages arrive that are timed: it is to wait for most
 of them."""
 
 SEQUENCES = 2
@@ -121,7 +121,7 @@ def timed_link(size: int, task: Mapping[str, Any], device: torch.device) -> Timi
 
 
 def rounds_of(busy_s: float, effort: Effort) -> int:
-    """Return how many rounds are timed of visits that long."""
+    """Return how many rounds are timed of steps that long."""
     wanted = max(FEWEST_ROUNDS, round(effort.least_s / (SEQUENCES * BUSY_S)))
     return max(FEWEST_LONG, min(wanted, round(MOST_S / (SEQUENCES * busy_s))))
 
@@ -142,7 +142,7 @@ def awaited_times_s(
 def awaited(first: StageRecord, last: StageRecord, *, is_back: bool) -> list[float]:
     """Return how long messages took that the end where they arrive was waiting for.
 
-    It waited where it had done its visit before that at the other end was over. A token lets in
+    It waited where it had done its step before that at the other end was over. A token lets in
     the step that is as many behind as there are sequences.
     """
     sent, own = (last.ended_s, first) if is_back else (first.ended_s, last)

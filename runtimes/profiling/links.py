@@ -1,7 +1,7 @@
 """Timing of messages between two stages of this machine.
 
 Two processes, pinned as stages would be, are a pipeline whose stages only keep their cores busy; a
-message takes from the end of a visit at one to its beginning at the other.
+message takes from the end of a step at one to its beginning at the other.
 """
 
 from collections.abc import Iterator

@@ -8,13 +8,13 @@ class Point:
     """One thing to be timed; numbers that say nothing about it are 0, texts empty.
 
     Attributes:
-        op: ``gemm``, ``attention``, ``layer``, ``embedding``, ``head``, ``visit``, ``served``
+        op: ``gemm``, ``attention``, ``layer``, ``embedding``, ``head``, ``step``, ``served``
             or ``link``.
         phase: ``prefill`` or ``decode``; ``any`` of a matrix product.
         quant: weight format.
         model: for the sake of which model it is measured.
         kernel: ``fused`` decodes weights within the product, ``dense`` before it; of a served
-            visit the end of the model, ``first`` or ``last``, and ``-dense`` where all weights are
+            step the end of the model, ``first`` or ``last``, and ``-dense`` where all weights are
             decoded beforehand.
         m, n, k: tokens, output features and input features.
         batch, seq: sequences, and prompt or context tokens of each.

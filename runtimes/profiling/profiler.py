@@ -54,7 +54,7 @@ class Agenda:
     """All series of a profile.
 
     Attributes:
-        kernels: matrix products, attention, ends and visits.
+        kernels: matrix products, attention, ends and steps.
         layers: whole layers, timed last because they choose kernels as a deployment would.
         served: real pipelines.
         links: messages.
@@ -220,7 +220,7 @@ def _measure(task: Task, agenda: Agenda, conditions: Conditions, session: Sessio
 
 
 def _measure_served(agenda: Agenda, task: Task, session: Session, machine: Machine) -> Machine:
-    """Time visits of real pipelines; return the machine with the memory that a stage takes there.
+    """Time steps of real pipelines; return the machine with the memory that a stage takes there.
 
     The median of all stages counts: equal runs differ by some tens of megabytes.
     """

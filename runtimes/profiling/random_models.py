@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import write_json
 from runtimes.profiling.profiled_models import load_profiled
-from runtimes.torch_pipeline.engine.architecture import Cut, CutModel, cut_model
+from runtimes.torch_pipeline.engine.architecture import Shard, ShardModel, shard_model
 from runtimes.torch_pipeline.weights.loading import DTYPES
 
 SPREAD = 0.02
@@ -35,7 +35,7 @@ def make_random_model(model: str, folder: Path, seed: int) -> Path:
     if (folder / INDEX).exists():
         return folder
     dtype = DTYPES[profiled.spec.dtype]
-    whole = cut_model(profiled.config, Cut(0, profiled.spec.layers, True, True), dtype)
+    whole = shard_model(profiled.config, Shard(0, profiled.spec.layers, True, True), dtype)
     generator = torch.Generator().manual_seed(seed)
     files: dict[str, str] = {}
     try:
@@ -57,7 +57,7 @@ def make_random_model(model: str, folder: Path, seed: int) -> Path:
     return folder
 
 
-def _shards(whole: CutModel) -> list[list[str]]:
+def _shards(whole: ShardModel) -> list[list[str]]:
     """Return names of tensors, those of the ends first, then those of each layer."""
     names = [name for name, _ in whole.model.named_parameters()]
     start = f"{whole.layers_name}."

@@ -31,7 +31,7 @@ PROMPT_TOKENS = 64
 
 LAYERS, FEWER_LAYERS = 6, 4
 """Of the last stage, and by how many the stages of a second pipeline are shorter: their difference
-tells what a layer takes from what a visit takes."""
+tells what a layer takes from what a step takes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ServedPipeline:
 
     @property
     def points(self) -> Series:
-        """Decode and prefill visits of the first stage, then of the last."""
+        """Decode and prefill steps of the first stage, then of the last."""
         contexts = {"decode": self.prompt_tokens + self.rounds // 2, "prefill": self.prompt_tokens}
         return tuple(
             Point(
@@ -79,7 +79,7 @@ class Served:
     """What a real pipeline took.
 
     Attributes:
-        timings: of its visits, in the order of the pipeline's points.
+        timings: of its steps, in the order of the pipeline's points.
         beside_bytes: of each stage: what its process takes beside what a plan counts of it.
     """
 
@@ -140,7 +140,7 @@ def depths(spec: ModelSpec, format_name: str) -> tuple[tuple[int, int], ...]:
 def served_timings(
     pipelines: Sequence[ServedPipeline], task: Task, dense_from_tokens: Mapping[str, int]
 ) -> Iterator[Served | None]:
-    """Yield what each pipeline took, None where its decode visits take too long to be timed.
+    """Yield what each pipeline took, None where its decode steps take too long to be timed.
 
     Args:
         pipelines: of the task's models.

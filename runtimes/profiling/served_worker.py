@@ -26,7 +26,7 @@ from runtimes.profiling.processor import find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.timing import Timing, timing_of
 from runtimes.profiling.two_ends import FIRST, serve_as_end
-from runtimes.torch_pipeline.engine.architecture import Cut, CutModel, connect
+from runtimes.torch_pipeline.engine.architecture import Shard, ShardModel, connect
 from runtimes.torch_pipeline.engine.attention import StageState
 from runtimes.torch_pipeline.engine.kv_cache import KvCache
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
@@ -46,7 +46,7 @@ WARM_UP_TOKENS = 3
 def main(text: str) -> None:
     """Serve with the other end; the first prints what both took, a line for each pipeline.
 
-    The line is an empty list where visits take too long.
+    The line is an empty list where steps take too long.
 
     Args:
         text: the task as JSON: see ``served``.
@@ -71,7 +71,7 @@ def _serve_alike(pipelines: list[dict[str, Any]], task: Mapping[str, Any]) -> No
         del built.layers[pipeline["layers"][task["rank"]] :]
         built.model.config.num_hidden_layers = len(built.layers)
         release_freed_memory()
-        ends = served_visits(_end(model, built, settings, pipeline, task), pipeline, task)
+        ends = pipeline_steps(_end(model, built, settings, pipeline, task), pipeline, task)
         if task["rank"] == FIRST:
             sys.stdout.write(json.dumps([asdict(end) for end in ends or ()]) + "\n")
             sys.stdout.flush()
@@ -82,7 +82,7 @@ class ServedEnd:
     """What one end of a pipeline took.
 
     Attributes:
-        decode, prefill: its visits.
+        decode, prefill: its steps.
         beside_bytes: memory beside the weights and the KV cache.
     """
 
@@ -104,12 +104,12 @@ class End:
     held_bytes: int
 
 
-def served_visits(
+def pipeline_steps(
     end: End, pipeline: Mapping[str, Any], task: Mapping[str, Any]
 ) -> tuple[ServedEnd, ServedEnd] | None:
     """Return what the first and the last end took; known at the first.
 
-    None also where decode visits take too long to be timed: a few tell, before all are served. The
+    None also where decode steps take too long to be timed: a few tell, before all are served. The
     first calls of a process, which take longer, are among these.
     """
     rows, prompt = task["rows"], (0,) * pipeline["prompt_tokens"]
@@ -137,8 +137,8 @@ def _served(
     memory = PeakMemory(end.stage.device)
     distributed.barrier()
     memory.start()
-    cuts = MicroBatching(task["rows"], task["rows"], GROUPS)
-    served = serve_as_end(end.stage, task["rank"], requests, cuts, memory, end.held_bytes)
+    batching = MicroBatching(task["rows"], task["rows"], GROUPS)
+    served = serve_as_end(end.stage, task["rank"], requests, batching, memory, end.held_bytes)
     if served is None:
         return None
     run, first, last = served
@@ -156,7 +156,7 @@ def _timed(record: StageRecord, run: RunRecord) -> ServedEnd:
 
 def _built(
     model: ProfiledModel, pipeline: Mapping[str, Any], task: Mapping[str, Any]
-) -> tuple[CutModel, WeightSettings]:
+) -> tuple[ShardModel, WeightSettings]:
     """Return the layers of this end with random weights."""
     choice = KernelChoice.dense_only().dense_from_tokens
     conditions = Conditions(
@@ -166,13 +166,13 @@ def _built(
         choice if pipeline["is_dense"] else task["dense_from_tokens"],
     )
     is_first = task["rank"] == FIRST
-    cut = Cut(0, pipeline["layers"][task["rank"]], is_first=is_first, is_last=not is_first)
-    return random_cut(model, cut, pipeline["format_name"], conditions)
+    shard = Shard(0, pipeline["layers"][task["rank"]], is_first=is_first, is_last=not is_first)
+    return random_cut(model, shard, pipeline["format_name"], conditions)
 
 
 def _end(
     model: ProfiledModel,
-    built: CutModel,
+    built: ShardModel,
     settings: WeightSettings,
     pipeline: Mapping[str, Any],
     task: Mapping[str, Any],
@@ -185,8 +185,8 @@ def _end(
     connect(built, state)
     tensors = [*built.model.parameters(), *built.model.buffers(), state.cache.stored]
     held_bytes = sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
-    cut = Cut(0, layers, is_first=is_first, is_last=not is_first)
-    return End(Stage(cut, built.model, state, settings), held_bytes)
+    shard = Shard(0, layers, is_first=is_first, is_last=not is_first)
+    return End(Stage(shard, built.model, state, settings), held_bytes)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from runtimes.profiling.layers import (
     EmbeddingBench,
     HeadBench,
     LayerBench,
-    VisitBench,
+    StepBench,
     share_of_a_layer,
 )
 from runtimes.profiling.points import Point, Series
@@ -39,7 +39,7 @@ class Bench(Protocol):
     """Holds what the points of a series share, such as weights."""
 
     def calls(self, point: Point) -> tuple[Call, ...]:
-        """Return what is timed for a point: the work, and for layers a visit without them."""
+        """Return what is timed for a point: the work, and for layers a step without them."""
 
 
 BENCHES: dict[str, Callable[[Series, Conditions], Bench]] = {
@@ -48,7 +48,7 @@ BENCHES: dict[str, Callable[[Series, Conditions], Bench]] = {
     "layer": LayerBench,
     "embedding": EmbeddingBench,
     "head": HeadBench,
-    "visit": VisitBench,
+    "visit": StepBench,
 }
 
 

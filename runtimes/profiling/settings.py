@@ -28,7 +28,7 @@ class ProfileSettings:
             for the first model's own.
         seed: of the order in which series are measured.
         neighbours: stages that keep other cores busy meanwhile, or None for all there is room for.
-        records_steps: whether a GPU replays what was recorded, as a deployment with CUDA graphs.
+        uses_cuda_graphs: whether a GPU replays what was recorded, as a deployment with CUDA graphs.
         grid, effort: instead of those that ``is_quick`` stands for.
     """
 
@@ -43,13 +43,13 @@ class ProfileSettings:
     dtype: str | None = None
     seed: int = 0
     neighbours: int | None = None
-    records_steps: bool = False
+    uses_cuda_graphs: bool = False
     grid: Grid | None = None
     effort: Effort | None = None
 
     def records_on(self, device_type: str) -> bool:
         """Return whether kernels of a device are recorded and replayed."""
-        return self.records_steps and device_type == "cuda"
+        return self.uses_cuda_graphs and device_type == "cuda"
 
     @property
     def sizes(self) -> Grid:

@@ -23,7 +23,7 @@ def serve_as_end(
     stage: Computes,
     rank: int,
     requests: tuple[TokenRequest, ...],
-    cuts: MicroBatching,
+    batching: MicroBatching,
     memory: PeakMemory | None = None,
     held_bytes: int = 0,
 ) -> BothEnds | None:
@@ -33,7 +33,7 @@ def serve_as_end(
         stage: what this end computes.
         rank: FIRST or LAST.
         requests: in batches of all rows in flight.
-        cuts: micro-batches, all groups in flight.
+        batching: micro-batches, all groups in flight.
         memory: already counting; its peak is written down. None to leave it out.
         held_bytes: what the peak is to leave out.
     """
@@ -44,8 +44,8 @@ def serve_as_end(
     if rank == LAST:
         follow(member)
     else:
-        batch = cuts.decode * cuts.groups_in_flight
-        lead(member, StaticSchedule(requests, batch, cuts), None, run, ignore_completion)
+        batch = batching.decode * batching.groups_in_flight
+        lead(member, StaticSchedule(requests, batch, batching), None, run, ignore_completion)
     if memory is not None:
         record.peak_bytes = memory.stop() - held_bytes
     if rank == LAST:

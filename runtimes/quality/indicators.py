@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llmpq_sim.core.errors import InputError
 from runtimes.quality.input_statistics import InputStatistics
-from runtimes.torch_pipeline.engine.architecture import Cut, cut_model, read_config
+from runtimes.torch_pipeline.engine.architecture import Shard, read_config, shard_model
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
@@ -139,8 +139,8 @@ def read_matrices(folder: Path, layer: int) -> Iterable[tuple[str, Tensor]]:
     Raises:
         InputError: the folder does not hold the model.
     """
-    cut = cut_model(read_config(folder), Cut(layer, 1, False, False), torch.float32)
-    return layer_matrices(cut, layer, open_checkpoint(folder))
+    shard = shard_model(read_config(folder), Shard(layer, 1, False, False), torch.float32)
+    return layer_matrices(shard, layer, open_checkpoint(folder))
 
 
 def _rounded(weight: Tensor, format_name: str, quantizer: str) -> tuple[Tensors, Tensor]:

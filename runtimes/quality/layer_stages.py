@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.linear import KernelChoice
@@ -42,17 +42,17 @@ class LayerSource:
 
     def embedding(self) -> Stage:
         """Return what turns token ids into the hidden states that enter the first layer."""
-        return self._stage(Cut(0, 0, True, False), ())
+        return self._stage(Shard(0, 0, True, False), ())
 
     def layer(self, number: int, format_name: str) -> Stage:
         """Return one layer, its matrices in a format."""
-        return self._stage(Cut(number, 1, False, False), (format_name,))
+        return self._stage(Shard(number, 1, False, False), (format_name,))
 
     def head(self) -> Stage:
         """Return what turns the hidden states that leave the last layer into logits."""
-        return self._stage(Cut(self.layers, 0, False, True), ())
+        return self._stage(Shard(self.layers, 0, False, True), ())
 
-    def _stage(self, cut: Cut, formats: tuple[str, ...]) -> Stage:
+    def _stage(self, shard: Shard, formats: tuple[str, ...]) -> Stage:
         # Weights are decoded and multiplied densely, as in a long prefill: how few tokens a test
         # has must not choose another kernel.
         settings = WeightSettings(
@@ -63,7 +63,7 @@ class LayerSource:
             quantizers=self.quantizers,
         )
         cache = CacheShape(self.windows_at_once, self.window_tokens)
-        return load_stage(self.folder, cut, settings, cache)
+        return load_stage(self.folder, shard, settings, cache)
 
 
 def run_windows(stage: Stage, entering: Tensor) -> Tensor:

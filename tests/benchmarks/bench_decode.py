@@ -16,7 +16,7 @@ from runtimes.profiling.machine_facts import streamed_bytes_per_s
 from runtimes.profiling.processor import Target, find_target
 from runtimes.profiling.profiled_models import load_profiled
 from runtimes.profiling.timing import QUICK_EFFORT
-from runtimes.torch_pipeline.engine.architecture import Cut, connect
+from runtimes.torch_pipeline.engine.architecture import Shard, connect
 from runtimes.torch_pipeline.engine.attention import StageState
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
 from runtimes.torch_pipeline.engine.kv_cache import KvCache
@@ -44,14 +44,14 @@ def whole_model(format_name: str, target: Target, recorded: bool) -> tuple[Stage
     """Return a model in one stage, and the bytes of its weights that a step reads."""
     model = load_profiled(MODEL)
     conditions = Conditions(target, torch.bfloat16, {MODEL: model}, FUSED)
-    cut = Cut(0, model.spec.layers, is_first=True, is_last=True)
-    built, settings = random_cut(model, cut, format_name, conditions)
-    shape = (cut.layers, 2, 1, model.spec.kv_heads, 1024, model.spec.head_dim)
+    shard = Shard(0, model.spec.layers, is_first=True, is_last=True)
+    built, settings = random_cut(model, shard, format_name, conditions)
+    shape = (shard.layers, 2, 1, model.spec.kv_heads, 1024, model.spec.head_dim)
     state = StageState(KvCache(torch.zeros(shape, dtype=torch.bfloat16, device=target.device)))
     connect(built, state)
     linears = [m for m in built.model.modules() if isinstance(m, StoredLinear)]
     recorder = CudaRecorder() if recorded else None
-    stage = Stage(cut, built.model, state, settings, recorder)
+    stage = Stage(shard, built.model, state, settings, recorder)
     return stage, sum(linear.stored_bytes for linear in linears)
 
 

@@ -46,7 +46,7 @@ def test_simulating_a_plan(benchmark: Benchmark, task: PlanningTask) -> None:
     plan = integer_plan(task, micro_batching_grid(32, 4)[-1])
     assert plan is not None
     result = benchmark(simulate_static, plan, task.costs)
-    benchmark.extra_info["stage_visits_per_s"] = result.stage_visits / benchmark.stats["median"]
+    benchmark.extra_info["stage_visits_per_s"] = result.stage_steps / benchmark.stats["median"]
 
 
 def test_screening_a_plan(benchmark: Benchmark, task: PlanningTask) -> None:

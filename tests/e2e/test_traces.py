@@ -258,7 +258,7 @@ def test_options_that_cannot_be_are_one_message(
 
 
 def test_a_plan_without_room_for_requests_says_what_it_lacks(folder: Path) -> None:
-    message = refused(folder, *SMALL, "--token-budget", "4000000")
+    message = refused(folder, *SMALL, "--token-budget", "1000000")
     assert message.startswith("does not fit: stage 0 on ")
     assert message.endswith("lower --token-budget, or search for a plan for this trace")
 

@@ -3,7 +3,7 @@
 The authors timed layers of one model, OPT-30b. That says how times grow with the batch, but not
 which part of them grows with the weights: the physics below does.
 
-- 16 bits: a roofline fitted to its layers alone (`layer_fits`); attention and the cost of a visit
+- 16 bits: a roofline fitted to its layers alone (`layer_fits`); attention and the cost of a step
   of a layer are then known, and the same in every format.
 - 3 and 4 bits, the first GPTQ kernels: they decode every weight anew for every row, so time is
   rows x weights at one rate in both phases; packed weights pass at the sustained bandwidth.

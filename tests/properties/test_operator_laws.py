@@ -103,11 +103,11 @@ def test_repairing_a_feasible_plan_keeps_its_stages_and_never_loses_more(
 
 def test_plans_that_differ_in_the_order_within_a_stage_are_repaired_to_the_best() -> None:
     task = tiny_task(sensitivity=[4.0, 1.0, 2.0, 3.0], budget=1.0)
-    operators, cuts = Operators(task, task_grid(task)), MicroBatching(1, 1, 1)
+    operators, batching = Operators(task, task_grid(task)), MicroBatching(1, 1, 1)
     orders = permutations(["int4", "int8", "fp16", "fp16"])
-    plans = [plan_at(task.costs.scenario, ((0, 4),), order, cuts) for order in orders]
+    plans = [plan_at(task.costs.scenario, ((0, 4),), order, batching) for order in orders]
     assert {operators.repair(plan) for plan in plans} == {
-        plan_at(task.costs.scenario, ((0, 4),), ["fp16", "int4", "int8", "fp16"], cuts)
+        plan_at(task.costs.scenario, ((0, 4),), ["fp16", "int4", "int8", "fp16"], batching)
     }
 
 

@@ -15,8 +15,8 @@ from llmpq_sim.search.bound.bound import (
 from llmpq_sim.search.bound.certificate import (
     CellMultipliers,
     Multipliers,
+    ScheduleMultipliers,
     Split,
-    WaveMultipliers,
     bound_s,
     proof_bound_s,
     whole_cell,
@@ -43,9 +43,9 @@ def silently(done: int, total: int) -> None:
 
 def check_bounds(certificate: Certificate, known: Enumerated) -> None:
     """Assert that no micro-batching has a plan below its bound."""
-    for cuts, best_s in known.best_by_micro_batching.items():
-        assert certificate.entries[cuts].bound_s <= best_s * ROUNDING
-        assert cuts in certificate.feasible
+    for batching, best_s in known.best_by_micro_batching.items():
+        assert certificate.entries[batching].bound_s <= best_s * ROUNDING
+        assert batching in certificate.feasible
 
 
 @settings(deadline=None, max_examples=25)
@@ -100,8 +100,8 @@ def test_where_there_is_no_plan_the_search_says_so(task: PlanningTask) -> None:
 @given(tasks(), st.data())
 def test_any_multipliers_give_a_true_bound(task: PlanningTask, data: st.DataObject) -> None:
     screen = Screen(task)
-    for cuts, best_s in Enumerated(task).best_by_micro_batching.items():
-        problem = screen.problem(cuts)
+    for batching, best_s in Enumerated(task).best_by_micro_batching.items():
+        problem = screen.problem(batching)
         assert bound_s(problem, data.draw(multipliers(problem, best_s))) <= best_s * ROUNDING
 
 
@@ -114,7 +114,9 @@ def multipliers(draw: st.DrawFn, problem: Problem, scale_s: float) -> Multiplier
         drawn = draw(st.lists(any_number, min_size=places, max_size=places))
         return tuple(scale * number for number in drawn)
 
-    waves = tuple(WaveMultipliers(numbers(), numbers(), draw(any_number)) for _ in problem.waves)
+    waves = tuple(
+        ScheduleMultipliers(numbers(), numbers(), draw(any_number)) for _ in problem.waves
+    )
     return Multipliers(
         waves,
         draw(any_number) * scale_s / max(problem.budget, 1e-3),
@@ -128,8 +130,8 @@ def test_any_cuts_with_any_multipliers_give_a_true_bound(
     task: PlanningTask, data: st.DataObject
 ) -> None:
     screen = Screen(task)
-    for cuts, best_s in list(Enumerated(task).best_by_micro_batching.items())[:4]:
-        table = LoadTable(screen.problem(cuts))
+    for batching, best_s in list(Enumerated(task).best_by_micro_batching.items())[:4]:
+        table = LoadTable(screen.problem(batching))
         target_s = best_s * data.draw(st.sampled_from([0.5, 0.99, 1.0, 2.0]))
         tree = data.draw(trees(table.problem, target_s))
         proven_s = proof_bound_s(table, tree, whole_cell(target_s))
@@ -168,8 +170,8 @@ def test_the_multipliers_of_the_relaxation_prove_its_optimum(task: PlanningTask)
     from scipy.optimize import linprog
 
     screen = Screen(task)
-    for cuts in task_grid(task):
-        relaxed, program = relax(screen.problem(cuts)), Program(screen.problem(cuts))
+    for batching in task_grid(task):
+        relaxed, program = relax(screen.problem(batching)), Program(screen.problem(batching))
         if relaxed.is_feasible:
             solved = linprog(
                 program.objective,
@@ -186,8 +188,8 @@ def test_the_multipliers_of_the_relaxation_prove_its_optimum(task: PlanningTask)
 @given(tasks(alike=True), st.sampled_from([0.7, 1.0, 1.5]))
 def test_the_tree_of_a_refinement_proves_its_bound(task: PlanningTask, share: float) -> None:
     screen = Screen(task)
-    for cuts, best_s in list(Enumerated(task).best_by_micro_batching.items())[:4]:
-        problem = screen.problem(cuts)
+    for batching, best_s in list(Enumerated(task).best_by_micro_batching.items())[:4]:
+        problem = screen.problem(batching)
         proof = refine(problem, share * best_s, cells=30)
         assert proof is not None
         cell = whole_cell(proof.target_s)

@@ -32,7 +32,7 @@ steps_s = st.just(0.0) | tenfold(1e-5) | tenfold(1e-3)
 
 
 def with_steps(task: PlanningTask, step_s: dict[str, float]) -> PlanningTask:
-    """Return a task in which each visit costs so much on each kind of device."""
+    """Return a task in which each step costs so much on each kind of device."""
     profiles = {
         kind: replace(profile, step_overhead_s=step_s.get(kind, 0.0))
         for kind, profile in task.costs.profiles.items()
@@ -63,13 +63,13 @@ def test_a_stage_is_busy_longer_by_its_visits_and_by_nothing_else(
     without = simulate_static(plan, task.costs)
     costs = with_steps(task, {"a": step_s, "b": 3 * step_s}).costs
     found = simulate_static(plan, costs)
-    visits = sum(
+    steps = sum(
         shape.steps for shape in batch_schedules(task.costs.scenario.workload, plan.micro_batching)
     )
     for stage, before_s, after_s in zip(
         plan.stages, without.stage_busy_s, found.stage_busy_s, strict=True
     ):
-        expected_s = before_s + visits * step_s * (3 if stage.device.startswith("b") else 1)
+        expected_s = before_s + steps * step_s * (3 if stage.device.startswith("b") else 1)
         assert after_s == pytest.approx(expected_s, rel=1e-9)
 
 
@@ -102,8 +102,8 @@ def test_no_plan_is_faster_than_its_bound_and_cells_tighten_it(task: PlanningTas
     tighten(tightened, screen, known.best_s or 0.0, silently)
     assert tightened.bound_s >= first.bound_s
     for certificate in (first, tightened):
-        for cuts, best_s in known.best_by_micro_batching.items():
-            assert certificate.entries[cuts].bound_s <= best_s * ROUNDING
+        for batching, best_s in known.best_by_micro_batching.items():
+            assert certificate.entries[batching].bound_s <= best_s * ROUNDING
     check_certificate(tightened, screen, task_grid(task))
 
 
@@ -117,8 +117,8 @@ def test_the_search_finds_the_best_of_all_plans(task: PlanningTask) -> None:
     assert known.best_s is not None
     assert known.best_s <= outcome.best.makespan_s * ROUNDING
     assert outcome.best.makespan_s <= known.best_s * 1.01
-    for cuts, best_s in known.best_by_micro_batching.items():
-        assert outcome.certificate.entries[cuts].bound_s <= best_s * ROUNDING
+    for batching, best_s in known.best_by_micro_batching.items():
+        assert outcome.certificate.entries[batching].bound_s <= best_s * ROUNDING
 
 
 def test_a_device_that_is_not_used_costs_nothing() -> None:

@@ -8,7 +8,7 @@ import torch
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Completion, TokenRequest
-from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.cuda_graphs import Recorder
 from runtimes.torch_pipeline.engine.sampling import sample
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def load_stages(
     folder: Path,
-    cuts: list[tuple[str, ...]],
+    batching: list[tuple[str, ...]],
     cache: CacheShape,
     *,
     dtype: torch.dtype = torch.float32,
@@ -36,11 +36,11 @@ def load_stages(
 ) -> list[Stage]:
     """Return stages whose layers have these formats."""
     stages, first = [], 0
-    for number, formats in enumerate(cuts):
-        cut = Cut(first, len(formats), number == 0, number == len(cuts) - 1)
+    for number, formats in enumerate(batching):
+        shard = Shard(first, len(formats), number == 0, number == len(batching) - 1)
         settings = WeightSettings(formats, dtype, device, choice or KernelChoice(), weight_cache)
         stages.append(
-            load_stage(folder, cut, settings, cache, recorder=recorder, is_invariant=is_invariant)
+            load_stage(folder, shard, settings, cache, recorder=recorder, is_invariant=is_invariant)
         )
         first += len(formats)
     return stages

@@ -5,7 +5,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GraniteConfig
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.architecture import Cut, cut_model
+from runtimes.torch_pipeline.engine.architecture import Shard, shard_model
 from runtimes.torch_pipeline.engine.families import FAMILIES, family_named
 from tests.runtimes.models import CONFIGS
 
@@ -33,6 +33,6 @@ def test_a_family_without_a_law_is_refused_by_name() -> None:
     """Granite scales what enters each model and its logits: its stages would be silently wrong."""
     config = GraniteConfig(hidden_size=64, num_hidden_layers=4, logits_scaling=8.0)
     with pytest.raises(InputError, match="model granite: the torch runtime computes opt, bloom, "):
-        cut_model(config, Cut(0, 2, is_first=True, is_last=False), torch.float32)
+        shard_model(config, Shard(0, 2, is_first=True, is_last=False), torch.float32)
     with pytest.raises(InputError, match="of another family nothing says"):
         family_named("granite")

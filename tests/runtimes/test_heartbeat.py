@@ -39,9 +39,9 @@ def test_a_record_says_what_the_stage_said_last(tmp_path: Path) -> None:
     assert first is not None
     assert first.process == os.getpid()
     assert first.beat_s <= monotonic()
-    heartbeat.record.visits, heartbeat.record.busy_s = 2**40, 1.25
+    heartbeat.record.steps, heartbeat.record.busy_s = 2**40, 1.25
     second = after_a_beat(tmp_path, first)
-    assert (second.visits, second.busy_s) == (2**40, 1.25)
+    assert (second.steps, second.busy_s) == (2**40, 1.25)
     assert second.beat_s - first.beat_s >= INTERVAL_S
     heartbeat.record.phase = 3
     heartbeat.stop()

@@ -14,7 +14,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest
-from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.processes.worker import _load
@@ -259,7 +259,7 @@ def stage_by(folder: Path, quantizer: str, cache: Path | None = None) -> Stage:
         cache,
         {"int4": quantizer, "int3": "hqq"},
     )
-    return load_stage(folder, Cut(1, 1, False, False), weights, CacheShape(1, 8))
+    return load_stage(folder, Shard(1, 1, False, False), weights, CacheShape(1, 8))
 
 
 def linears_of(stage: Stage) -> dict[str, StoredLinear]:
@@ -273,7 +273,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def test_a_stage_multiplies_by_the_weights_that_hqq_stores(tmp_path: Path) -> None:
     folder = save_model("llama", tmp_path)
     plain = WeightSettings(("bf16",), torch.float32, CPU, KernelChoice())
-    exact = linears_of(load_stage(folder, Cut(1, 1, False, False), plain, CacheShape(1, 8)))
+    exact = linears_of(load_stage(folder, Shard(1, 1, False, False), plain, CacheShape(1, 8)))
     for name, linear in linears_of(stage_by(folder, "hqq")).items():
         weight = stored_tensors(exact[name])["weight"]
         stored = stored_by("hqq", weight, "int4")
@@ -287,9 +287,9 @@ def test_a_stage_multiplies_by_the_weights_that_hqq_stores(tmp_path: Path) -> No
 def test_a_worker_loads_the_weights_that_its_job_says(tmp_path: Path) -> None:
     folder = save_model("llama", tmp_path)
     spec = StageSpec("cpu-0", 1, ("int4",), "cpu", (), {}, False, None)
-    cuts, request = MicroBatching(1, 1, 1), TokenRequest("one", (3, 4), 2)
+    batching, request = MicroBatching(1, 1, 1), TokenRequest("one", (3, 4), 2)
     ends = replace(spec, name="cpu-1", first_layer=0)
-    job = JobSpec(folder, "fp32", (ends, spec, ends), 1, cuts, None, 1, 8, (request,), None)
+    job = JobSpec(folder, "fp32", (ends, spec, ends), 1, batching, None, 1, 8, (request,), None)
     for quantizer in ("rtn", "hqq"):
         loaded = linears_of(_load(replace(job, quantizers={"int4": quantizer}), 1))
         for name, linear in linears_of(stage_by(folder, quantizer)).items():

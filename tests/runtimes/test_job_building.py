@@ -52,7 +52,7 @@ def job(folder: Path, *, settings: ContinuousSettings | None = None, **others: A
     options = {name: others.pop(name) for name in list(others) if name in OPTIONS}
     count = others.pop("count", 4)
     asked = others.pop("asked", None) or requests(count)
-    saved = others.pop("saved", None) or saved_plan(folder, others.pop("cuts", CUTS), **others)
+    saved = others.pop("saved", None) or saved_plan(folder, others.pop("batching", CUTS), **others)
     policy: Policy = "static" if settings is None else "continuous"
     return Job(saved, asked, folder, policy, settings, RuntimeOptions(**options))
 
@@ -205,7 +205,7 @@ def test_stages_are_as_the_plan_has_them(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "cuts", "count", "rows"),
+    ("batch", "batching", "count", "rows"),
     [
         (5, (2, 4, 1), 5, 3),
         (5, (2, 4, 1), 9, 4),  # the last batch of four has one group, not two
@@ -216,10 +216,10 @@ def test_stages_are_as_the_plan_has_them(folder: Path) -> None:
     ],
 )
 def test_a_static_cache_has_the_rows_of_the_largest_wave(
-    folder: Path, batch: int, cuts: tuple[int, int, int], count: int, rows: int
+    folder: Path, batch: int, batching: tuple[int, int, int], count: int, rows: int
 ) -> None:
     saved = saved_plan(
-        folder, CUTS, micro_batching=MicroBatching(*cuts), output_tokens=(6,) * batch
+        folder, CUTS, micro_batching=MicroBatching(*batching), output_tokens=(6,) * batch
     )
     assert cache_shape(job(folder, saved=saved, count=count)) == (rows, 18)
 

@@ -84,7 +84,7 @@ JOBS = st.builds(
     cache_context_tokens=COUNTS,
     requests=st.lists(REQUESTS, min_size=1, max_size=4).map(tuple),
     weight_cache=st.none() | WORDS.map(Path),
-    records_steps=st.booleans(),
+    uses_cuda_graphs=st.booleans(),
     quantizers=st.dictionaries(WORDS, WORDS),
     batch_invariant=st.booleans(),
 )
@@ -100,8 +100,8 @@ def test_a_job_is_read_as_it_was_written(job: JobSpec) -> None:
 def example() -> JobSpec:
     stage = StageSpec("a", 0, ("int4",), "cpu", (0,), {"int4": 8, "fp16": 0}, False, None)
     one = TokenRequest("one", (1, 2), 3)
-    cuts = MicroBatching(1, 1, 1)
-    return JobSpec(Path("m"), "bf16", (stage,), 1, cuts, None, 1, 5, (one,), None)
+    batching = MicroBatching(1, 1, 1)
+    return JobSpec(Path("m"), "bf16", (stage,), 1, batching, None, 1, 5, (one,), None)
 
 
 def test_a_format_may_be_dense_from_no_tokens_on(tmp_path: Path) -> None:

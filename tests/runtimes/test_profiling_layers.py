@@ -128,13 +128,13 @@ times = st.floats(1e-6, 10.0)
 def test_layers_and_the_visit_add_up_to_what_was_measured(
     layer_s: float, empty_s: float, layers: int
 ) -> None:
-    visit = Timing(layers * layer_s + empty_s, 0.05, 9)
-    share = share_of_a_layer(visit, Timing(empty_s, 0.0, 9), layers)
-    assert layers * share.median_s + empty_s == pytest.approx(visit.median_s)
-    assert layers * share.median_s * share.spread == pytest.approx(0.05 * visit.median_s)
+    step = Timing(layers * layer_s + empty_s, 0.05, 9)
+    share = share_of_a_layer(step, Timing(empty_s, 0.0, 9), layers)
+    assert layers * share.median_s + empty_s == pytest.approx(step.median_s)
+    assert layers * share.median_s * share.spread == pytest.approx(0.05 * step.median_s)
 
 
 @given(times, times, st.integers(1, 8))
-def test_a_layer_never_takes_nothing(visit_s: float, empty_s: float, layers: int) -> None:
-    share = share_of_a_layer(Timing(visit_s, 0.1, 9), Timing(empty_s, 0.1, 9), layers)
-    assert 0 < share.median_s <= visit_s / layers
+def test_a_layer_never_takes_nothing(step_s: float, empty_s: float, layers: int) -> None:
+    share = share_of_a_layer(Timing(step_s, 0.1, 9), Timing(empty_s, 0.1, 9), layers)
+    assert 0 < share.median_s <= step_s / layers

@@ -26,13 +26,13 @@ from tests.runtimes.sockets_of_tests import LOOPBACK, listeners_seen
 STEPS = SEQUENCES * (WARM_UP_ROUNDS + 20)
 
 
-def pipeline(visit_s: float, way_s: float, last_visit_s: float) -> tuple[StageRecord, StageRecord]:
+def pipeline(step_s: float, way_s: float, last_visit_s: float) -> tuple[StageRecord, StageRecord]:
     """Return what two stages write down whose messages go one after another through one wire."""
     first, last = StageRecord(), StageRecord()
     wire_free_s = last_free_s = 0.0
     for step in range(STEPS):
-        first.began_s.append(step * visit_s)
-        first.ended_s.append((step + 1) * visit_s)
+        first.began_s.append(step * step_s)
+        first.ended_s.append((step + 1) * step_s)
         wire_free_s = max(wire_free_s, first.ended_s[step]) + way_s
         last.began_s.append(max(wire_free_s, last_free_s))
         last_free_s = last.began_s[step] + last_visit_s
@@ -41,17 +41,17 @@ def pipeline(visit_s: float, way_s: float, last_visit_s: float) -> tuple[StageRe
 
 
 @given(st.integers(1, 50), st.integers(51, 99), st.integers(1, 40))
-def test_a_message_that_is_waited_for_takes_its_way(way: int, visit: int, last_visit: int) -> None:
+def test_a_message_that_is_waited_for_takes_its_way(way: int, step: int, last_visit: int) -> None:
     """The last stage is idle again before the next message leaves, and tells its whole way."""
-    first, last = pipeline(visit / 64, min(way, visit - last_visit) / 64, last_visit / 64)
+    first, last = pipeline(step / 64, min(way, step - last_visit) / 64, last_visit / 64)
     found = awaited(first, last, is_back=False)
     assert len(found) == STEPS - SEQUENCES * WARM_UP_ROUNDS
-    assert found == pytest.approx([min(way, visit - last_visit) / 64] * len(found))
+    assert found == pytest.approx([min(way, step - last_visit) / 64] * len(found))
 
 
 def test_messages_on_the_heels_of_others_do_not_count() -> None:
-    """A wire slower than the visits keeps the last stage waiting for what left long before."""
-    first, last = pipeline(visit_s=1.0, way_s=2.0, last_visit_s=0.25)
+    """A wire slower than the steps keeps the last stage waiting for what left long before."""
+    first, last = pipeline(step_s=1.0, way_s=2.0, last_visit_s=0.25)
     assert awaited(first, last, is_back=False) == []
 
 

@@ -45,7 +45,7 @@ GRID = Grid(
     layer_decodes=((1, 5), (3, 9)),
     layer_prompts=((1, 8), (2, 13)),
     rows=(1, 3),
-    visit_rows=(1, 4),
+    step_rows=(1, 4),
     message_bytes=(256, 65536),
 )
 SERVED = replace(GRID, served_rounds=12)
@@ -150,7 +150,7 @@ def test_a_resumed_profile_has_the_same_keys(
     assert set(keys_of(path, model_dir)) == set(keys_of(summary.rows_path, model_dir))
     assert resumed.rows == summary.rows
     assert resumed.measured == summary.rows - summary.rows // 2
-    # What a stage takes is measured with the served visits, which were missing.
+    # What a stage takes is measured with the served steps, which were missing.
     assert replace(resumed.machine, runtime_bytes=0) == replace(summary.machine, runtime_bytes=0)
 
 

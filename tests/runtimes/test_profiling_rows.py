@@ -52,12 +52,12 @@ def test_rows_are_read_as_measurements(tmp_path: Path) -> None:
 
 @given(st.integers(0, 400))
 def test_a_file_that_was_cut_anywhere_keeps_its_whole_rows(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
+    tmp_path_factory: pytest.TempPathFactory, shard: int
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "rows.csv"
     written(path, POINTS)
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) - cut])
+    path.write_bytes(content[: len(content) - shard])
     kept = list(check_rows(path, ORIGIN, resume=True))
     assert kept == POINTS[: len(kept)]
     written(path, POINTS[len(kept) :], resume=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmpq_sim.core.plan import MicroBatching
-from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, Recordings, Work
+from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, CudaGraphs, Work
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
@@ -44,8 +44,8 @@ def test_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
     expected = generated(folder, prompts_of(LENGTHS), TOKENS)
     requests = requests_of(prompts_of(LENGTHS))
     recorder = CountingRecorder()
-    cuts = [("bf16",), ("bf16",) * 3]
-    stages = load_stages(folder, cuts, CacheShape(5, 24), recorder=recorder)
+    batching = [("bf16",), ("bf16",) * 3]
+    stages = load_stages(folder, batching, CacheShape(5, 24), recorder=recorder)
     for schedule in (
         StaticSchedule(requests, 5, MicroBatching(2, 3, 2)),
         continuous(requests, 24, 5, chunked=False),
@@ -69,8 +69,8 @@ def decodes(starts: tuple[int, ...], first_row: int = 0) -> Step:
     return Step(0, tuple(Segment(i, first_row + i, s, 1, True) for i, s in enumerate(starts)))
 
 
-def recordings(recorder: CountingRecorder) -> Recordings:
-    return Recordings(recorder, CPU, 1000)
+def recordings(recorder: CountingRecorder) -> CudaGraphs:
+    return CudaGraphs(recorder, CPU, 1000)
 
 
 def test_a_step_is_recorded_when_its_like_comes_again() -> None:
@@ -138,7 +138,7 @@ def test_the_recording_not_needed_for_longest_makes_room() -> None:
 
 def test_a_span_never_exceeds_the_cache() -> None:
     layouts: list[StepLayout] = []
-    own = Recordings(CountingRecorder(), CPU, 300)
+    own = CudaGraphs(CountingRecorder(), CPU, 300)
     for _ in range(2):
         own.run(decodes((290,)), torch.tensor([1]), computed(layouts))
     assert layouts[-1].span == 300

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_sim.core.execution import Execution, ServedTimes
+from llmpq_sim.core.execution import Execution, RequestTiming
 from llmpq_sim.core.result import Summary
 from runtimes.base import TokenRequest
 from runtimes.torch_pipeline.engine.records import (
@@ -49,8 +49,8 @@ def execution() -> Execution:
 
 def test_requests_have_the_instants_at_which_their_tokens_were_sampled() -> None:
     assert execution().requests == (
-        ServedTimes("a", 3, 3, 0.0, 2.0, 6.0),
-        ServedTimes("b", 2, 1, 1.0, 4.0, 4.0),
+        RequestTiming("a", 3, 3, 0.0, 2.0, 6.0),
+        RequestTiming("b", 2, 1, 1.0, 4.0, 4.0),
     )
 
 
@@ -64,14 +64,14 @@ def test_metrics_are_those_of_these_instants() -> None:
     assert result.itl_s == Summary.of([2.0, 2.0])
     assert result.stage_busy_s == (3.0, 1.5)
     assert result.stage_busy_fraction == (0.5, 0.25)
-    assert result.stage_visits == 6
+    assert result.stage_steps == 6
 
 
 def test_visits_tell_what_each_stage_computed_when() -> None:
-    visits = execution().visits
-    assert [visit.ended_s for visit in visits] == sorted(visit.ended_s for visit in visits)
-    of_last = [visit for visit in visits if visit.stage == 1]
-    assert [(v.visit, v.decodes, v.prompt_tokens, v.began_s, v.ended_s) for v in of_last] == [
+    steps = execution().steps
+    assert [step.ended_s for step in steps] == sorted(step.ended_s for step in steps)
+    of_last = [step for step in steps if step.stage == 1]
+    assert [(v.step, v.decodes, v.prompt_tokens, v.began_s, v.ended_s) for v in of_last] == [
         (0, 0, 4, 1.5, 2.0),
         (1, 1, 1, 3.5, 4.0),
         (2, 1, 0, 5.5, 6.0),

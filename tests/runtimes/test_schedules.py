@@ -119,12 +119,12 @@ def static_cases(draw: Any) -> tuple[list[int], int, MicroBatching]:
     return outputs, batch, MicroBatching(draw(st.integers(1, batch)), decode, in_flight)
 
 
-def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[BatchSchedule]:
+def shapes_of(outputs: list[int], batch: int, batching: MicroBatching) -> list[BatchSchedule]:
     """Return the simulator's waves of all batches, the last of which may be smaller."""
     shapes: list[BatchSchedule] = []
     for first in range(0, len(outputs), batch):
         part = tuple(outputs[first : first + batch])
-        shapes += batch_schedules(BatchWorkload(1, part), cuts.within(len(part)))
+        shapes += batch_schedules(BatchWorkload(1, part), batching.within(len(part)))
     return shapes
 
 
@@ -132,14 +132,15 @@ def shapes_of(outputs: list[int], batch: int, cuts: MicroBatching) -> list[Batch
 def test_static_steps_are_those_of_the_simulator(
     case: tuple[list[int], int, MicroBatching], in_flight: int
 ) -> None:
-    outputs, batch, cuts = case
+    outputs, batch, batching = case
     requests = [request(i, 1 + i % 3, wanted) for i, wanted in enumerate(outputs)]
     drive = Drive(
-        StaticSchedule(requests, batch, cuts), empty_cache(most_rows(len(outputs), batch, cuts))
+        StaticSchedule(requests, batch, batching),
+        empty_cache(most_rows(len(outputs), batch, batching)),
     )
     drive.in_flight = in_flight
     expected: list[tuple[int, int]] = []
-    for shape in shapes_of(outputs, batch, cuts):
+    for shape in shapes_of(outputs, batch, batching):
         expected += [(0, rows) for rows in shape.prefill_rows]
         expected += [(shape.decode_rows[group][turn], 0) for group, turn in shape.decode_order]
     assert [(len(step.decodes), len(step.chunks)) for step in drive.run()] == expected
@@ -150,11 +151,12 @@ def test_static_steps_are_those_of_the_simulator(
 def test_static_rows_hold_their_sequences_when_outputs_stop_at_random(
     case: tuple[list[int], int, MicroBatching], in_flight: int, data: st.DataObject
 ) -> None:
-    outputs, batch, cuts = case
+    outputs, batch, batching = case
     stops = {i: data.draw(st.integers(1, 8)) for i in range(len(outputs))}
     requests = [request(i, 1 + i % 4, wanted, stops=True) for i, wanted in enumerate(outputs)]
     drive = Drive(
-        StaticSchedule(requests, batch, cuts), empty_cache(most_rows(len(outputs), batch, cuts))
+        StaticSchedule(requests, batch, batching),
+        empty_cache(most_rows(len(outputs), batch, batching)),
     )
     drive.in_flight, drive.stops_after = in_flight, stops
     steps = drive.run()
@@ -173,10 +175,11 @@ def test_static_rows_hold_their_sequences_when_outputs_stop_at_random(
 def test_a_static_batch_begins_when_the_one_before_is_done(
     case: tuple[list[int], int, MicroBatching],
 ) -> None:
-    outputs, batch, cuts = case
+    outputs, batch, batching = case
     requests = [request(i, 2, wanted) for i, wanted in enumerate(outputs)]
     drive = Drive(
-        StaticSchedule(requests, batch, cuts), empty_cache(most_rows(len(outputs), batch, cuts))
+        StaticSchedule(requests, batch, batching),
+        empty_cache(most_rows(len(outputs), batch, batching)),
     )
     drive.in_flight = 20
     batches = [part.request // batch for step in drive.run() for part in step.segments]
@@ -184,9 +187,9 @@ def test_a_static_batch_begins_when_the_one_before_is_done(
 
 
 def test_a_smaller_last_batch_may_need_more_rows_than_a_whole_one() -> None:
-    cuts = MicroBatching(2, 4, 1)  # groups of 3 and 2 of five requests, one of 4 of four
-    assert cuts.wave_rows(5) == 3
-    assert most_rows(9, 5, cuts) == 4
+    batching = MicroBatching(2, 4, 1)  # groups of 3 and 2 of five requests, one of 4 of four
+    assert batching.wave_rows(5) == 3
+    assert most_rows(9, 5, batching) == 4
 
 
 # ---- continuous batching

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.execution import Execution, RequestTiming, StageStep
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.records import to_dict
@@ -47,18 +47,18 @@ SETTINGS = st.builds(
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> ServedTimes:
+def requests(draw: st.DrawFn) -> RequestTiming:
     instants = sorted(draw(st.tuples(TIMES, TIMES, TIMES)))
-    return ServedTimes(
+    return RequestTiming(
         draw(TEXTS), draw(st.integers(1, 10**18)), draw(st.integers(1, 10**18)), *instants
     )
 
 
 @st.composite
-def visits(draw: st.DrawFn, stages: int) -> StageVisit:
+def steps(draw: st.DrawFn, stages: int) -> StageStep:
     began_s, ended_s = sorted(draw(st.tuples(TIMES, TIMES)))
     stage = draw(st.integers(0, stages - 1))
-    return StageVisit(stage, draw(COUNTS), draw(COUNTS), draw(COUNTS), began_s, ended_s)
+    return StageStep(stage, draw(COUNTS), draw(COUNTS), draw(COUNTS), began_s, ended_s)
 
 
 @st.composite
@@ -72,7 +72,7 @@ def results(draw: st.DrawFn, finished: int, stages: int) -> SimulationResult:
         tpot_s=draw(SUMMARIES),
         latency_s=draw(SUMMARIES),
         stage_busy_s=tuple(draw(TIMES) for _ in range(stages)),
-        stage_visits=draw(COUNTS),
+        stage_steps=draw(COUNTS),
         itl_s=draw(SUMMARIES),
         refused=draw(COUNTS),
         preemptions=draw(COUNTS),
@@ -89,7 +89,7 @@ def executions(draw: st.DrawFn) -> SavedExecution:
     execution = Execution(
         result=draw(results(len(finished), stages)),
         requests=tuple(finished),
-        visits=tuple(draw(st.lists(visits(stages), max_size=6))),
+        steps=tuple(draw(st.lists(steps(stages), max_size=6))),
         stage_peak_bytes=tuple(draw(COUNTS) for _ in range(stages)),
         loading_s=draw(TIMES),
         dtype=draw(WORDS),
@@ -131,15 +131,15 @@ def test_visits_are_columns_of_one_line_each() -> None:
     loaded = executed(saved_plan(), [served(32, 10)] * 8)
     lines = json_text(to_dict(loaded)).splitlines()
     assert len(lines) < 80
-    assert len(loaded.execution.visits) > 40
+    assert len(loaded.execution.steps) > 40
 
 
 def test_the_hash_is_of_what_is_carried_out_and_not_of_what_predicts() -> None:
     saved = saved_plan()
-    cuts = replace(saved.plan, micro_batching=MicroBatching(1, 4, 2))
+    batching = replace(saved.plan, micro_batching=MicroBatching(1, 4, 2))
     refitted = replace(saved, task=stating(saved.task, 0.123))
     assert plan_sha256(refitted) == plan_sha256(saved)
-    assert plan_sha256(replace(saved, plan=cuts)) != plan_sha256(saved)
+    assert plan_sha256(replace(saved, plan=batching)) != plan_sha256(saved)
     assert plan_sha256(saved_plan((10,) * 7 + (9,))) != plan_sha256(saved)
 
 
@@ -228,6 +228,6 @@ def test_a_damaged_file_says_what_and_where(tmp_path: Path, change: Change, mess
     write_json(path, content)
     with pytest.raises(InputError) as caught:
         load_execution(path)
-    request, visit = loaded.execution.requests[0], loaded.execution.visits[1]
+    request, step = loaded.execution.requests[0], loaded.execution.steps[1]
     told = message.replace("{first}", str(request.first_s)).replace("{last}", str(request.last_s))
-    assert str(caught.value) == "result.json" + told.replace("{began}", str(visit.began_s))
+    assert str(caught.value) == "result.json" + told.replace("{began}", str(step.began_s))

@@ -17,7 +17,7 @@ from llmpq_sim.latency.fitting.pipeline_calibration import ALL_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
 from tests.local_rows import TOKENS, Laws, local_machine, local_rows
 from tests.measured import measured
-from tests.unit.test_latency_pipeline_calibration import visit
+from tests.unit.test_latency_pipeline_calibration import step
 
 SPEC = load_model("llama-160m")
 LAWS = Laws()
@@ -169,12 +169,12 @@ def test_the_same_rows_give_the_same_bytes() -> None:
 
 
 def served(kernels: str | None, factor: float) -> list[dict[str, Any]]:
-    """Return visits of a pipeline in which int8 layers take this much longer than alone."""
+    """Return steps of a pipeline in which int8 layers take this much longer than alone."""
     alone = replace(fitted(SMALL, kernels=kernels).profile, step_overhead_s=0.0)
     slower = replace(alone, pipeline_factors={"int8": ((4.0, factor), (256.0, factor))})
     suffix = "" if kernels is None else ALL_DENSE
     rows = [
-        visit(slower, "int8", end, phase, layers, 1e-4)
+        step(slower, "int8", end, phase, layers, 1e-4)
         for end in ("first", "last")
         for phase in ("decode", "prefill")
         for layers in (2, 6)
@@ -184,7 +184,7 @@ def served(kernels: str | None, factor: float) -> list[dict[str, Any]]:
 
 
 def test_each_kernel_set_is_fitted_to_its_own_visits() -> None:
-    """Without fused kernels a device neither makes nor is priced by the visits made with them."""
+    """Without fused kernels a device neither makes nor is priced by the steps made with them."""
     rows = [*SMALL, *served(None, 0.8), *served("torch-dense", 1.2)]
     for kernels, factor in ((None, 0.8), ("torch-dense", 1.2)):
         report = fitted(rows, kernels=kernels)

@@ -38,8 +38,8 @@ seconds = st.floats(1e-5, 1e-2)
 factors = st.floats(0.6, 1.9)
 
 
-def visit_s(profile: DeviceProfile, quant: str, end: str, phase: str, layers: int) -> float:
-    """Return the time of a visit as the planner counts it, in closed form."""
+def step_s(profile: DeviceProfile, quant: str, end: str, phase: str, layers: int) -> float:
+    """Return the time of a step as the planner counts it, in closed form."""
     format_name = {"bf16": "fp16"}.get(quant, quant)
     batch = np.array([float(BATCH)])
     tokens = batch * PROMPT if phase == "prefill" else batch
@@ -51,11 +51,11 @@ def visit_s(profile: DeviceProfile, quant: str, end: str, phase: str, layers: in
     return float((layers * layer_s + end_s)[0]) + profile.step_overhead_s
 
 
-def visit(
+def step(
     profile: DeviceProfile, quant: str, end: str, phase: str, layers: int, extra_s: float = 0.0
 ) -> dict[str, Any]:
-    """Return a visit that takes this much longer than a profile says."""
-    time_s = visit_s(profile, quant, end, phase, layers) + extra_s
+    """Return a step that takes this much longer than a profile says."""
+    time_s = step_s(profile, quant, end, phase, layers) + extra_s
     row: dict[str, Any] = {"op": "served", "phase": phase, "model": SPEC.name, "kernel": end}
     row |= {"quant": quant, "batch": BATCH, "seq": PROMPT if phase == "prefill" else CONTEXT}
     return row | {"layers": layers, "latency_us": time_s / US}
@@ -65,7 +65,7 @@ def visit(
 def test_visits_take_what_they_took_in_a_pipeline(
     first_s: float, last_s: float, decode: tuple[float, ...], prefill: tuple[float, ...]
 ) -> None:
-    """Whatever a machine's factors and costs are, its own visits tell them."""
+    """Whatever a machine's factors and costs are, its own steps tell them."""
     curves = zip(("fp16", "int8", "int4"), decode, prefill, strict=True)
     machine = replace(
         PROFILE,
@@ -76,7 +76,7 @@ def test_visits_take_what_they_took_in_a_pipeline(
     )
     extra_s = dict(zip(ENDS, (first_s, last_s), strict=True))
     rows = [
-        visit(machine, quant, end, phase, layers, extra_s[end])
+        step(machine, quant, end, phase, layers, extra_s[end])
         for quant in QUANTS
         for end in ENDS
         for phase in ("decode", "prefill")
@@ -87,7 +87,7 @@ def test_visits_take_what_they_took_in_a_pipeline(
     for name, curve in machine.pipeline_factors.items():
         assert np.array(found.pipeline_factors[name]) == pytest.approx(np.array(curve), rel=1e-3)
     for row in rows:
-        again_s = visit_s(found, row["quant"], row["kernel"], row["phase"], row["layers"])
+        again_s = step_s(found, row["quant"], row["kernel"], row["phase"], row["layers"])
         assert again_s == pytest.approx(row["latency_us"] * US, rel=1e-3)
 
 
@@ -95,11 +95,11 @@ def test_visits_take_what_they_took_in_a_pipeline(
 def test_at_one_depth_layers_take_what_they_take_alone(first_s: float, last_s: float) -> None:
     extra_s = dict(zip(ENDS, (first_s, last_s), strict=True))
     bare = replace(PROFILE, step_overhead_s=0.0)
-    rows = [visit(bare, quant, end, "decode", 2, extra_s[end]) for quant in QUANTS for end in ENDS]
+    rows = [step(bare, quant, end, "decode", 2, extra_s[end]) for quant in QUANTS for end in ENDS]
     found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     assert found.pipeline_factors == dict.fromkeys(("fp16", "int8", "int4"), ((BATCH, 1.0),))
     for row in rows:
-        again_s = visit_s(found, row["quant"], row["kernel"], "decode", 2)
+        again_s = step_s(found, row["quant"], row["kernel"], "decode", 2)
         assert again_s == pytest.approx(row["latency_us"] * US, rel=1e-3)
 
 
@@ -107,9 +107,9 @@ def test_at_one_depth_prefill_tells_nothing_of_decode() -> None:
     slow = replace(
         PROFILE, step_overhead_s=0.0, pipeline_factors={"int8": ((BATCH * PROMPT, 1.5),)}
     )
-    rows = [visit(slow, "int8", end, "prefill", 2) for end in ENDS]
+    rows = [step(slow, "int8", end, "prefill", 2) for end in ENDS]
     bare = replace(PROFILE, step_overhead_s=0.0)
-    rows += [visit(bare, "int8", end, "decode", 2) for end in ENDS]
+    rows += [step(bare, "int8", end, "decode", 2) for end in ENDS]
     found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     (decode, prefill) = found.pipeline_factors["int8"]
     assert decode == (BATCH, 1.0)
@@ -118,7 +118,7 @@ def test_at_one_depth_prefill_tells_nothing_of_decode() -> None:
 
 def test_visits_shorter_than_their_parts_cost_nothing_besides() -> None:
     bare = replace(PROFILE, step_overhead_s=0.0)
-    rows = [visit(bare, "int8", end, "decode", 2, -1e-6) for end in ENDS]
+    rows = [step(bare, "int8", end, "decode", 2, -1e-6) for end in ENDS]
     found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     assert found.step_overhead_s < 1e-9
     assert replace(found, step_overhead_s=0.0, pipeline_factors={}) == bare
@@ -127,7 +127,7 @@ def test_visits_shorter_than_their_parts_cost_nothing_besides() -> None:
 def test_a_factor_no_machine_has_is_bounded() -> None:
     """Rows of a machine that others used meanwhile do not make layers take nothing."""
     disturbed = replace(PROFILE, pipeline_factors={"int8": ((float(BATCH), 5.0),)})
-    rows = [visit(disturbed, "int8", end, "decode", layers) for end in ENDS for layers in DEPTHS]
+    rows = [step(disturbed, "int8", end, "decode", layers) for end in ENDS for layers in DEPTHS]
     found = with_pipeline_calibration(PROFILE, measured(rows), MODELS, PROFILE)
     assert list(found.pipeline_factors) == ["int8"]
     assert found.pipeline_factors["int8"][0] == pytest.approx((BATCH, 2.0), rel=1e-3)
@@ -135,7 +135,7 @@ def test_a_factor_no_machine_has_is_bounded() -> None:
 
 def test_each_kernel_set_has_its_own_visits() -> None:
     rows = [
-        visit(PROFILE, "int8", end, "decode", 2) | {"kernel": end + suffix}
+        step(PROFILE, "int8", end, "decode", 2) | {"kernel": end + suffix}
         for end in ENDS
         for suffix in ("", "-dense")
     ]
@@ -148,7 +148,7 @@ def test_each_kernel_set_has_its_own_visits() -> None:
 
 
 def test_layers_of_another_kernel_set_keep_their_times() -> None:
-    rows = [visit(PROFILE, "int8", end, "decode", n, 1e-3 * n) for end in ENDS for n in DEPTHS]
+    rows = [step(PROFILE, "int8", end, "decode", n, 1e-3 * n) for end in ENDS for n in DEPTHS]
     other = replace(PROFILE, notes=("another kernel set",))
     found = with_pipeline_calibration(other, measured(rows), MODELS, PROFILE)
     assert found.pipeline_factors == {}
@@ -169,6 +169,6 @@ def test_without_served_visits_a_profile_stays_as_it_is() -> None:
     ids=["model", "end", "phase"],
 )
 def test_a_visit_that_cannot_be_is_refused(change: dict[str, str], message: str) -> None:
-    row = visit(PROFILE, "int8", "first", "decode", 2) | change
+    row = step(PROFILE, "int8", "first", "decode", 2) | change
     with pytest.raises(InputError, match=message):
         with_pipeline_calibration(PROFILE, measured([row]), MODELS, PROFILE)

@@ -60,12 +60,12 @@ def test_grouped_queries_need_an_eighth_of_the_cache() -> None:
 
 
 def test_a_stage_counts_weights_cache_ends_and_temporaries() -> None:
-    cuts = MicroBatching(2, 4, 1)
+    batching = MicroBatching(2, 4, 1)
     scenario = tiny_scenario(output_tokens=(5,) * 4)
     model, workload = scenario.model, scenario.workload
-    plan = plan_at(scenario, ((0, 1), (1, 3)), ["int8", "int4", "fp16", "fp16"], cuts)
+    plan = plan_at(scenario, ((0, 1), (1, 3)), ["int8", "int4", "fp16", "fp16"], batching)
     first, last = plan_memory(plan, scenario)
-    temporaries = temporaries_bytes(model, workload, cuts)
+    temporaries = temporaries_bytes(model, workload, batching)
     assert first == StageMemory(
         weights_bytes=layer_weight_bytes(model, FORMATS["int8"]),
         kv_bytes=4 * 21 * 2 * 256 * 2,
@@ -76,7 +76,7 @@ def test_a_stage_counts_weights_cache_ends_and_temporaries() -> None:
     )
     assert last.ends_bytes == head_bytes(model)
     assert last.kv_bytes == 3 * first.kv_bytes
-    assert last.temporaries_bytes == temporaries + logits_bytes(model, cuts)
+    assert last.temporaries_bytes == temporaries + logits_bytes(model, batching)
 
 
 def test_a_tied_matrix_is_held_once_by_one_stage_and_twice_by_two() -> None:
@@ -96,8 +96,8 @@ def test_a_wave_at_a_time_needs_the_cache_of_a_wave() -> None:
 
 def test_a_device_smaller_than_the_runtime_has_less_than_nothing() -> None:
     device = replace(tiny_device(), memory_bytes=RUNTIME_BYTES // 2)
-    cuts = MicroBatching(1, 1, 1)
-    assert available_bytes(device, tiny_model(), BatchWorkload(16, (4,)), cuts) < 0
+    batching = MicroBatching(1, 1, 1)
+    assert available_bytes(device, tiny_model(), BatchWorkload(16, (4,)), batching) < 0
 
 
 def test_what_a_runtime_takes_is_a_device_s_own() -> None:
@@ -106,10 +106,10 @@ def test_what_a_runtime_takes_is_a_device_s_own() -> None:
     plan = plan_at(scenario, ((0, 2), (1, 2)), ["int4"] * 4, MicroBatching(1, 1, 1))
     stages = plan_memory(plan, scenario)
     assert [stage.runtime_bytes for stage in stages] == [MIB, RUNTIME_BYTES]
-    cuts, workload = plan.micro_batching, scenario.workload
+    batching, workload = plan.micro_batching, scenario.workload
     usual = replace(light, runtime_bytes=RUNTIME_BYTES)
-    gained = available_bytes(light, scenario.model, workload, cuts) - available_bytes(
-        usual, scenario.model, workload, cuts
+    gained = available_bytes(light, scenario.model, workload, batching) - available_bytes(
+        usual, scenario.model, workload, batching
     )
     assert gained == RUNTIME_BYTES - MIB
 
@@ -155,8 +155,8 @@ def test_more_bits_always_need_more(formats: list[str]) -> None:
             assert _total(ONE_WAVE, formats) < _total(ONE_WAVE, raised)
 
 
-def _total(cuts: MicroBatching, formats: list[str] | None = None) -> int:
+def _total(batching: MicroBatching, formats: list[str] | None = None) -> int:
     task = tiny_task(tiny_scenario(output_tokens=(5,) * 32))
     scenario = task.costs.scenario
-    plan: Plan = plan_at(scenario, ((0, 2), (1, 2)), formats or ["int4"] * 4, cuts)
+    plan: Plan = plan_at(scenario, ((0, 2), (1, 2)), formats or ["int4"] * 4, batching)
     return sum(stage.total_bytes for stage in plan_memory(plan, scenario))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmpq_sim.paper.implied_decode_times import DEVICE, FORMAT, makespan_s, missing_times
+from llmpq_sim.paper.implied_decode_times import DEVICE, FORMAT, implied_decode_times, makespan_s
 from llmpq_sim.paper.logged import LOGGED_CASE, predict_logged_plans
 from llmpq_sim.paper.measurements import LOGGED_PLANS
 
@@ -16,20 +16,20 @@ def test_with_nothing_more_a_plan_takes_what_its_kernels_say() -> None:
 
 
 def test_both_plans_then_take_as_long_as_measured() -> None:
-    task, missing = LOGGED_CASE.task(), missing_times()
+    task, missing = LOGGED_CASE.task(), implied_decode_times()
     tokens = task.costs.scenario.workload.total_output_tokens
     layer_s = missing.layer_s - missing.timed_layer_s
     for logged in LOGGED_PLANS:
-        found = tokens / makespan_s(logged, task, layer_s, missing.visit_s)
+        found = tokens / makespan_s(logged, task, layer_s, missing.step_s)
         assert found == pytest.approx(logged.tokens_per_s, rel=1e-9)
 
 
 def test_what_is_missing_is_told_from_what_was_timed() -> None:
-    costs, missing = LOGGED_CASE.task().costs, missing_times()
+    costs, missing = LOGGED_CASE.task().costs, implied_decode_times()
     assert missing.timed_layer_s == pytest.approx(
         float(costs.decode_layer_s(DEVICE, FORMAT, 8).mean())
     )
     assert missing.layer_s > missing.timed_layer_s
-    assert missing.visit_s > 0
+    assert missing.step_s > 0
     own_model_s = (LOGGED_PLANS[1].decode_s[-1]) / 20  # all 20 layers of that stage have 8 bits
     assert missing.layer_s == pytest.approx(own_model_s, rel=0.03)

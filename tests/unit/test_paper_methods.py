@@ -21,7 +21,7 @@ def _task() -> PlanningTask:
 
 @pytest.fixture(name="plans", scope="module")
 def _plans(task: PlanningTask) -> list[Plan]:
-    return list(chain(*(every_plan(task, cuts) for cuts in paper_micro_batchings(4, 2))))
+    return list(chain(*(every_plan(task, batching) for batching in paper_micro_batchings(4, 2))))
 
 
 def test_least_loss_comes_before_speed(task: PlanningTask, plans: list[Plan]) -> None:
@@ -59,7 +59,7 @@ def test_a_gap_is_stated_where_the_bound_covers_the_plan(task: PlanningTask) -> 
         if set(plan.layer_formats) == {"int4"} and score_plan(plan, task).fits
     )
     assert judge.judged("pipeedge", lossy, 0.0).gap_fraction is None  # loses more than was asked
-    assert judge.judged("uniform", None, 0.0).why_not == "no plan fits"
+    assert judge.judged("uniform", None, 0.0).infeasible_reason == "no plan fits"
 
 
 def test_nothing_fits_without_memory() -> None:

@@ -82,10 +82,10 @@ def _least_objective_ms(task: PlanningTask, theta: float) -> float:
     best = np.inf
     layers, formats = scenario.model.layers, len(task.formats)
     vectors = [v for v in product(range(layers + 1), repeat=formats) if 1 <= sum(v) < layers]
-    for order, cuts in product(device_orders(task), paper_micro_batchings(4, 2)):
+    for order, batching in product(device_orders(task), paper_micro_batchings(4, 2)):
         for counts in product(vectors, repeat=2):
             if sum(map(sum, counts)) == layers and _fits(task, counts[0], order[0]):
-                best = min(best, _objective_ms(task, order, cuts, counts, theta))
+                best = min(best, _objective_ms(task, order, batching, counts, theta))
     return best
 
 
@@ -101,22 +101,22 @@ def _fits(task: PlanningTask, counts: tuple[int, ...], device: int) -> bool:
     return used + embedding_bytes(model) + head_bytes(model) < room / 2
 
 
-def _objective_ms(task, order, cuts, counts, theta) -> float:  # type: ignore[no-untyped-def]
+def _objective_ms(task, order, batching, counts, theta) -> float:  # type: ignore[no-untyped-def]
     costs, scenario = task.costs, task.costs.scenario
     kinds = [scenario.cluster.devices[device].device.name for device in order]
-    prefills = -(-4 // cuts.prefill)
+    prefills = -(-4 // batching.prefill)
     first = kinds[0]
     ends_s = prefills * (
-        costs.embedding_s(first, cuts.prefill * 16) + costs.head_s(first, cuts.prefill)
+        costs.embedding_s(first, batching.prefill * 16) + costs.head_s(first, batching.prefill)
     )
     prefill_s, decode_s, loss = [], [], 0.0
     for number, (kind, of_stage) in enumerate(zip(kinds, counts, strict=True)):
         pairs = list(zip(of_stage, task.formats, strict=True))
-        layer_s = [(n, costs.prefill_layer_s(kind, f, cuts.prefill)) for n, f in pairs]
+        layer_s = [(n, costs.prefill_layer_s(kind, f, batching.prefill)) for n, f in pairs]
         prefill_s.append(sum(n * (time_s + (number == 0) * ends_s) for n, time_s in layer_s))
         decode_s.append(
-            sum(n * float(costs.decode_layer_s(kind, f, cuts.decode).mean()) for n, f in pairs)
+            sum(n * float(costs.decode_layer_s(kind, f, batching.decode).mean()) for n, f in pairs)
         )
         loss += sum(n * task.quality.losses[f][0] for n, f in pairs)
-    groups = -(-4 // cuts.decode)
+    groups = -(-4 // batching.decode)
     return reference_objective_ms(prefill_s, decode_s, (prefills, groups), 5, theta * loss)

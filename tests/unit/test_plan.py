@@ -8,11 +8,11 @@ WHOLE = MicroBatching(2, 2, 2)
 GOOD = (Stage("fast-0", ("int4", "int4")), Stage("slow-1", ("fp16", "int8")))
 
 
-def message(stages: tuple[Stage, ...], cuts: MicroBatching = WHOLE) -> str:
+def message(stages: tuple[Stage, ...], batching: MicroBatching = WHOLE) -> str:
     """Return why a plan of the tiny scenario is refused."""
     devices = [tiny_device(), tiny_device("slow", formats=("fp16", "int8"))]
     with pytest.raises(InputError) as caught:
-        check_plan(Plan(stages, cuts), tiny_scenario(devices))
+        check_plan(Plan(stages, batching), tiny_scenario(devices))
     return str(caught.value)
 
 
@@ -66,7 +66,7 @@ def test_stages_know_their_first_layers() -> None:
 
 
 def test_waves_take_groups_in_order() -> None:
-    cuts = MicroBatching(1, 3, 2)
-    assert cuts.waves(11) == [(3, 3), (3, 2)]
-    assert cuts.waves(7) == [(3, 2), (2,)]
-    assert cuts.wave_rows(7) == 5
+    batching = MicroBatching(1, 3, 2)
+    assert batching.waves(11) == [(3, 3), (3, 2)]
+    assert batching.waves(7) == [(3, 2), (2,)]
+    assert batching.wave_rows(7) == 5

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_sim.api.prediction import Prediction, predict, predict_requests
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.execution import ServedTimes
+from llmpq_sim.core.execution import RequestTiming
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, check_plan
 from llmpq_sim.core.scenario import BatchWorkload
@@ -24,7 +24,7 @@ from tests.services import serving_costs
 from tests.serving import trace
 
 
-def static(saved: SavedPlan, requests: list[ServedTimes]) -> Prediction:
+def static(saved: SavedPlan, requests: list[RequestTiming]) -> Prediction:
     return predict_requests(saved, requests, "static", None)
 
 
@@ -35,8 +35,8 @@ def costs_of(saved: SavedPlan, prompt: int, outputs: tuple[int, ...]) -> LayerCo
 
 def busy_s(prediction: Prediction) -> list[float]:
     busy = [0.0] * len(prediction.stage_bytes)
-    for visit in prediction.visits:
-        busy[visit.stage] += visit.ended_s - visit.began_s
+    for step in prediction.steps:
+        busy[step.stage] += step.ended_s - step.began_s
     return busy
 
 
@@ -64,34 +64,34 @@ def test_an_execution_is_predicted_from_lengths_alone() -> None:
     st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 2)),
 )
 def test_visits_hold_every_token_and_requests_follow_from_them(
-    lengths: list[tuple[int, int]], cuts: tuple[int, int, int]
+    lengths: list[tuple[int, int]], batching: tuple[int, int, int]
 ) -> None:
-    saved = saved_plan(plan=replace(GOOD, micro_batching=MicroBatching(*cuts)))
+    saved = saved_plan(plan=replace(GOOD, micro_batching=MicroBatching(*batching)))
     requests = [served(prompt, output) for prompt, output in lengths]
     prediction = static(saved, requests)
     result = prediction.result
-    first_stage = [visit for visit in prediction.visits if visit.stage == 0]
-    assert sum(visit.decodes for visit in first_stage) == sum(out - 1 for _, out in lengths)
+    first_stage = [step for step in prediction.steps if step.stage == 0]
+    assert sum(step.decodes for step in first_stage) == sum(out - 1 for _, out in lengths)
     batches = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
     means = [-(-sum(prompt for prompt, _ in batch) // len(batch)) for batch in batches]
     expected = sum(mean * len(batch) for mean, batch in zip(means, batches, strict=True))
-    assert sum(visit.prompt_tokens for visit in first_stage) == expected
-    assert len(prediction.visits) == result.stage_visits
+    assert sum(step.prompt_tokens for step in first_stage) == expected
+    assert len(prediction.steps) == result.stage_steps
     assert busy_s(prediction) == pytest.approx(result.stage_busy_s)
-    ended = [visit.ended_s for visit in prediction.visits]
+    ended = [step.ended_s for step in prediction.steps]
     assert ended == sorted(ended)
-    sampled = {visit.ended_s for visit in prediction.visits if visit.stage == 1}
+    sampled = {step.ended_s for step in prediction.steps if step.stage == 1}
     assert {request.first_s for request in prediction.requests} <= sampled
     assert max(request.last_s for request in prediction.requests) == result.makespan_s == ended[-1]
-    entered = sorted(first_stage, key=lambda visit: visit.began_s)
-    assert [visit.visit for visit in entered] == list(range(len(first_stage)))
+    entered = sorted(first_stage, key=lambda step: step.began_s)
+    assert [step.step for step in entered] == list(range(len(first_stage)))
 
 
 def test_batches_run_one_after_another() -> None:
     saved, requests = saved_plan((6, 4)), [served(32, 6), served(32, 4)] * 3
     alone, prediction = simulate_static(saved.plan, saved.task.costs), static(saved, requests)
     assert prediction.result.makespan_s == pytest.approx(3 * alone.makespan_s)
-    assert prediction.result.stage_visits == 3 * alone.stage_visits
+    assert prediction.result.stage_steps == 3 * alone.stage_steps
     begins = [request.first_s for request in prediction.requests[::2]]
     assert np.diff(begins) == pytest.approx([alone.makespan_s] * 2)
     assert prediction.result.ttft_s.mean == pytest.approx(alone.ttft_s.mean + alone.makespan_s)
@@ -113,8 +113,8 @@ def test_a_smaller_last_batch_is_cut_by_the_same_rules(left: int) -> None:
     saved = saved_plan()
     alone = static(saved, [served(32, 10)] * left)
     groups = -(-left // min(4, left))
-    cuts = MicroBatching(min(2, left), min(4, left), min(2, groups))
-    plan, costs = replace(saved.plan, micro_batching=cuts), costs_of(saved, 32, (10,) * left)
+    batching = MicroBatching(min(2, left), min(4, left), min(2, groups))
+    plan, costs = replace(saved.plan, micro_batching=batching), costs_of(saved, 32, (10,) * left)
     check_plan(plan, costs.scenario)
     assert alone.result == simulate_static(plan, costs)
     assert alone.stage_bytes == tuple(m.total_bytes for m in plan_memory(plan, costs.scenario))
@@ -165,11 +165,11 @@ def test_continuous_batching_is_predicted_as_it_is_simulated() -> None:
     assert prediction.result == service.result
     assert prediction.stage_bytes == service.memory_bytes
     assert [request.first_s for request in prediction.requests] == service.times.first_s.tolist()
-    assert len(prediction.visits) == service.result.stage_visits
+    assert len(prediction.steps) == service.result.stage_steps
     assert busy_s(prediction) == pytest.approx(service.result.stage_busy_s)
-    last = [visit for visit in prediction.visits if visit.stage == 1]
-    assert sum(visit.prompt_tokens for visit in last) == workload.total_prompt_tokens
-    assert sum(visit.decodes for visit in last) == workload.total_output_tokens - workload.requests
+    last = [step for step in prediction.steps if step.stage == 1]
+    assert sum(step.prompt_tokens for step in last) == workload.total_prompt_tokens
+    assert sum(step.decodes for step in last) == workload.total_output_tokens - workload.requests
 
 
 def test_the_order_of_a_job_need_not_be_that_of_arrivals() -> None:
@@ -186,7 +186,7 @@ def test_instants_still_count_from_an_arrival_that_was_refused() -> None:
     assert shifted.result.makespan_s == pytest.approx(at_once.result.makespan_s + 2.0)
     assert shifted.result.ttft_s.p50 == pytest.approx(at_once.result.ttft_s.p50)
     assert shifted.requests[0].arrival_s == 2.0
-    assert shifted.visits[0].began_s == pytest.approx(at_once.visits[0].began_s + 2.0)
+    assert shifted.steps[0].began_s == pytest.approx(at_once.steps[0].began_s + 2.0)
 
 
 def test_requests_that_should_not_fit_are_left_out_and_counted() -> None:

@@ -43,7 +43,7 @@ def compared(
 
 
 def visit_figures(comparison: Comparison) -> list[Figure]:
-    return [phase.visit for stage in comparison.stages for phase in stage.phases]
+    return [phase.step for stage in comparison.stages for phase in stage.phases]
 
 
 # ---- errors
@@ -57,7 +57,7 @@ def test_what_happens_as_predicted_has_no_error(continuous: bool) -> None:
         assert figure.is_within
     for stage in comparison.stages:
         assert stage.memory.error == stage.busy.error == 0.0
-        assert all(p.predicted_visits == p.measured_visits > 0 for p in stage.phases)
+        assert all(p.predicted_steps == p.measured_steps > 0 for p in stage.phases)
     assert reading_sentences(comparison) == ["Every time is within what the profiles state."]
 
 
@@ -131,14 +131,14 @@ def slow(
     loaded: SavedExecution, saved: SavedPlan, stage: int, times: float, *, decodes: bool
 ) -> SavedExecution:
     """Return a run twice as long, because one phase took longer on one stage."""
-    visits = tuple(
-        replace(visit, ended_s=visit.began_s + times * (visit.ended_s - visit.began_s))
-        if visit.stage == stage and (visit.decodes > 0) == decodes
-        else visit
-        for visit in loaded.execution.visits
+    steps = tuple(
+        replace(step, ended_s=step.began_s + times * (step.ended_s - step.began_s))
+        if step.stage == stage and (step.decodes > 0) == decodes
+        else step
+        for step in loaded.execution.steps
     )
     doubled = executed(saved, SAME, 2.0)
-    return with_visits(doubled, visits)
+    return with_visits(doubled, steps)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_reasons_that_cost_most_come_first_and_are_few() -> None:
 def test_time_lost_between_visits_is_said_to_be_there() -> None:
     saved = saved_plan(error_fraction=0.05)
     loaded = executed(saved, SAME, 1.5)
-    loaded = with_visits(loaded, executed(saved, SAME).execution.visits)
+    loaded = with_visits(loaded, executed(saved, SAME).execution.steps)
     assert reading_sentences(compare(saved, loaded)) == [
         "The visits of every stage take what was predicted, within what its profile states: the "
         "error lies between them, in links, scheduling and waiting."
@@ -180,8 +180,8 @@ def test_time_lost_between_visits_is_said_to_be_there() -> None:
 def test_visits_that_were_not_foreseen_are_counted() -> None:
     saved = saved_plan(error_fraction=0.05)
     loaded = executed(saved, SAME)
-    visits = loaded.execution.visits
-    mixed = tuple(replace(v, decodes=1) if v.prompt_tokens else v for v in visits)
+    steps = loaded.execution.steps
+    mixed = tuple(replace(v, decodes=1) if v.prompt_tokens else v for v in steps)
     assert reading_sentences(compare(saved, with_visits(loaded, mixed))) == [
         "Every time is within what the profiles state.",
         "Batches were cut otherwise than predicted: 0 prefill visits (predicted 4), 4 mixed visits "
@@ -292,8 +292,8 @@ def test_json_has_what_the_screen_shows(continuous: bool) -> None:
     assert content["figures"]["tpot_s.p99"]["is_within"] is False
     assert content["stages"][1]["busy_fraction"]["error_points"] == pytest.approx(0, abs=1e-9)
     assert content["stages"][0]["memory_bytes"]["error_fraction"] == 0
-    visit = content["stages"][1]["phases"]["decode"]["visit_s"]
-    assert visit["error_fraction"] == pytest.approx(-0.2)
+    step = content["stages"][1]["phases"]["decode"]["visit_s"]
+    assert step["error_fraction"] == pytest.approx(-0.2)
     assert content["headline"] == comparison_headline(comparison)
     assert content["reading"] == reading_sentences(comparison)
 
@@ -321,17 +321,17 @@ def test_a_timeline_has_both_executions_with_all_visits(tmp_path: Path, continuo
     stages = ("stage 0: v100-32g-0", "stage 1: p100-12g-0")
     assert tracks == {(pid, stage): 1 for pid in (1, 2) for stage in stages}
     slices = [event for event in events if event["ph"] == "X"]
-    for pid, visits in ((1, comparison.prediction.visits), (2, loaded.execution.visits)):
+    for pid, steps in ((1, comparison.prediction.steps), (2, loaded.execution.steps)):
         drawn = [
             (e["tid"] - 1, e["args"]["batch"], e["args"]["decodes"], e["args"]["prompt_tokens"])
             for e in slices
             if e["pid"] == pid
         ]
         assert Counter(drawn) == Counter(
-            (visit.stage, visit.visit, visit.decodes, visit.prompt_tokens) for visit in visits
+            (step.stage, step.step, step.decodes, step.prompt_tokens) for step in steps
         )
         busy_us = sum(event["dur"] for event in slices if event["pid"] == pid)
-        busy_s = sum(visit.ended_s - visit.began_s for visit in visits)
+        busy_s = sum(step.ended_s - step.began_s for step in steps)
         assert busy_us == pytest.approx(1e6 * busy_s, rel=1e-3)
     assert timeline.slices == len(slices)
     assert not timeline.is_cut
@@ -344,5 +344,5 @@ def test_a_long_timeline_ends_at_the_same_instant_in_both(tmp_path: Path) -> Non
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     drawn = Counter(event["pid"] for event in events if event["ph"] == "X")
     assert timeline.is_cut
-    for pid, visits in ((1, comparison.prediction.visits), (2, loaded.execution.visits)):
-        assert drawn[pid] == sum(visit.ended_s <= timeline.end_s for visit in visits)
+    for pid, steps in ((1, comparison.prediction.steps), (2, loaded.execution.steps)):
+        assert drawn[pid] == sum(step.ended_s <= timeline.end_s for step in steps)

@@ -75,7 +75,9 @@ def test_a_plan_that_does_not_fit_is_null_but_keeps_its_memory() -> None:
 def test_infinity_is_null() -> None:
     outcome = small_outcome(small_task())
     entries = outcome.certificate.entries
-    endless = {cuts: replace(entry, bound_s=float("inf")) for cuts, entry in entries.items()}
+    endless = {
+        batching: replace(entry, bound_s=float("inf")) for batching, entry in entries.items()
+    }
     outcome = replace(outcome, certificate=replace(outcome.certificate, entries=endless))
     content = search_content(outcome, {}, None)
     assert content["bound"]["makespan_s"] is None

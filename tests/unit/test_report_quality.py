@@ -110,6 +110,6 @@ def test_a_plan_that_breaks_a_layer_says_so_and_is_null_in_json() -> None:
     table = measured_quality(task.costs.scenario.model, columns).table(12)
     broken = replace(task, quality=table, budget=10.0, formats=("fp16", "int8", "int4"))
     score = score_plan(GOOD, broken)
-    assert score.why_not() == "breaks a layer in its format, as measured"
+    assert score.infeasible_reason() == "breaks a layer in its format, as measured"
     content = quality_content(score, broken)
     assert (content["loss"], content["interval"], content["perplexity"]) == (None, None, None)

@@ -45,8 +45,8 @@ def test_prefill_and_decode_together_are_what_the_simulator_calls_busy(
     outputs: list[int], prefill: int, decode: int, groups: int
 ) -> None:
     task = small_task(output_tokens=tuple(outputs))
-    cuts = (prefill, decode, min(groups, -(-8 // decode)))
-    plan = plan_of(("v100-32g-0", "FF888888"), ("p100-12g-0", "8844"), cuts=cuts)
+    batching = (prefill, decode, min(groups, -(-8 // decode)))
+    plan = plan_of(("v100-32g-0", "FF888888"), ("p100-12g-0", "8844"), batching=batching)
     busy_s = simulate_static(plan, task.costs).stage_busy_s
     assert [sum(phases) for phases in phase_seconds(plan, task.costs)] == pytest.approx(busy_s)
 

@@ -97,7 +97,7 @@ def test_a_scenario_is_a_model_devices_and_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuts", "parts"),
+    ("batching", "parts"),
     [
         (
             MicroBatching(4, 8, 4),
@@ -123,9 +123,9 @@ def test_a_scenario_is_a_model_devices_and_requests() -> None:
     ],
 )
 def test_micro_batches_are_told_in_the_sizes_that_occur(
-    cuts: MicroBatching, parts: list[str]
+    batching: MicroBatching, parts: list[str]
 ) -> None:
-    assert micro_batching_parts(cuts, 32) == parts
+    assert micro_batching_parts(batching, 32) == parts
 
 
 def test_one_request_is_one_at_a_time() -> None:

@@ -1,4 +1,4 @@
-"""Timelines in the documented format: every visit once, counters between, whole or not at all.
+"""Timelines in the documented format: every step once, counters between, whole or not at all.
 
 Format: "Trace Event Format", Google, sections on complete, counter and metadata events.
 """
@@ -66,7 +66,7 @@ def busy_s(content: dict[str, Any]) -> list[float]:
 def test_every_visit_of_a_service_is_a_slice(tmp_path: Path) -> None:
     service, timeline, content = written(tmp_path / "t.json")
     check_format(content)
-    assert timeline.slices == service.result.stage_visits
+    assert timeline.slices == service.result.stage_steps
     assert busy_s(content) == pytest.approx(service.result.stage_busy_s, abs=1e-3)
     slices = [event for event in content["traceEvents"] if event["ph"] == "X"]
     last = [event["args"] for event in slices if event["tid"] == 2]
@@ -105,7 +105,7 @@ def test_the_batch_of_a_plan_has_a_timeline_too(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     check_format(content)
     result = simulate_static(GOOD, task.costs)
-    assert timeline.slices == result.stage_visits
+    assert timeline.slices == result.stage_steps
     assert busy_s(content) == pytest.approx(result.stage_busy_s, abs=1e-3)
     assert timeline_text(timeline, "t.json") == (
         f"Wrote t.json: {timeline.slices} visits, for ui.perfetto.dev."

@@ -15,8 +15,8 @@ lengths = st.lists(st.integers(1, 6), min_size=1, max_size=12).map(tuple)
 def batches(draw: st.DrawFn) -> tuple[BatchWorkload, MicroBatching]:
     """Any lengths of outputs, cut in any way."""
     output_tokens = draw(lengths)
-    cuts = MicroBatching(draw(sizes), draw(sizes), draw(sizes))
-    return BatchWorkload(8, output_tokens), cuts
+    batching = MicroBatching(draw(sizes), draw(sizes), draw(sizes))
+    return BatchWorkload(8, output_tokens), batching
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
@@ -32,8 +32,8 @@ def test_equal_parts_are_few_and_differ_by_one_at_most(total: int, largest: int)
 def test_every_row_is_prefilled_once_and_generates_what_it_wants(
     batch: tuple[BatchWorkload, MicroBatching],
 ) -> None:
-    workload, cuts = batch
-    shapes = batch_schedules(workload, cuts)
+    workload, batching = batch
+    shapes = batch_schedules(workload, batching)
     assert sum(sum(shape.prefill_rows) for shape in shapes) == workload.requests
     assert sum(sum(shape.group_rows) for shape in shapes) == workload.requests
     decoded = sum(sum(rows) for shape in shapes for rows in shape.decode_rows)

@@ -90,7 +90,7 @@ def test_a_planner_of_another_package_has_a_row_after_ours(
 def test_a_refusal_is_what_the_table_says(offer: Offer, task: PlanningTask) -> None:
     offer("sundays", "others_planner:nothing")
     last = all_baselines(Screen(task))[-1]
-    assert (last.name, last.score, last.why_not) == ("sundays", None, "only on Sundays")
+    assert (last.name, last.score, last.infeasible_reason) == ("sundays", None, "only on Sundays")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import time_limit
 from llmpq_sim.search.grid import paper_micro_batchings
-from llmpq_sim.search.scoring import fits, keeps_budget, lacking_bytes, score_plan
+from llmpq_sim.search.scoring import fits, keeps_budget, score_plan, shortfall_bytes
 from tests.builders import every_plan, tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
 
@@ -42,18 +42,18 @@ def test_every_candidate_is_a_plan_in_one_of_the_papers_micro_batchings(
     task: PlanningTask,
 ) -> None:
     scenario = task.costs.scenario
-    cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    batching = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
     for candidates in CANDIDATES:
         for plan in candidates(task):
             check_plan(plan, scenario)
-            assert plan.micro_batching in cuts
+            assert plan.micro_batching in batching
 
 
 @settings(deadline=None, max_examples=25)
 @given(tasks())
 def test_a_baseline_is_feasible_or_says_why_not(task: PlanningTask) -> None:
     for baseline in all_baselines(Screen(task)):
-        if baseline.why_not is None:
+        if baseline.infeasible_reason is None:
             assert baseline.score is not None
             assert fits(baseline.score.plan, task)
             assert keeps_budget(baseline.score.plan, task)
@@ -69,7 +69,7 @@ def test_baselines_that_time_ran_out_for_say_so() -> None:
         "uniform", "memory-weighted", "compute-weighted", "pipeedge", "adabits", "bit-transfer",
         "llm-pq-ilp",
     ]  # fmt: skip
-    assert {one.why_not for one in found} == {"not tried: the time budget ended"}
+    assert {one.infeasible_reason for one in found} == {"not tried: the time budget ended"}
 
 
 def test_uniform_splits_evenly_the_remainder_to_the_first() -> None:
@@ -112,14 +112,14 @@ def test_a_baseline_that_does_not_fit_says_which_stage_is_short() -> None:
     task = task_on([tiny_device(room_mib=1024.0)] * 2, layers=2048, budget=0.0)
     found = best_of("uniform", baselines.uniform_plans(task), Screen(task))
     assert found.score is not None
-    assert lacking_bytes(found.score.plan, task) > 0
-    assert found.why_not == ("does not fit: stage 0 on fast-0 needs 2.6 GiB, has 2.0")
+    assert shortfall_bytes(found.score.plan, task) > 0
+    assert found.infeasible_reason == ("does not fit: stage 0 on fast-0 needs 2.6 GiB, has 2.0")
 
 
 def test_a_baseline_that_loses_too_much_says_how_much() -> None:
     task = tiny_task(formats=("int4",), budget=0.05)
     found = best_of("uniform", baselines.uniform_plans(task), Screen(task))
-    assert found.why_not == "loses 0.058, more than the budget of 0.05"
+    assert found.infeasible_reason == "loses 0.058, more than the budget of 0.05"
 
 
 def test_a_baseline_without_a_plan_says_so() -> None:
@@ -132,9 +132,9 @@ def test_a_baseline_without_a_plan_says_so() -> None:
 @settings(deadline=None, max_examples=25)
 @given(tasks(alike=True))
 def test_adabits_loses_least_of_all_plans_that_use_two_devices(task: PlanningTask) -> None:
-    cuts = MicroBatching(1, 1, 1)
-    plan = integer_plan(task, cuts, "loss")
-    losses = [task.quality.plan_loss(other.layer_formats) for other in feasible(task, cuts)]
+    batching = MicroBatching(1, 1, 1)
+    plan = integer_plan(task, batching, "loss")
+    losses = [task.quality.plan_loss(other.layer_formats) for other in feasible(task, batching)]
     if plan is None:
         assert not losses
     else:
@@ -147,21 +147,21 @@ def test_adabits_loses_least_of_all_plans_that_use_two_devices(task: PlanningTas
 def test_the_integer_program_finds_the_best_closed_form_where_links_cost_nothing(
     task: PlanningTask,
 ) -> None:
-    task, cuts = without_links(task), MicroBatching(1, 1, 1)
-    plan, screen = integer_plan(task, cuts), Screen(task)
-    makespans_s = [screen.makespan_s(other) for other in feasible(task, cuts)]
+    task, batching = without_links(task), MicroBatching(1, 1, 1)
+    plan, screen = integer_plan(task, batching), Screen(task)
+    makespans_s = [screen.makespan_s(other) for other in feasible(task, batching)]
     if plan is None:
         assert not makespans_s
     else:
         assert screen.makespan_s(plan) <= min(makespans_s) * (1 + 2e-3)
 
 
-def feasible(task: PlanningTask, cuts: MicroBatching) -> list[Plan]:
+def feasible(task: PlanningTask, batching: MicroBatching) -> list[Plan]:
     """Return the feasible plans that use more than one device, if there is more than one."""
     least = min(2, len(task.costs.scenario.cluster.devices))
     return [
         plan
-        for plan in every_plan(task, cuts)
+        for plan in every_plan(task, batching)
         if len(plan.stages) >= least and fits(plan, task) and keeps_budget(plan, task)
     ]
 
@@ -179,8 +179,8 @@ def without_links(task: PlanningTask) -> PlanningTask:
 def test_bit_transfer_improves_on_adabits_and_keeps_its_loss_within_the_budget(
     task: PlanningTask,
 ) -> None:
-    cuts, screen = MicroBatching(1, 1, 1), Screen(task)
-    start, plan = integer_plan(task, cuts, "loss"), bit_transfer_plan(task, cuts)
+    batching, screen = MicroBatching(1, 1, 1), Screen(task)
+    start, plan = integer_plan(task, batching, "loss"), bit_transfer_plan(task, batching)
     assert (start is None) == (plan is None)
     if start is not None and plan is not None:
         assert screen.makespan_s(plan) <= screen.makespan_s(start)
@@ -192,8 +192,8 @@ def test_bit_transfer_moves_layers_off_a_slow_device() -> None:
     task = tiny_task(
         tiny_scenario(devices, model=tiny_model(8)), formats=("int4", "int8"), budget=1.0
     )
-    cuts = MicroBatching(1, 1, 1)
-    start, plan = integer_plan(task, cuts, "loss"), bit_transfer_plan(task, cuts)
+    batching = MicroBatching(1, 1, 1)
+    start, plan = integer_plan(task, batching, "loss"), bit_transfer_plan(task, batching)
     assert start is not None
     assert plan is not None
     slow = {name: count for name, count in layers_of(plan) if name == "slow-0"}

@@ -73,10 +73,10 @@ def test_cells_prove_more_than_the_relaxation_alone(
     certificate: Certificate, screen: Screen
 ) -> None:
     first = first_certificate(screen, task_grid(screen.task), lambda done, total: None)
-    refined = [cuts for cuts, entry in certificate.entries.items() if entry.cells]
+    refined = [batching for batching, entry in certificate.entries.items() if entry.cells]
     assert refined
-    for cuts in refined:
-        assert certificate.entries[cuts].bound_s > first.entries[cuts].bound_s
+    for batching in refined:
+        assert certificate.entries[batching].bound_s > first.entries[batching].bound_s
 
 
 def test_a_bound_raised_by_a_thousandth_is_refused(
@@ -108,7 +108,11 @@ def test_weights_of_any_size_prove_a_bound_that_is_no_higher(
 
 def test_a_missing_micro_batching_is_refused(certificate: Certificate, screen: Screen) -> None:
     grid = task_grid(screen.task)
-    entries = {cuts: entry for cuts, entry in certificate.entries.items() if cuts not in grid[:2]}
+    entries = {
+        batching: entry
+        for batching, entry in certificate.entries.items()
+        if batching not in grid[:2]
+    }
     with pytest.raises(CertificateError) as caught:
         check_certificate(Certificate(entries), screen, grid)
     assert str(caught.value) == (
@@ -158,7 +162,7 @@ def test_a_tree_grafted_on_a_higher_target_is_refused(
 def test_promising_micro_batchings_come_in_the_order_of_their_bounds(
     certificate: Certificate,
 ) -> None:
-    bounds_s = [certificate.entries[cuts].bound_s for cuts in certificate.promising()]
+    bounds_s = [certificate.entries[batching].bound_s for batching in certificate.promising()]
     assert bounds_s == sorted(bounds_s)
     assert set(certificate.promising()) == certificate.feasible
 

@@ -90,8 +90,8 @@ def test_a_step_that_runs_out_of_time_is_named_once_and_the_search_goes_on() -> 
 @settings(deadline=None, max_examples=25)
 @given(tasks())
 def test_no_plan_is_below_the_least_makespan(task: PlanningTask) -> None:
-    for cuts, best_s in Enumerated(task).best_by_micro_batching.items():
-        assert 0 < least_makespan_s(task, cuts) <= best_s * (1 + 1e-9)
+    for batching, best_s in Enumerated(task).best_by_micro_batching.items():
+        assert 0 < least_makespan_s(task, batching) <= best_s * (1 + 1e-9)
 
 
 @settings(deadline=None, max_examples=10)
@@ -105,16 +105,16 @@ def test_bounds_that_time_was_too_short_for_are_true_and_can_be_checked(
     assert certificate.unproven == len(grid)
     assert list(certificate.entries) == grid
     assert check_certificate(certificate, screen, grid) == certificate.bound_s
-    for cuts, best_s in Enumerated(task).best_by_micro_batching.items():
-        assert certificate.entries[cuts].bound_s <= best_s * (1 + 1e-9)
+    for batching, best_s in Enumerated(task).best_by_micro_batching.items():
+        assert certificate.entries[batching].bound_s <= best_s * (1 + 1e-9)
 
 
 def test_solvers_and_tightening_stop_when_time_is_over() -> None:
     task = tiny_task()
-    screen, cuts = Screen(task), MicroBatching(1, 2, 2)
+    screen, batching = Screen(task), MicroBatching(1, 2, 2)
     certificate = first_certificate(screen, task_grid(task), silently)
     assert all(entry.multipliers != NO_MULTIPLIERS for entry in certificate.entries.values())
-    problem = screen.problem(cuts)
+    problem = screen.problem(batching)
     stopped: list[Callable[[], object]] = [
         lambda: relax(problem),
         lambda: solve_integrally(problem, 0.0, 100),

@@ -21,8 +21,8 @@ def _plans(task: PlanningTask) -> list[Plan]:
     return list(every_plan(task, CUTS))[:40:4]
 
 
-def visits(plan: Plan) -> int:
-    """Return the stage visits of a plan of the tiny batch: 4 prefills, 2 groups of 4 rounds."""
+def steps(plan: Plan) -> int:
+    """Return the stage steps of a plan of the tiny batch: 4 prefills, 2 groups of 4 rounds."""
     return len(plan.stages) * (4 + 8)
 
 
@@ -38,7 +38,7 @@ def test_only_the_best_closed_forms_are_simulated_within_the_allowance(
 ) -> None:
     screen = Screen(task)
     ranked = sorted(plans, key=screen.makespan_s)
-    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", sum(map(visits, ranked[:3])))
+    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", sum(map(steps, ranked[:3])))
     verdicts = dict(zip(plans, Evaluator(screen, 1).judge(plans), strict=True))
     assert [verdicts[plan].is_simulated for plan in ranked] == [True] * 3 + [False] * 7
     for plan in ranked[3:]:

@@ -16,10 +16,10 @@ devices = st.integers(1, 12)
 
 @given(counts, devices)
 def test_every_micro_batching_of_the_grid_cuts_the_batch(requests: int, number: int) -> None:
-    for cuts in micro_batching_grid(requests, number):
-        assert 1 <= cuts.prefill <= cuts.wave_rows(requests)
-        assert 1 <= cuts.decode <= requests
-        assert sum(sum(wave) for wave in cuts.waves(requests)) == requests
+    for batching in micro_batching_grid(requests, number):
+        assert 1 <= batching.prefill <= batching.wave_rows(requests)
+        assert 1 <= batching.decode <= requests
+        assert sum(sum(wave) for wave in batching.waves(requests)) == requests
 
 
 @given(counts, devices)
@@ -43,6 +43,5 @@ def test_the_paper_cuts_a_batch_by_devices_and_prefills_by_divisors() -> None:
 
 def test_groups_in_flight_are_all_or_a_half_a_quarter_and_so_on() -> None:
     grid = micro_batching_grid(tiny_scenario(output_tokens=(2,) * 32).workload.requests, 4)
-    assert [cuts.groups_in_flight for cuts in grid if cuts.decode == cuts.prefill == 4] == [
-        8, 4, 2, 1,
-    ]  # fmt: skip
+    fours = [batching for batching in grid if batching.decode == batching.prefill == 4]
+    assert [batching.groups_in_flight for batching in fours] == [8, 4, 2, 1]

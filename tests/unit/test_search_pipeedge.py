@@ -22,18 +22,20 @@ from tests.builders import (
 from tests.strategies import tasks
 
 
-def slowest_s(task: PlanningTask, placement: Placement, cuts: MicroBatching, name: str) -> float:
+def slowest_s(
+    task: PlanningTask, placement: Placement, batching: MicroBatching, name: str
+) -> float:
     """Return PipeEdge's cost of a plan: its slowest stage, decoding or sending."""
     costs, cluster = task.costs, task.costs.scenario.cluster
-    message = cuts.decode * HIDDEN_BYTES * costs.scenario.model.hidden_size
+    message = batching.decode * HIDDEN_BYTES * costs.scenario.model.hidden_size
     hop_s = min((link.transfer_s(message) for link in cluster.links.values()), default=0.0)
     stages_s = []
     for number, (device, count) in enumerate(placement):
         kind = cluster.devices[device].device.name
-        stage_s = count * float(costs.decode_layer_s(kind, name, cuts.decode).mean())
+        stage_s = count * float(costs.decode_layer_s(kind, name, batching.decode).mean())
         is_last = number == len(placement) - 1
         stages_s.append(
-            stage_s + costs.head_s(kind, cuts.decode) if is_last else max(stage_s, hop_s)
+            stage_s + costs.head_s(kind, batching.decode) if is_last else max(stage_s, hop_s)
         )
     return max(stages_s)
 
@@ -45,25 +47,25 @@ def test_the_partition_is_the_best_of_all_by_pipeedges_measure(
     multisets: int, task: PlanningTask, decode: int
 ) -> None:
     scenario, name = task.costs.scenario, "fp16"
-    cuts = MicroBatching(decode, decode, 1)
+    batching = MicroBatching(decode, decode, 1)
     layers = scenario.model.layers
 
     def plan(placement: Placement) -> Plan:
-        return plan_at(scenario, placement, [name] * layers, cuts)
+        return plan_at(scenario, placement, [name] * layers, batching)
 
     fitting = [
-        slowest_s(task, placement, cuts, name)
+        slowest_s(task, placement, batching, name)
         for placement in every_placement(len(scenario.cluster.devices), layers)
         if fits(plan(placement), task)
     ]
     with mock.patch.object(pipeedge, "MOST_MULTISETS", multisets):
-        found = pipeedge_layers(task, cuts, name)
+        found = pipeedge_layers(task, batching, name)
     if found is None:
         assert not fitting
         return
     placement = tuple(zip(*found, strict=True))
     assert fits(plan(placement), task)
-    assert slowest_s(task, placement, cuts, name) <= min(fitting) * (1 + 1e-12)
+    assert slowest_s(task, placement, batching, name) <= min(fitting) * (1 + 1e-12)
 
 
 def test_a_slow_device_gets_fewer_layers() -> None:
@@ -76,10 +78,10 @@ def test_a_slow_device_gets_fewer_layers() -> None:
 def test_there_is_no_partition_where_nothing_fits() -> None:
     scenario = tiny_scenario([tiny_device(room_mib=0.6)] * 2)
     task = tiny_task(scenario)
-    cuts = MicroBatching(1, 1, 1)
+    batching = MicroBatching(1, 1, 1)
     device = scenario.cluster.devices[0].device
-    assert available_bytes(device, scenario.model, scenario.workload, cuts) < 2**20
-    assert pipeedge_layers(task, cuts, "fp16") is None
+    assert available_bytes(device, scenario.model, scenario.workload, batching) < 2**20
+    assert pipeedge_layers(task, batching, "fp16") is None
 
 
 def test_the_memory_it_counts_is_the_memory_of_the_plan() -> None:

@@ -70,10 +70,10 @@ def test_the_search_is_never_worse_than_a_baseline(task: PlanningTask) -> None:
         assume(False)
     for baseline in outcome.baselines:
         if baseline.score is not None and baseline.score.is_feasible:
-            assert baseline.why_not is None
+            assert baseline.infeasible_reason is None
             assert outcome.best.makespan_s <= baseline.score.makespan_s
         else:
-            assert baseline.why_not
+            assert baseline.infeasible_reason
 
 
 def test_without_time_there_is_still_a_plan_and_a_bound(task: PlanningTask) -> None:

@@ -21,7 +21,7 @@ HOP = Link(1e-3, 1e7)
 
 
 def plan_and_costs(
-    cuts: MicroBatching, output_tokens: tuple[int, ...], *, stages: int = 2
+    batching: MicroBatching, output_tokens: tuple[int, ...], *, stages: int = 2
 ) -> tuple[Plan, LayerCosts]:
     """Return a plan with two int8 layers a stage, on devices of which each is slower."""
     devices = [tiny_device(f"kind{number}", bytes_per_s=2e9 / (1 + number)) for number in range(3)]
@@ -29,7 +29,7 @@ def plan_and_costs(
         devices, [HOP] * 3, model=tiny_model(2 * stages), output_tokens=output_tokens
     )
     placement = tuple((number, 2) for number in range(stages))
-    return plan_at(scenario, placement, ["int8"] * 2 * stages, cuts), tiny_costs(scenario)
+    return plan_at(scenario, placement, ["int8"] * 2 * stages, batching), tiny_costs(scenario)
 
 
 def stage_costs(plan: Plan, costs: LayerCosts) -> list[StageCosts]:
@@ -47,7 +47,7 @@ def test_one_request_takes_the_sum_of_its_parts(stages: int) -> None:
     hops_s = between * (HOP.transfer_s(16 * hidden) + 3 * HOP.transfer_s(hidden)) + 3 * back_s
     result = simulate_static(plan, costs)
     assert result.makespan_s == pytest.approx(prefill_s + decode_s + hops_s)
-    assert result.stage_visits == 4 * stages
+    assert result.stage_steps == 4 * stages
     assert result.ttft_s.p50 == pytest.approx(prefill_s + between * HOP.transfer_s(16 * hidden))
 
 
@@ -69,7 +69,7 @@ def test_the_next_wave_starts_when_the_last_token_of_the_one_before_is_sampled()
     one_wave = simulate_static(alone, costs_alone)
     waves = simulate_static(plan, costs)
     assert waves.makespan_s == pytest.approx(3 * one_wave.makespan_s)
-    assert waves.stage_visits == 3 * one_wave.stage_visits
+    assert waves.stage_steps == 3 * one_wave.stage_steps
     assert waves.stage_busy_fraction == pytest.approx(one_wave.stage_busy_fraction)
 
 
@@ -79,7 +79,7 @@ def test_requests_of_a_group_leave_when_they_have_their_tokens() -> None:
     assert result.output_tokens == 15
     assert result.ttft_s.p50 == result.ttft_s.p99
     assert result.latency_s.p50 < result.makespan_s
-    assert result.stage_visits == 1 + 8
+    assert result.stage_steps == 1 + 8
 
 
 def test_one_device_has_no_link() -> None:

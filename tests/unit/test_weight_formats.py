@@ -160,10 +160,10 @@ def test_exchanges_of_bit_transfer_keep_formats_of_equal_bits_apart(with_fp8: No
 def test_bit_transfer_moves_layers_of_either_format(
     task: PlanningTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuts = MicroBatching(1, 2, 2)
-    uneven = Plan((Stage("new-0", ("fp8",) * 2), Stage("old-0", ("int8",) * 10)), cuts)
+    batching = MicroBatching(1, 2, 2)
+    uneven = Plan((Stage("new-0", ("fp8",) * 2), Stage("old-0", ("int8",) * 10)), batching)
     monkeypatch.setattr(bit_transfer, "integer_plan", lambda *_: uneven)
-    plan = bit_transfer.bit_transfer_plan(task, cuts)
+    plan = bit_transfer.bit_transfer_plan(task, batching)
     assert plan is not None
     assert plan.stages[0].formats.count("int8") >= 3  # each moved off the stage with the LM head
     assert Counter(plan.layer_formats) == {"int8": 10, "fp8": 2}

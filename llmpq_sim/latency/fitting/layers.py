@@ -40,7 +40,7 @@ class LayerModels:
     Attributes:
         gemms: roofline by weight format.
         prefill_attention, decode_attention: linear models that the formats share.
-        layer_overhead_s: fixed cost of a visit that the formats have in common.
+        layer_overhead_s: fixed cost of a step that the formats have in common.
         median_ape, p90_ape: error on the rows of the fit itself.
     """
 

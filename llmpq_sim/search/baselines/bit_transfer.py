@@ -86,13 +86,13 @@ def exchanges(formats: Sequence[str]) -> list[Exchange]:
 
 def _by_time(plan: Plan, task: PlanningTask) -> list[int]:
     """Return stages by what they cost the batch when they are the slowest, fastest first."""
-    requests, cuts = task.costs.scenario.workload.requests, plan.micro_batching
-    prefills, groups = -(-requests // cuts.prefill), -(-requests // cuts.decode)
+    requests, batching = task.costs.scenario.workload.requests, plan.micro_batching
+    prefills, groups = -(-requests // batching.prefill), -(-requests // batching.decode)
 
     def cost_s(number: int) -> float:
         stage = StageCosts(task.costs, plan, number)
-        decode_s = float(stage.decode_s(cuts.decode).sum())
-        return (prefills - 1) * stage.prefill_s(cuts.prefill) + groups * decode_s
+        decode_s = float(stage.decode_s(batching.decode).sum())
+        return (prefills - 1) * stage.prefill_s(batching.prefill) + groups * decode_s
 
     return sorted(range(len(plan.stages)), key=cost_s)
 

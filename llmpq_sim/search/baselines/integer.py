@@ -26,7 +26,7 @@ from llmpq_sim.search.bound.problem import (
     group_places,
 )
 from llmpq_sim.search.bound.relaxation import solve_integrally
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, TERMS
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER, TERMS
 from llmpq_sim.search.construction import (
     best_formats,
     order_devices,

@@ -46,7 +46,7 @@ class _Step:
 
 
 def pipeedge_layers(
-    task: PlanningTask, cuts: MicroBatching, format_name: str
+    task: PlanningTask, batching: MicroBatching, format_name: str
 ) -> tuple[list[int], list[int]] | None:
     """Return devices in order and the layers of each, or None if nothing fits.
 
@@ -55,7 +55,7 @@ def pipeedge_layers(
     Source: PipeEdge (Hu et al., DSD 2022), restated for layers that are all alike.
     """
     layers = task.costs.scenario.model.layers
-    times_s = [_times_s(task, place.kind, cuts, format_name) for place in kinds_of(task)]
+    times_s = [_times_s(task, place.kind, batching, format_name) for place in kinds_of(task)]
     limits = tuple(place.count for place in kinds_of(task))
     if prod(limit + 1 for limit in limits) > MOST_MULTISETS:
         chosen = _by_bisection(layers, times_s, limits)
@@ -64,22 +64,22 @@ def pipeedge_layers(
     return None if chosen is None else _on_devices(task, chosen)
 
 
-def _times_s(task: PlanningTask, kind: str, cuts: MicroBatching, format_name: str) -> _Times:
+def _times_s(task: PlanningTask, kind: str, batching: MicroBatching, format_name: str) -> _Times:
     """Return the times of stages of 1, 2, ... layers, as many as fit a device, in each role."""
     costs, scenario = task.costs, task.costs.scenario
     model = scenario.model
-    layer_s = float(costs.decode_layer_s(kind, format_name, cuts.decode).mean())
-    step_s, head_s = costs.step_s(kind), costs.head_s(kind, cuts.decode)
+    layer_s = float(costs.decode_layer_s(kind, format_name, batching.decode).mean())
+    step_s, head_s = costs.step_s(kind), costs.head_s(kind, batching.decode)
     layer_bytes = layer_weight_bytes(model, FORMATS[format_name])
-    layer_bytes += layer_kv_bytes(model, scenario.workload, cuts)
-    free_bytes = available_bytes(costs.devices[kind], model, scenario.workload, cuts)
-    message_bytes = cuts.decode * HIDDEN_BYTES * model.hidden_size
+    layer_bytes += layer_kv_bytes(model, scenario.workload, batching)
+    free_bytes = available_bytes(costs.devices[kind], model, scenario.workload, batching)
+    message_bytes = batching.decode * HIDDEN_BYTES * model.hidden_size
     links = scenario.cluster.links.values()
     hop_s = min((link.transfer_s(message_bytes) for link in links), default=0.0)
     times_s: _Times = {}
     for is_first, is_last in ROLES:
         left = free_bytes - ends_bytes(model, is_first, is_last)
-        most = min((left - is_last * logits_bytes(model, cuts)) // layer_bytes, model.layers)
+        most = min((left - is_last * logits_bytes(model, batching)) // layer_bytes, model.layers)
         counts = range(1, most + 1)
         times_s[is_first, is_last] = [
             step_s + count * layer_s + head_s if is_last else max(step_s + count * layer_s, hop_s)

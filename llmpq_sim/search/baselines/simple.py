@@ -16,9 +16,9 @@ from llmpq_sim.search.baselines.registry import BaselinePlanner, offered_planner
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
-from llmpq_sim.search.genetic.evaluation import VISITS_PER_S, stage_visits
+from llmpq_sim.search.genetic.evaluation import VISITS_PER_S, stage_steps
 from llmpq_sim.search.grid import paper_micro_batchings
-from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, lacking_bytes, score_plan
+from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, score_plan, shortfall_bytes
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Baseline:
     Attributes:
         name: what tables call it.
         score: its plan, simulated; None where not even a plan could be written down.
-        why_not: why the plan is not feasible, or None.
+        infeasible_reason: why the plan is not feasible, or None.
     """
 
     name: str
     score: PlanScore | None
-    why_not: str | None
+    infeasible_reason: str | None
 
 
 NOT_TRIED = "not tried: the time budget ended"
@@ -76,15 +76,15 @@ def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
     feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
     if feasible:
         fastest = min(feasible, key=screen.makespan_s)
-        if stage_visits(fastest, task) > VISITS_PER_S * time_left_s():
+        if stage_steps(fastest, task) > VISITS_PER_S * time_left_s():
             raise OutOfTime
         return Baseline(name, score_plan(fastest, task), None)
     if plans:
         nearest = min(
-            plans, key=lambda plan: (not keeps_budget(plan, task), lacking_bytes(plan, task))
+            plans, key=lambda plan: (not keeps_budget(plan, task), shortfall_bytes(plan, task))
         )
         score = score_plan(nearest, task)
-        return Baseline(name, score, score.why_not())
+        return Baseline(name, score, score.infeasible_reason())
     return Baseline(name, None, "no plan fits the memory within the quality budget")
 
 
@@ -150,12 +150,12 @@ def pipeedge_plans(task: PlanningTask) -> list[Plan]:
 
 def adabits_plans(task: PlanningTask) -> list[Plan]:
     """Return the plans with the least quality loss that fit; speed is ignored (LLM-PQ, sec. 6)."""
-    return _for_each_micro_batching(task, lambda cuts: integer_plan(task, cuts, "loss"))
+    return _for_each_micro_batching(task, lambda batching: integer_plan(task, batching, "loss"))
 
 
 def bit_transfer_plans(task: PlanningTask) -> list[Plan]:
     """Return the plans of LLM-PQ's heuristic, which starts from adabits."""
-    return _for_each_micro_batching(task, lambda cuts: bit_transfer_plan(task, cuts))
+    return _for_each_micro_batching(task, lambda batching: bit_transfer_plan(task, batching))
 
 
 def integer_plans(task: PlanningTask, group_layers: int = 1) -> list[Plan]:
@@ -164,7 +164,7 @@ def integer_plans(task: PlanningTask, group_layers: int = 1) -> list[Plan]:
     So many neighbouring layers share device and format, as `integer_plan` says.
     """
     return _for_each_micro_batching(
-        task, lambda cuts: integer_plan(task, cuts, group_layers=group_layers)
+        task, lambda batching: integer_plan(task, batching, group_layers=group_layers)
     )
 
 
@@ -175,9 +175,9 @@ def _for_each_micro_batching(
     task: PlanningTask, make: Callable[[MicroBatching], Plan | None]
 ) -> list[Plan]:
     scenario = task.costs.scenario
-    cuts = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    batching = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
     plans = []
-    for micro_batching in cuts:
+    for micro_batching in batching:
         check_time()
         plans.append(make(micro_batching))
     return [plan for plan in plans if plan is not None]
@@ -193,50 +193,50 @@ def _uniform_format_plans(
     for name in sorted(task.formats, key=task.quality.uniform_loss):
         if not all(name in member.device.formats for member in members):
             continue
-        for cuts in paper_micro_batchings(scenario.workload.requests, len(members)):
-            if prefill_is_decode and cuts.prefill != cuts.decode:
+        for batching in paper_micro_batchings(scenario.workload.requests, len(members)):
+            if prefill_is_decode and batching.prefill != batching.decode:
                 continue
             check_time()
-            found = split(cuts, name)
+            found = split(batching, name)
             if found is not None:
-                plans.append(_plan(task, cuts, name, *found))
+                plans.append(_plan(task, batching, name, *found))
     return plans
 
 
 def _plan(
-    task: PlanningTask, cuts: MicroBatching, name: str, order: list[int], layers: list[int]
+    task: PlanningTask, batching: MicroBatching, name: str, order: list[int], layers: list[int]
 ) -> Plan:
     members = task.costs.scenario.cluster.devices
     stages = tuple(
         Stage(members[device].name, (name,) * count)
         for device, count in zip(order, layers, strict=True)
     )
-    return Plan(stages, cuts)
+    return Plan(stages, batching)
 
 
-def _free_bytes(task: PlanningTask, cuts: MicroBatching) -> list[int]:
+def _free_bytes(task: PlanningTask, batching: MicroBatching) -> list[int]:
     scenario = task.costs.scenario
     return [
-        max(available_bytes(member.device, scenario.model, scenario.workload, cuts), 0)
+        max(available_bytes(member.device, scenario.model, scenario.workload, batching), 0)
         for member in scenario.cluster.devices
     ]
 
 
-def _layer_bytes(task: PlanningTask, cuts: MicroBatching, name: str) -> int:
+def _layer_bytes(task: PlanningTask, batching: MicroBatching, name: str) -> int:
     scenario = task.costs.scenario
-    kv_bytes = layer_kv_bytes(scenario.model, scenario.workload, cuts)
+    kv_bytes = layer_kv_bytes(scenario.model, scenario.workload, batching)
     return layer_weight_bytes(scenario.model, FORMATS[name]) + kv_bytes
 
 
-def _layer_seconds(task: PlanningTask, cuts: MicroBatching, name: str) -> list[float]:
+def _layer_seconds(task: PlanningTask, batching: MicroBatching, name: str) -> list[float]:
     costs, requests = task.costs, task.costs.scenario.workload.requests
     seconds = []
     for member in costs.scenario.cluster.devices:
         kind = member.device.name
-        prefills = -(-requests // cuts.prefill)
-        groups = -(-requests // cuts.decode)
-        decode_s = costs.decode_layer_s(kind, name, cuts.decode)[: costs.rounds].sum()
-        prefill_s = costs.prefill_layer_s(kind, name, cuts.prefill)
+        prefills = -(-requests // batching.prefill)
+        groups = -(-requests // batching.decode)
+        decode_s = costs.decode_layer_s(kind, name, batching.decode)[: costs.rounds].sum()
+        prefill_s = costs.prefill_layer_s(kind, name, batching.prefill)
         seconds.append(prefills * prefill_s + groups * float(decode_s))
     return seconds
 

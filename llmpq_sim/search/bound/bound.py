@@ -83,7 +83,9 @@ class Certificate:
 
     def promising(self) -> list[MicroBatching]:
         """Return the micro-batchings in which plans may exist, the lowest bound first."""
-        return sorted(self.feasible, key=lambda cuts: (self.entries[cuts].bound_s, str(cuts)))
+        return sorted(
+            self.feasible, key=lambda batching: (self.entries[batching].bound_s, str(batching))
+        )
 
 
 def first_certificate(
@@ -96,22 +98,22 @@ def first_certificate(
     """
     entries, feasible = {}, set()
     with suppress(OutOfTime):
-        for number, cuts in enumerate(sorted(grid, key=_largest_first)):
+        for number, batching in enumerate(sorted(grid, key=_largest_first)):
             on_progress(number, len(grid))
             check_time()
-            problem = screen.problem(cuts)
+            problem = screen.problem(batching)
             relaxed = relax(problem)
-            entries[cuts] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
+            entries[batching] = BoundEntry(relaxed.bound_s, relaxed.multipliers)
             if relaxed.is_feasible and problem.holds_whole_layers:
-                feasible.add(cuts)
-    for cuts in grid:
-        if cuts not in entries:
-            entries[cuts] = BoundEntry(least_makespan_s(screen.task, cuts), NO_MULTIPLIERS)
-    return Certificate({cuts: entries[cuts] for cuts in grid}, frozenset(feasible))
+                feasible.add(batching)
+    for batching in grid:
+        if batching not in entries:
+            entries[batching] = BoundEntry(least_makespan_s(screen.task, batching), NO_MULTIPLIERS)
+    return Certificate({batching: entries[batching] for batching in grid}, frozenset(feasible))
 
 
-def _largest_first(cuts: MicroBatching) -> tuple[int, int, int]:
-    return -cuts.decode, -cuts.prefill, -cuts.groups_in_flight
+def _largest_first(batching: MicroBatching) -> tuple[int, int, int]:
+    return -batching.decode, -batching.prefill, -batching.groups_in_flight
 
 
 def near(makespan_s: float) -> float:
@@ -134,13 +136,13 @@ def tighten(
     """
     entries = certificate.entries
     loose = sorted(
-        (cuts for cuts, entry in entries.items() if entry.bound_s < near(makespan_s)),
-        key=lambda cuts: entries[cuts].bound_s,
+        (batching for batching, entry in entries.items() if entry.bound_s < near(makespan_s)),
+        key=lambda batching: entries[batching].bound_s,
     )
-    for number, cuts in enumerate(loose):
+    for number, batching in enumerate(loose):
         on_progress(number, len(loose))
         check_time()
-        entries[cuts] = refined_entry(entries[cuts], screen.problem(cuts), makespan_s)
+        entries[batching] = refined_entry(entries[batching], screen.problem(batching), makespan_s)
 
 
 def refined_entry(entry: BoundEntry, problem: Problem, makespan_s: float) -> BoundEntry:
@@ -159,34 +161,34 @@ def check_certificate(certificate: Certificate, screen: Screen, grid: list[Micro
         CertificateError: it leaves out a micro-batching of the grid, or one of its entries states
             more than its multipliers prove.
     """
-    missing = [cuts for cuts in grid if cuts not in certificate.entries]
+    missing = [batching for batching in grid if batching not in certificate.entries]
     if missing:
         raise CertificateError(
             f"certificate: expected an entry for every micro-batching, {len(missing)} are missing, "
             f"the first is {_name(missing[0])}"
         )
-    return min(_proven_s(certificate.entries[cuts], screen, cuts) for cuts in grid)
+    return min(_proven_s(certificate.entries[batching], screen, batching) for batching in grid)
 
 
-def _proven_s(entry: BoundEntry, screen: Screen, cuts: MicroBatching) -> float:
+def _proven_s(entry: BoundEntry, screen: Screen, batching: MicroBatching) -> float:
     if entry.multipliers == NO_MULTIPLIERS and entry.cells is None:
-        return _checked_s(entry, least_makespan_s(screen.task, cuts), cuts)
-    problem = screen.problem(cuts)
-    _check_lengths(entry, problem, _name(cuts))
+        return _checked_s(entry, least_makespan_s(screen.task, batching), batching)
+    problem = screen.problem(batching)
+    _check_lengths(entry, problem, _name(batching))
     proven_s = bound_s(problem, entry.multipliers)
     if entry.cells is not None:
         if not LoadTable.applies_to(problem):
-            raise CertificateError(f"certificate: {_name(cuts)} cannot be proven by cells")
+            raise CertificateError(f"certificate: {_name(batching)} cannot be proven by cells")
         cell = whole_cell(entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
-    return _checked_s(entry, proven_s, cuts)
+    return _checked_s(entry, proven_s, batching)
 
 
-def _checked_s(entry: BoundEntry, proven_s: float, cuts: MicroBatching) -> float:
+def _checked_s(entry: BoundEntry, proven_s: float, batching: MicroBatching) -> float:
     """Return what is proven, if the entry states no more."""
     if not entry.bound_s <= proven_s * (1 + 1e-9):
         raise CertificateError(
-            f"certificate: {_name(cuts)} states {entry.bound_s:.6g} s, its multipliers prove "
+            f"certificate: {_name(batching)} states {entry.bound_s:.6g} s, its multipliers prove "
             f"{proven_s:.6g} s"
         )
     return proven_s
@@ -216,5 +218,7 @@ def _leaves(tree: Split | CellMultipliers) -> Iterator[CellMultipliers]:
         yield tree
 
 
-def _name(cuts: MicroBatching) -> str:
-    return f"prefill {cuts.prefill}, decode {cuts.decode}, groups {cuts.groups_in_flight}"
+def _name(batching: MicroBatching) -> str:
+    return (
+        f"prefill {batching.prefill}, decode {batching.decode}, groups {batching.groups_in_flight}"
+    )

@@ -1,12 +1,12 @@
 """Certificate: a lower bound on the makespan that multipliers prove by arithmetic.
 
 For a wave, let P and D be the prefill and decode times of the stages. Every stage is a FIFO server
-and all prompts wait at the first stage, so each stage serves all prefill visits before any decode
-visit, and
+and all prompts wait at the first stage, so each stage serves all prefill steps before any decode
+step, and
 
   prefill ends     >= sum_i least P_i + max_j (rest of P_j)
   decode takes     >= sum_i path D_i                                 (one group's rounds in turn)
-  decode takes     >= sum_i least D_i + max_j (later D_j - least D_j) (one stage's later visits)
+  decode takes     >= sum_i least D_i + max_j (later D_j - least D_j) (one stage's later steps)
 
 where *later* leaves out what may overlap the end of prefill: round 1 of the groups that do not wait
 for the last prefill micro-batch. With weights on the stages
@@ -15,7 +15,7 @@ sum; with a price per unit of loss and per byte of each device the constraints j
 each block may be placed where it is cheapest, and the total can only be too low:
 
   makespan >= sum over blocks of min over places and formats of their weighted, priced times
-              + link times + what visits cost beside blocks, on the fewest devices
+              + link times + what steps cost beside blocks, on the fewest devices
               - loss price x budget - sum byte prices x capacities.
 
 It uses no order and no contiguity, so it holds for every partition and device order. The best
@@ -34,14 +34,14 @@ from llmpq_sim.core.fields import Fields, one_of
 from llmpq_sim.core.records import Codec, Finite, NotNegative, from_dict, to_dict
 from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
-from llmpq_sim.search.bound.wave_terms import WaveTerms
+from llmpq_sim.search.bound.schedule_terms import ScheduleTerms
 
 DEEPEST = 40
 """Cuts of a cell, one in another, at most."""
 
 
 @dataclass(frozen=True)
-class WaveMultipliers:
+class ScheduleMultipliers:
     """Weights of one wave shape's terms.
 
     Attributes:
@@ -65,7 +65,7 @@ class Multipliers:
         byte_price_s: seconds per byte on a device of each place.
     """
 
-    waves: tuple[WaveMultipliers, ...]
+    waves: tuple[ScheduleMultipliers, ...]
     loss_price_s: Finite
     byte_price_s: tuple[float, ...]
 
@@ -94,9 +94,9 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
 
 
 def _weighted(
-    problem: Problem, terms: WaveTerms, weights: WaveMultipliers
+    problem: Problem, terms: ScheduleTerms, weights: ScheduleMultipliers
 ) -> tuple[FloatArray, float]:
-    """Return each block's weighted seconds in one wave, and those of links and bare visits."""
+    """Return each block's weighted seconds in one wave, and those of links and bare steps."""
     path = min(max(weights.path, 0.0), 1.0)
     prefill = _scaled(weights.prefill, problem.place_counts, 1.0)[None, :, None]
     decode = _scaled(weights.decode, problem.place_counts, 1.0 - path)[None, :, None]
@@ -107,7 +107,7 @@ def _weighted(
         + (1.0 - path) * terms.decode_least
         + decode * terms.decode_rest
     )
-    prefill_s, slowest_s, path_s = terms.least_visit_s.tolist()
+    prefill_s, slowest_s, path_s = terms.least_step_s.tolist()
     fixed_s = terms.prefill_links_s + prefill_s
     fixed_s += path * (terms.path_links_s + path_s) + (1.0 - path) * slowest_s
     return wave_s, fixed_s

@@ -8,7 +8,7 @@ from llmpq_sim.search.bound.problem import PlanningTask
 ROUNDING = 1 - 1e-9
 
 
-def least_makespan_s(task: PlanningTask, cuts: MicroBatching) -> float:
+def least_makespan_s(task: PlanningTask, batching: MicroBatching) -> float:
     """Return a makespan in seconds that no plan is below, from the times of layers alone.
 
     Some micro-batch passes all layers in turn with its prompts, and some group in each round. And
@@ -17,11 +17,11 @@ def least_makespan_s(task: PlanningTask, cuts: MicroBatching) -> float:
     otherwise rows become fewer from one to the next.
     """
     scenario = task.costs.scenario
-    waves = Counter(cuts.waves(scenario.workload.requests))
+    waves = Counter(batching.waves(scenario.workload.requests))
     prompts: Counter[int] = Counter()
     rounds: Counter[int] = Counter()
     for groups, count in waves.items():
-        for rows in equal_parts(sum(groups), cuts.prefill):
+        for rows in equal_parts(sum(groups), batching.prefill):
             prompts[rows] += count
         for rows in groups:
             rounds[rows] += count

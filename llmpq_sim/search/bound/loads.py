@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmpq_sim.search.bound.problem import FloatArray, Problem
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, TERMS, WaveTerms
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER, TERMS, ScheduleTerms
 
 MOST_LOADS = 400_000
 """Beyond so many loads of one device the refinement is not tried."""
@@ -41,7 +41,7 @@ class Loads:
     Attributes:
         layers: layers per format. Shape: (loads, formats).
         embedding, head: whether the load includes them, 0 or 1.
-        spread_s: seconds that count for every stage: its least prefill visit.
+        spread_s: seconds that count for every stage: its least prefill step.
         decode_least_s, decode_path_s: the decode terms that sum over stages.
         prefill_rest_s, decode_rest_s: the terms of which the largest over stages counts.
         loss: quality loss of the layers.
@@ -73,8 +73,8 @@ def one_wave(problem: Problem) -> Problem:
     def total(name: str) -> Any:
         return sum(terms.count * getattr(terms, name) for terms in problem.waves)
 
-    names = [name for name in WaveTerms.__dataclass_fields__ if name != "count"]
-    return replace(problem, waves=(WaveTerms(1, *(total(name) for name in names)),))
+    names = [name for name in ScheduleTerms.__dataclass_fields__ if name != "count"]
+    return replace(problem, waves=(ScheduleTerms(1, *(total(name) for name in names)),))
 
 
 class LoadTable:
@@ -155,7 +155,7 @@ class LoadTable:
             ],
             axis=1,
         )
-        prefill_least_s, prefill_rest_s, decode_least_s, decode_rest_s, _ = terms.visit_s[:, place]
+        prefill_least_s, prefill_rest_s, decode_least_s, decode_rest_s, _ = terms.step_s[:, place]
         limits = np.array(
             [
                 problem.capacity_bytes[place],
@@ -174,8 +174,8 @@ class LoadTable:
         def total(name: str) -> FloatArray:
             at = getattr(terms, name)[:, place]
             ends = embedding * at[EMBEDDING, 0] + head * at[HEAD, 0]
-            visits_s = is_used * terms.visit_s[TERMS.index(name), place]
-            return np.asarray(layers @ at[LAYER] + ends + visits_s)
+            steps_s = is_used * terms.step_s[TERMS.index(name), place]
+            return np.asarray(layers @ at[LAYER] + ends + steps_s)
 
         return Loads(
             layers=layers,

@@ -27,7 +27,13 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.quality.table import QualityTable
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, WaveTerms, wave_terms
+from llmpq_sim.search.bound.schedule_terms import (
+    EMBEDDING,
+    HEAD,
+    LAYER,
+    ScheduleTerms,
+    schedule_terms,
+)
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -111,7 +117,7 @@ class Problem:
     items: tuple[BlockItem, ...]
     budget: float
     ends_apart: bool
-    waves: tuple[WaveTerms, ...]
+    waves: tuple[ScheduleTerms, ...]
 
     @property
     def holds_whole_layers(self) -> bool:
@@ -207,7 +213,7 @@ def build_problem(
         budget=task.allowed_loss,
         ends_apart=ends_apart,
         waves=tuple(
-            wave_terms(costs, kinds, task.formats, shape, count, devices)
+            schedule_terms(costs, kinds, task.formats, shape, count, devices)
             for shape, count in counted_batch_schedules(scenario.workload, micro_batching)
         ),
     )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from llmpq_sim.search.bound.certificate import Multipliers, WaveMultipliers
+from llmpq_sim.search.bound.certificate import Multipliers, ScheduleMultipliers
 from llmpq_sim.search.bound.problem import BoolArray, FloatArray, Problem
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
 
 SMALL_BUDGET = 1e-4
 """Budgets from here to its inverse are as they are: HiGHS keeps rows to an absolute 1e-7."""
@@ -50,7 +50,9 @@ class Program:
             part = prices[position : position + 2 * places + 1] / terms.count
             prefill, decode = part[:places] / counts, part[places : 2 * places] / counts
             waves.append(
-                WaveMultipliers(tuple(prefill.tolist()), tuple(decode.tolist()), float(part[-1]))
+                ScheduleMultipliers(
+                    tuple(prefill.tolist()), tuple(decode.tolist()), float(part[-1])
+                )
             )
             position += 2 * places + 1
         byte_price = prices[position + 1 :] / self._byte_scale()
@@ -99,7 +101,7 @@ class Program:
         matrix[:places, prefill_column] = -1.0
         matrix[places:, prefill_column + 1] = -1.0
         limit = np.zeros(2 * places + 1)
-        prefill_s, slowest_s, path_s = terms.least_visit_s.tolist()
+        prefill_s, slowest_s, path_s = terms.least_step_s.tolist()
         limit[:places] = -terms.prefill_links_s - prefill_s
         limit[places : 2 * places] = -slowest_s
         limit[-1] = -terms.path_links_s - path_s

@@ -13,7 +13,7 @@ from llmpq_sim.search.bound.problem import (
     build_problem,
     kinds_of,
 )
-from llmpq_sim.search.bound.wave_terms import EMBEDDING, HEAD, LAYER, TERMS, link_terms_s
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER, TERMS, link_terms_s
 from llmpq_sim.simulator.static.simulate import pipeline_links
 
 
@@ -49,9 +49,9 @@ class Screen:
         for terms, (shape, _) in zip(problem.waves, shapes, strict=True):
             prefill_links_s, path_links_s = link_terms_s(costs, shape, links)
             least, rest, decode_least, decode_rest, path = (
-                _by_stage(array, places, blocks) + visit_s[places]
-                for array, visit_s in zip(
-                    (getattr(terms, name) for name in TERMS), terms.visit_s, strict=True
+                _by_stage(array, places, blocks) + step_s[places]
+                for array, step_s in zip(
+                    (getattr(terms, name) for name in TERMS), terms.step_s, strict=True
                 )
             )
             prefill_s = prefill_links_s + least.sum() + rest.max()

@@ -13,13 +13,13 @@ from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.simulator.static.simulate import simulate_static
 
 VISITS_PER_CALL = 1_500_000
-"""Stage visits simulated for one set of plans, at most, beyond the plans that must be."""
+"""Stage steps simulated for one set of plans, at most, beyond the plans that must be."""
 
 VISITS_PER_POOL = 750_000
-"""Stage visits from which starting worker processes pays."""
+"""Stage steps from which starting worker processes pays."""
 
 VISITS_PER_S = 500_000
-"""Stage visits simulated in a second, by a low guess, to tell what a time limit allows."""
+"""Stage steps simulated in a second, by a low guess, to tell what a time limit allows."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class Evaluator:
         """Return a verdict for each plan.
 
         The plans with the best closed forms are simulated, one at least and as many as the
-        allowance of stage visits permits, and the first ``sure`` in any case. A time limit ends
+        allowance of stage steps permits, and the first ``sure`` in any case. A time limit ends
         that, but not before any plan was ever simulated; the one that it leaves time for is first.
         """
         screened = [self.screen.makespan_s(plan) for plan in plans]
-        asked = [stage_visits(plan, self.screen.task) for plan in plans]
+        asked = [stage_steps(plan, self.screen.task) for plan in plans]
         affordable = VISITS_PER_S * time_left_s()
-        excess = [max(visits - affordable, 0.0) for visits in asked]
+        excess = [max(steps - affordable, 0.0) for steps in asked]
         ranked = sorted(range(len(plans)), key=lambda i: (excess[i], i >= sure, screened[i], i))
         chosen: list[Plan] = []
-        visits = 0
+        steps = 0
         for index in ranked:
-            visits += asked[index]
-            if chosen and index >= sure and visits > VISITS_PER_CALL:
+            steps += asked[index]
+            if chosen and index >= sure and steps > VISITS_PER_CALL:
                 break
             chosen.append(plans[index])
         self._simulate(chosen)
@@ -88,9 +88,9 @@ class Evaluator:
         if not self._simulated and new:
             self._simulated[new[0]] = simulate_static(new[0], self.screen.task.costs).makespan_s
             del new[0]
-        visits = sum(stage_visits(plan, self.screen.task) for plan in new)
+        steps = sum(stage_steps(plan, self.screen.task) for plan in new)
         simulate = partial(_makespans_s, task=self.screen.task, limit_s=time_left_s())
-        if self.workers < 2 or visits < VISITS_PER_POOL:
+        if self.workers < 2 or steps < VISITS_PER_POOL:
             makespans_s = simulate(new)
         else:
             makespans_s = spread(simulate, new, self.workers)
@@ -98,8 +98,8 @@ class Evaluator:
         self._simulated.update({plan: at_s for plan, at_s in found if at_s is not None})
 
 
-def stage_visits(plan: Plan, task: PlanningTask) -> int:
-    """Return how many stage visits the simulation of a plan takes."""
+def stage_steps(plan: Plan, task: PlanningTask) -> int:
+    """Return how many stage steps the simulation of a plan takes."""
     shapes = counted_batch_schedules(task.costs.scenario.workload, plan.micro_batching)
     return len(plan.stages) * sum(shape.steps * count for shape, count in shapes)
 

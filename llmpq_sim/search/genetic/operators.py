@@ -166,9 +166,10 @@ class Operators:
         now = plan.micro_batching
         decode = (now.decode, now.groups_in_flight)
         near = [
-            cuts
-            for cuts in self.grid
-            if (cuts.prefill == now.prefill) != ((cuts.decode, cuts.groups_in_flight) == decode)
+            batching
+            for batching in self.grid
+            if (batching.prefill == now.prefill)
+            != ((batching.decode, batching.groups_in_flight) == decode)
         ]
         choices = near if near and rng.random() < 0.8 else self.grid
         return Plan(plan.stages, choices[int(rng.integers(len(choices)))])

@@ -61,12 +61,12 @@ class ServedBaseline:
     Attributes:
         name: what tables call it.
         served: what it does, or None where it cannot serve.
-        why_not: why it cannot, or None.
+        infeasible_reason: why it cannot, or None.
     """
 
     name: str
     served: ServiceIndividual | None
-    why_not: str | None
+    infeasible_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def search_online(
     Args:
         task: what is asked.
         settings: how it is sought.
-        on_progress: told of every step.
+        on_progress: receives every step.
 
     Raises:
         InfeasibleError: no plan fits the memory within the quality budget.
@@ -275,15 +275,15 @@ def _served(
     """Return what a baseline does, or why it cannot; one may serve that cannot hold the batch."""
     stages = baseline.score.plan.stages if baseline.score else ()
     found = served.get(stages)
-    why_not = NOT_TRIED if stages in untried else baseline.why_not or NO_ROOM
-    return ServedBaseline(baseline.name, found, None if found else why_not)
+    infeasible_reason = NOT_TRIED if stages in untried else baseline.infeasible_reason or NO_ROOM
+    return ServedBaseline(baseline.name, found, None if found else infeasible_reason)
 
 
 def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
     """Return the plan with the micro-batches, of those found for the batch, that suit it best."""
     scores = [batch.best, *(each.score for each in batch.baselines)]
-    cuts = [each.plan.micro_batching for each in scores if each is not None]
-    plans = [Plan(plan.stages, each) for each in dict.fromkeys([*cuts, ONE_AT_A_TIME])]
+    batching = [each.plan.micro_batching for each in scores if each is not None]
+    plans = [Plan(plan.stages, each) for each in dict.fromkeys([*batching, ONE_AT_A_TIME])]
     return min(plans, key=lambda each: score_plan(each, batch.task).makespan_s)
 
 

@@ -59,7 +59,7 @@ def max_rate(
     Args:
         service: at any rate.
         attainment: share of requests that must meet the objectives.
-        on_trial: told of every rate that was tried.
+        on_trial: receives every rate that was tried.
 
     Raises:
         InputError: there are no objectives, or the trace has no rate.

@@ -76,7 +76,7 @@ def service_result(
         tpot_s=Summary.of(tpot_s.tolist()),
         latency_s=Summary.of(latency_s.tolist()),
         stage_busy_s=times.busy_s,
-        stage_visits=times.batches * len(pipeline.stages),
+        stage_steps=times.batches * len(pipeline.stages),
         itl_s=times.gaps.summary(float(streaming_s.sum() / gaps) if gaps else 0.0),
         refused=int((~served).sum()),
         preemptions=times.preemptions,

@@ -18,8 +18,8 @@ class Watch:
     """Who is told what of a simulation, and how long.
 
     Attributes:
-        on_step: told of every step of a stage when it ends, or None.
-        on_batch: told of every batch when it is formed, or None.
+        on_step: receives every step of a stage when it ends, or None.
+        on_batch: receives every batch when it is formed, or None.
         most_steps: of all stages together, after which the simulation ends.
     """
 

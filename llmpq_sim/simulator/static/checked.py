@@ -30,7 +30,7 @@ class CheckedSteps:
         Args:
             graph: what is asked of the pipeline.
             start_s: instant at which it begins.
-            on_step: told of every step of a stage that SimPy simulates, when it ends.
+            on_step: receives every step of a stage that SimPy simulates, when it ends.
 
         Raises:
             InternalError: simulation and recurrence disagree.

@@ -25,7 +25,7 @@ def simulate_steps(
     Args:
         graph: what is asked of the pipeline.
         start_s: instant at which it begins.
-        on_step: told of every step of a stage when it ends.
+        on_step: receives every step of a stage when it ends.
         most_steps: of all stages together, after which the simulation ends.
     """
     model = _Pipeline(graph, start_s, on_step, most_steps)

@@ -229,5 +229,5 @@ def static_result(
         tpot_s=Summary.of(tpot_s),
         latency_s=Summary.of(last_token_s),
         stage_busy_s=busy_s,
-        stage_visits=steps,
+        stage_steps=steps,
     )

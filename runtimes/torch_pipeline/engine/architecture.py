@@ -36,7 +36,7 @@ EVERYWHERE = ("layers", "h", "rotary_emb")
 
 
 @dataclass(frozen=True)
-class Cut:
+class Shard:
     """Which layers of a model a stage has.
 
     Attributes:
@@ -52,7 +52,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class CutModel:
+class ShardModel:
     """A model cut to a stage, without weights.
 
     Attributes:
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> Any:
         raise InputError(f"{folder}: cannot read its config.json: {reason}") from error
 
 
-def cut_model(config: Any, cut: Cut, dtype: torch.dtype) -> CutModel:
+def shard_model(config: Any, shard: Shard, dtype: torch.dtype) -> ShardModel:
     """Return the architecture with the layers of a cut, on the meta device.
 
     Raises:
@@ -94,24 +94,24 @@ def cut_model(config: Any, cut: Cut, dtype: torch.dtype) -> CutModel:
     """
     family_named(config.model_type)
     own = copy.deepcopy(config)
-    own.num_hidden_layers = cut.layers
+    own.num_hidden_layers = shard.layers
     kinds = getattr(own, "layer_types", None)
     if kinds is not None:
-        own.layer_types = kinds[cut.first_layer : cut.first_layer + cut.layers]
+        own.layer_types = kinds[shard.first_layer : shard.first_layer + shard.layers]
     own.use_cache = False
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(own, dtype=dtype)
         _use_our_attention(model)
-    name, decoder, layers = _layers_of(model, cut.layers)
-    _leave_out(decoder, cut)
+    name, decoder, layers = _layers_of(model, shard.layers)
+    _leave_out(decoder, shard)
     _restore_buffers(model)
     model.eval()
-    return CutModel(model, decoder, layers, name, f"{model.base_model_prefix}.", cut.is_last)
+    return ShardModel(model, decoder, layers, name, f"{model.base_model_prefix}.", shard.is_last)
 
 
-def connect(cut: CutModel, state: StageState) -> None:
+def connect(shard: ShardModel, state: StageState) -> None:
     """Let the attention of every layer use a stage's cache."""
-    for module in cut.layers.modules():
+    for module in shard.layers.modules():
         if hasattr(module, "layer_idx"):
             module.stage_state = state
         if isinstance(module, BloomAttention) and state.slopes is None:
@@ -160,15 +160,15 @@ def _layers_of(model: Any, count: int) -> tuple[str, Any, nn.ModuleList]:
     return name, model.get_submodule(name.rpartition(".")[0]), layers
 
 
-def _leave_out(decoder: Any, cut: Cut) -> None:
+def _leave_out(decoder: Any, shard: Shard) -> None:
     """Take from a decoder what belongs to other stages."""
     for name, part in list(decoder.named_children()):
         if name in EMBEDDINGS:
-            belongs, replacement = cut.is_first, _no_embedding(name)
+            belongs, replacement = shard.is_first, _no_embedding(name)
         elif name in FINALS:
-            belongs, replacement = cut.is_last, nn.Identity()
+            belongs, replacement = shard.is_last, nn.Identity()
         elif name in PROJECTIONS:
-            belongs, replacement = getattr(cut, PROJECTIONS[name]), None
+            belongs, replacement = getattr(shard, PROJECTIONS[name]), None
         elif name in EVERYWHERE:
             continue
         else:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.architecture import CutModel
+from runtimes.torch_pipeline.engine.architecture import ShardModel
 from runtimes.torch_pipeline.engine.families import family_named
 from runtimes.torch_pipeline.weights.linear import FixedTiles, StoredLinear
 
@@ -87,25 +87,25 @@ def whole_tiles(tokens: int) -> int:
     return -(-tokens // PROMPT_ROWS) * PROMPT_ROWS
 
 
-def make_invariant(cut: CutModel, context_tokens: int) -> FixedTiles:
+def make_invariant(shard: ShardModel, context_tokens: int) -> FixedTiles:
     """Let every part of a loaded stage compute each token by itself; return the tiles they share.
 
     Args:
-        cut: the model of the stage, with its weights.
+        shard: the model of the stage, with its weights.
         context_tokens: of the KV cache.
 
     Raises:
         InputError: the architecture's positions depend on the batch.
     """
-    rope: Any = getattr(cut.model.config, "rope_parameters", None) or {}
+    rope: Any = getattr(shard.model.config, "rope_parameters", None) or {}
     if rope.get("rope_type") in BATCH_DEPENDENT_ROTATIONS:
         raise InputError(
             f"--batch-invariant: the model's rotary positions ({rope['rope_type']}) depend on the "
             "longest sequence of a batch; serve it without"
         )
     tiles = FixedTiles(DECODE_ROWS)
-    function = family_named(cut.model.config.model_type).function
-    for module in list(cut.model.modules()):
+    function = family_named(shard.model.config.model_type).function
+    for module in list(shard.model.modules()):
         if isinstance(module, StoredLinear):
             module.tiles = tiles
         for name, child in list(module.named_children()):

@@ -97,7 +97,7 @@ class RepeatedLayout(StepLayout):
 
 
 @dataclass(frozen=True)
-class Recording:
+class CudaGraph:
     """A decode step that can be repeated.
 
     Attributes:
@@ -118,14 +118,14 @@ class Recording:
         return self.replay().clone()
 
 
-class Recordings:
+class CudaGraphs:
     """The decode steps of a stage that were recorded; a step is when its like comes again."""
 
     def __init__(self, recorder: Recorder, device: torch.device, context_tokens: int) -> None:
         self._recorder = recorder
         self._device = device
         self._context_tokens = context_tokens
-        self._known: OrderedDict[Key, Recording | None] = OrderedDict()
+        self._known: OrderedDict[Key, CudaGraph | None] = OrderedDict()
 
     def run(self, step: Step, entering: torch.Tensor, compute: Compute) -> torch.Tensor:
         """Return what a step becomes, replayed where that can be.
@@ -155,7 +155,7 @@ class Recordings:
         span = min(-(-longest // SPAN_TOKENS) * SPAN_TOKENS, self._context_tokens)
         return rows[0], len(rows), span
 
-    def _remember(self, key: Key, recording: Recording | None) -> None:
+    def _remember(self, key: Key, recording: CudaGraph | None) -> None:
         self._known[key] = recording
         self._known.move_to_end(key)
         if len(self._known) > MOST_RECORDINGS:
@@ -163,7 +163,7 @@ class Recordings:
 
     def _recorded(
         self, key: Key, step: Step, entering: torch.Tensor, compute: Compute
-    ) -> Recording:
+    ) -> CudaGraph:
         layout = RepeatedLayout(step, self._device, key[2])
         place = entering.clone()
 
@@ -171,4 +171,4 @@ class Recordings:
             layout.forget_masks()
             return compute(layout, place)
 
-        return Recording(layout, place, self._recorder(work))
+        return CudaGraph(layout, place, self._recorder(work))

@@ -79,7 +79,7 @@ class Member:
         self.record.began_s.append(began_s)
         self.record.ended_s.append(ended_s)
         self.heartbeat.busy_s += ended_s - began_s
-        self.heartbeat.visits += 1
+        self.heartbeat.steps += 1
         self.heartbeat.step_since_s = 0.0
         return out
 

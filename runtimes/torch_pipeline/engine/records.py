@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpq_sim.core.execution import Execution, ServedTimes, StageVisit
+from llmpq_sim.core.execution import Execution, RequestTiming, StageStep
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.io.files import parse_json, read_text, write_json
@@ -64,8 +64,8 @@ class RunRecord:
     ) -> Execution:
         """Return what was measured, in instants from the start."""
         served = self._served(requests, stages[-1])
-        visits = [
-            StageVisit(
+        steps = [
+            StageStep(
                 number, step, decodes, prompt_tokens, began_s - self.start_s, ended_s - self.start_s
             )
             for number, stage in enumerate(stages)
@@ -74,13 +74,13 @@ class RunRecord:
             )
         ]
         busy_s = tuple(
-            sum(v.ended_s - v.began_s for v in visits if v.stage == number)
+            sum(v.ended_s - v.began_s for v in steps if v.stage == number)
             for number in range(len(stages))
         )
         return Execution(
-            result=_result(len(requests), served, self._gaps_s(stages[-1]), busy_s, len(visits)),
+            result=_result(len(requests), served, self._gaps_s(stages[-1]), busy_s, len(steps)),
             requests=tuple(served),
-            visits=tuple(sorted(visits, key=lambda visit: (visit.ended_s, visit.stage))),
+            steps=tuple(sorted(steps, key=lambda step: (step.ended_s, step.stage))),
             stage_peak_bytes=tuple(stage.peak_bytes for stage in stages),
             loading_s=self.loading_s,
             dtype=dtype,
@@ -101,9 +101,9 @@ class RunRecord:
             for gap in np.diff(instants).tolist()
         ]
 
-    def _served(self, requests: Sequence[TokenRequest], last: StageRecord) -> list[ServedTimes]:
+    def _served(self, requests: Sequence[TokenRequest], last: StageRecord) -> list[RequestTiming]:
         return [
-            ServedTimes(
+            RequestTiming(
                 name=requests[number].name,
                 prompt_tokens=len(requests[number].prompt),
                 output_tokens=len(instants),
@@ -143,10 +143,10 @@ def read_records(path: Path) -> tuple[RunRecord, list[StageRecord]]:
 
 def _result(
     requests: int,
-    served: list[ServedTimes],
+    served: list[RequestTiming],
     gaps_s: list[float],
     busy_s: tuple[float, ...],
-    visits: int,
+    steps: int,
 ) -> SimulationResult:
     several = [one for one in served if one.output_tokens > 1]
     return SimulationResult(
@@ -158,6 +158,6 @@ def _result(
         tpot_s=Summary.of([(o.last_s - o.first_s) / (o.output_tokens - 1) for o in several]),
         latency_s=Summary.of([one.last_s - one.arrival_s for one in served]),
         stage_busy_s=busy_s,
-        stage_visits=visits,
+        stage_steps=steps,
         itl_s=Summary.of(gaps_s),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtimes.torch_pipeline.engine.architecture import Cut, connect, cut_model, read_config
+from runtimes.torch_pipeline.engine.architecture import Shard, connect, read_config, shard_model
 from runtimes.torch_pipeline.engine.attention import StageState
 from runtimes.torch_pipeline.engine.batch_invariance import (
     DECODE_ROWS,
@@ -16,7 +16,7 @@ from runtimes.torch_pipeline.engine.batch_invariance import (
     make_invariant,
     whole_tiles,
 )
-from runtimes.torch_pipeline.engine.cuda_graphs import Recorder, Recordings
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaGraphs, Recorder
 from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
@@ -41,7 +41,7 @@ class Stage:
     """Some layers of a model with their KV cache.
 
     Attributes:
-        cut: which layers.
+        shard: which layers.
         hidden_size: width of what passes between stages.
         dtype: of what passes between stages.
         device: where it computes.
@@ -49,14 +49,14 @@ class Stage:
 
     def __init__(
         self,
-        cut: Cut,
+        shard: Shard,
         model: Any,
         state: StageState,
         settings: WeightSettings,
         recorder: Recorder | None = None,
         tiles: FixedTiles | None = None,
     ) -> None:
-        self.cut = cut
+        self.shard = shard
         self.hidden_size: int = model.config.hidden_size
         self.dtype = settings.dtype
         self.device = settings.device
@@ -67,7 +67,7 @@ class Stage:
         self._tiles = tiles
         context_tokens = state.cache.stored.shape[-2]
         self._recordings = (
-            None if recorder is None else Recordings(recorder, settings.device, context_tokens)
+            None if recorder is None else CudaGraphs(recorder, settings.device, context_tokens)
         )
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -112,10 +112,10 @@ class Stage:
 
     def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
         self._state.layout = layout
-        named = {"input_ids" if self.cut.is_first else "inputs_embeds": entering.unsqueeze(0)}
+        named = {"input_ids" if self.shard.is_first else "inputs_embeds": entering.unsqueeze(0)}
         positions = layout.positions.unsqueeze(0)
         hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
-        if not self.cut.is_last:
+        if not self.shard.is_last:
             return hidden
         self._set_tile(DECODE_ROWS)
         return self._head(hidden[layout.sampled_tokens])
@@ -123,7 +123,7 @@ class Stage:
 
 def load_stage(
     folder: Path,
-    cut: Cut,
+    shard: Shard,
     settings: WeightSettings,
     cache: CacheShape,
     on_layer: Callable[[int], None] = lambda _: None,
@@ -135,7 +135,7 @@ def load_stage(
 
     Args:
         folder: of the model.
-        cut: which layers.
+        shard: which layers.
         settings: how weights are kept, and where.
         cache: how much KV cache there is.
         on_layer: told how many layers are loaded.
@@ -148,24 +148,24 @@ def load_stage(
     """
     config = read_config(folder)
     checkpoint = open_checkpoint(folder)
-    cut_to = cut_model(config, cut, settings.dtype)
-    load_weights(cut_to, cut.first_layer, checkpoint, settings, on_layer)
+    cut_to = shard_model(config, shard, settings.dtype)
+    load_weights(cut_to, shard.first_layer, checkpoint, settings, on_layer)
     if is_invariant:
         cache = replace(cache, context_tokens=whole_tiles(cache.context_tokens))
-    state = StageState(KvCache(_empty_cache(cut_to.model.config, cut, settings, cache)))
+    state = StageState(KvCache(_empty_cache(cut_to.model.config, shard, settings, cache)))
     connect(cut_to, state)
     if not is_invariant:
-        return Stage(cut, cut_to.model, state, settings, recorder)
+        return Stage(shard, cut_to.model, state, settings, recorder)
     tiles = make_invariant(cut_to, cache.context_tokens)
     state.tile_tokens = PROMPT_ROWS
-    return Stage(cut, cut_to.model, state, settings, tiles=tiles)
+    return Stage(shard, cut_to.model, state, settings, tiles=tiles)
 
 
 def _empty_cache(
-    config: Any, cut: Cut, settings: WeightSettings, cache: CacheShape
+    config: Any, shard: Shard, settings: WeightSettings, cache: CacheShape
 ) -> torch.Tensor:
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shape = (cut.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
+    shape = (shard.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
     return torch.zeros(shape, dtype=settings.dtype, device=settings.device)

@@ -65,9 +65,9 @@ class StaticSchedule:
             self._begin(*self._waves.popleft())
         if not self._ready:
             return None
-        visit = self._ready.popleft()
-        self._in_flight.append(visit)
-        return self._step(*visit)
+        step = self._ready.popleft()
+        self._in_flight.append(step)
+        return self._step(*step)
 
     def token_ids(self, step: Step) -> list[int]:
         """Return the token ids that enter with a step."""

@@ -21,7 +21,7 @@ def warm_up(stage: Stage, job: JobSpec) -> None:
     for _ in range(ROUNDS):
         for step in warm_up_steps(job):
             out = stage.run(step, _entering(stage, step))
-            if stage.cut.is_last:
+            if stage.shard.is_last:
                 sample(out, step, job.requests)
 
 
@@ -42,7 +42,7 @@ def warm_up_steps(job: JobSpec) -> Iterator[Step]:
 
 
 def _entering(stage: Stage, step: Step) -> torch.Tensor:
-    if stage.cut.is_first:
+    if stage.shard.is_first:
         return torch.zeros(step.tokens, dtype=torch.int64, device=stage.device)
     shape = (step.tokens, stage.hidden_size)
     return torch.zeros(shape, dtype=stage.dtype, device=stage.device)

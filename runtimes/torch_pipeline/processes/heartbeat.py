@@ -24,7 +24,7 @@ class HeartbeatRecord:
     Attributes:
         process: its process id.
         phase: index into PHASES.
-        visits: steps computed.
+        steps: steps computed.
         output_tokens: generated, as the first stage knows.
         finished: requests, as the first stage knows.
         busy_s: time spent computing.
@@ -34,7 +34,7 @@ class HeartbeatRecord:
 
     process: int = 0
     phase: int = 0
-    visits: int = 0
+    steps: int = 0
     output_tokens: int = 0
     finished: int = 0
     busy_s: float = 0.0
@@ -46,7 +46,7 @@ class HeartbeatRecord:
         return RECORD.pack(
             self.process,
             self.phase,
-            self.visits,
+            self.steps,
             self.output_tokens,
             self.finished,
             self.busy_s,

@@ -42,7 +42,7 @@ def check_job(job: Job) -> None:
     open_checkpoint(job.model_dir)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
-    if job.options.batch_invariant and job.options.records_steps:
+    if job.options.batch_invariant and job.options.uses_cuda_graphs:
         raise InputError("--batch-invariant: expected without --cuda-graphs; leave one of them out")
     check_quantizers(job.saved.quantizers, "plan")
     _check_nodes(job)
@@ -74,7 +74,7 @@ def build_job(job: Job) -> JobSpec:
         cache_context_tokens=context_tokens,
         requests=job.requests if settings else _all_there(job.requests),
         weight_cache=options.weight_cache and options.weight_cache.resolve(),
-        records_steps=options.records_steps,
+        uses_cuda_graphs=options.uses_cuda_graphs,
         quantizers=saved.quantizers,
         batch_invariant=options.batch_invariant,
     )
@@ -97,7 +97,7 @@ def stage_specs(job: Job) -> tuple[StageSpec, ...]:
             formats=stage.formats,
             device=devices[number],
             cores=cores[number],
-            dense_from_tokens=kernel_switches(profile),
+            dense_from_tokens=kernel_crossovers(profile),
             is_dense_only=profile.kernels == ONLY_DENSE,
             memory_limit_bytes=(
                 memory[number].limit_bytes if job.options.enforces_memory else None
@@ -114,7 +114,7 @@ def stage_specs(job: Job) -> tuple[StageSpec, ...]:
     )
 
 
-def kernel_switches(profile: DeviceProfile) -> dict[str, int]:
+def kernel_crossovers(profile: DeviceProfile) -> dict[str, int]:
     """Return by format the tokens from which weights are decoded, as the profile was fitted.
 
     A profile that was measured here has none for a format whose fused kernel is always faster;
@@ -221,10 +221,10 @@ def cache_shape(job: Job) -> tuple[int, int]:
     Raises:
         InfeasibleError: there is no room for a single row.
     """
-    scenario, cuts = job.saved.task.costs.scenario, job.saved.plan.micro_batching
+    scenario, batching = job.saved.task.costs.scenario, job.saved.plan.micro_batching
     if job.settings is None:
         batch = scenario.workload.requests
-        rows = max(cuts.wave_rows(batch), most_rows(len(job.requests), batch, cuts))
+        rows = max(batching.wave_rows(batch), most_rows(len(job.requests), batch, batching))
         return rows, scenario.workload.context_tokens
     context_tokens = max(request.context_tokens for request in job.requests)
     settings = job.settings

@@ -65,7 +65,7 @@ class JobSpec:
         cache_rows, cache_context_tokens: of every stage's KV cache.
         requests: what is to be served.
         weight_cache: folder for quantized weights, or None.
-        records_steps: whether GPUs repeat decode steps that were recorded.
+        uses_cuda_graphs: whether GPUs repeat decode steps that were recorded.
         quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
         batch_invariant: whether no token depends on what is computed beside it.
     """
@@ -82,7 +82,7 @@ class JobSpec:
     cache_context_tokens: int
     requests: tuple[TokenRequest, ...]
     weight_cache: Folder | None
-    records_steps: bool = False
+    uses_cuda_graphs: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
     batch_invariant: bool = False
 

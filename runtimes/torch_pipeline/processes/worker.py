@@ -18,7 +18,7 @@ import transformers
 
 from llmpq_sim.io.termination import Termination, interrupted_by_sigterm
 from runtimes.base import Completion
-from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.engine.clocks import clocks_ahead_s
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
@@ -135,7 +135,7 @@ def _prepared_device(job: JobSpec, number: int) -> torch.device:
 
 def _load(job: JobSpec, number: int) -> Stage:
     spec = job.stages[number]
-    cut = Cut(spec.first_layer, len(spec.formats), number == 0, number == len(job.stages) - 1)
+    shard = Shard(spec.first_layer, len(spec.formats), number == 0, number == len(job.stages) - 1)
     choice = (
         KernelChoice.dense_only() if spec.is_dense_only else KernelChoice(spec.dense_from_tokens)
     )
@@ -148,9 +148,9 @@ def _load(job: JobSpec, number: int) -> Stage:
         job.quantizers,
     )
     cache = CacheShape(job.cache_rows, job.cache_context_tokens)
-    recorder = CudaRecorder() if spec.device != "cpu" and job.records_steps else None
+    recorder = CudaRecorder() if spec.device != "cpu" and job.uses_cuda_graphs else None
     return load_stage(
-        job.model_dir, cut, settings, cache, recorder=recorder, is_invariant=job.batch_invariant
+        job.model_dir, shard, settings, cache, recorder=recorder, is_invariant=job.batch_invariant
     )
 
 

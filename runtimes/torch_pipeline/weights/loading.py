@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.architecture import CutModel
+from runtimes.torch_pipeline.engine.architecture import ShardModel
 from runtimes.torch_pipeline.engine.norms import fuse_norms
 from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
 from runtimes.torch_pipeline.weights.formats.base import RTN
@@ -74,9 +74,9 @@ class WeightSettings:
 class Names:
     """What tensors of a cut model are called in a checkpoint."""
 
-    def __init__(self, cut: CutModel, first_layer: int, checkpoint: Checkpoint) -> None:
-        self._layers = cut.layers_name + "."
-        self._prefix = cut.base_prefix
+    def __init__(self, shard: ShardModel, first_layer: int, checkpoint: Checkpoint) -> None:
+        self._layers = shard.layers_name + "."
+        self._prefix = shard.base_prefix
         self._first_layer = first_layer
         self._checkpoint = checkpoint
 
@@ -110,7 +110,7 @@ class Names:
 
 
 def load_weights(
-    cut: CutModel,
+    shard: ShardModel,
     first_layer: int,
     checkpoint: Checkpoint,
     settings: WeightSettings,
@@ -119,7 +119,7 @@ def load_weights(
     """Put a checkpoint's weights into a cut model, each layer in its format.
 
     Args:
-        cut: the model of the stage, without memory.
+        shard: the model of the stage, without memory.
         first_layer: index in the whole model of the stage's first layer.
         checkpoint: the weights.
         settings: formats, types and places.
@@ -128,18 +128,18 @@ def load_weights(
     Raises:
         InputError: a tensor is missing or has another shape.
     """
-    names = Names(cut, first_layer, checkpoint)
+    names = Names(shard, first_layer, checkpoint)
     identity = checkpoint.sha256() if settings.cache_dir else ""
-    for number, layer in enumerate(cut.layers):
-        prefix = f"{cut.layers_name}.{number}."
+    for number, layer in enumerate(shard.layers):
+        prefix = f"{shard.layers_name}.{number}."
         with checkpoint.reading() as reader:
             _load_layer(layer, prefix, (names, reader), settings, number, (first_layer, identity))
         release_freed_memory()
         on_layer(number + 1)
     with checkpoint.reading() as reader:
-        _load_ends(cut, names, reader, settings)
+        _load_ends(shard, names, reader, settings)
     if settings.device.type == "cuda":
-        fuse_norms(cut.decoder)
+        fuse_norms(shard.decoder)
     release_freed_memory()
 
 
@@ -164,22 +164,22 @@ def stored_linears(
 
 
 def layer_matrices(
-    cut: CutModel, layer: int, checkpoint: Checkpoint
+    shard: ShardModel, layer: int, checkpoint: Checkpoint
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the matrices of a layer as a checkpoint has them, by the names of ``linear_groups``.
 
     Args:
-        cut: of this layer alone, without memory.
+        shard: of this layer alone, without memory.
         layer: its index in the whole model.
         checkpoint: the weights.
 
     Raises:
         InputError: a tensor is missing or has another shape.
     """
-    names = Names(cut, layer, checkpoint)
+    names = Names(shard, layer, checkpoint)
     with checkpoint.reading() as reader:
-        for group_name, parent, parts in linear_groups(cut.layers[0]):
-            where = f"{cut.layers_name}.0.{group_name.rpartition('.')[0]}"
+        for group_name, parent, parts in linear_groups(shard.layers[0]):
+            where = f"{shard.layers_name}.0.{group_name.rpartition('.')[0]}"
             yield group_name, _weight(parent, parts, where, (names, reader))
 
 
@@ -303,35 +303,37 @@ def _load_rest(
             setattr(owner, leaf, buffer.to(settings.device))
 
 
-def _load_ends(cut: CutModel, names: Names, reader: Reader, settings: WeightSettings) -> None:
+def _load_ends(shard: ShardModel, names: Names, reader: Reader, settings: WeightSettings) -> None:
     """Load embeddings, final norm and LM head, where the stage has them."""
-    head: Any = cut.model.get_output_embeddings()
-    head_name = next(name for name, module in cut.model.named_modules() if module is head)
-    decoder_name = cut.layers_name.rpartition(".")[0]
-    cut.model.set_output_embeddings(nn.Identity())
-    _load_rest(cut.decoder, f"{decoder_name}.", names, reader, settings)
-    if not cut.is_last:
+    head: Any = shard.model.get_output_embeddings()
+    head_name = next(name for name, module in shard.model.named_modules() if module is head)
+    decoder_name = shard.layers_name.rpartition(".")[0]
+    shard.model.set_output_embeddings(nn.Identity())
+    _load_rest(shard.decoder, f"{decoder_name}.", names, reader, settings)
+    if not shard.is_last:
         return
-    weight = _head_weight(cut, names, reader, (f"{head_name}.weight", decoder_name))
+    weight = _head_weight(shard, names, reader, (f"{head_name}.weight", decoder_name))
     linear = linear_from_weight(
         weight, None, DTYPE_NAMES[settings.dtype], settings.device, settings.dtype, settings.choice
     )
-    cut.model.set_output_embeddings(linear)
+    shard.model.set_output_embeddings(linear)
 
 
-def _head_weight(cut: CutModel, names: Names, reader: Reader, at: tuple[str, str]) -> torch.Tensor:
+def _head_weight(
+    shard: ShardModel, names: Names, reader: Reader, at: tuple[str, str]
+) -> torch.Tensor:
     """Return the LM head's own weights, or those of the embeddings where they are tied.
 
     Tied weights may be in a checkpoint under either name, or under both; they are then tied where
     they are equal, as transformers has it.
     """
     own, decoder_name = at
-    if not cut.model.config.tie_word_embeddings:
-        return _rows_checked(cut, names, reader, own)
-    embedding: Any = cut.model.get_input_embeddings()
+    if not shard.model.config.tie_word_embeddings:
+        return _rows_checked(shard, names, reader, own)
+    embedding: Any = shard.model.get_input_embeddings()
     has_table = isinstance(embedding, nn.Embedding)
     if names.find(own) is not None:
-        weight = _rows_checked(cut, names, reader, own)
+        weight = _rows_checked(shard, names, reader, own)
         table = embedding.weight.data if has_table else weight
         is_same = has_table and torch.equal(weight.to(table.dtype).to(table.device), table)
         return table if is_same else weight
@@ -339,14 +341,14 @@ def _head_weight(cut: CutModel, names: Names, reader: Reader, at: tuple[str, str
         return embedding.weight.data
     tables = [f"{decoder_name}.{name}.weight" for name in ("embed_tokens", "word_embeddings")]
     return _rows_checked(
-        cut, names, reader, next((name for name in tables if names.find(name)), own)
+        shard, names, reader, next((name for name in tables if names.find(name)), own)
     )
 
 
-def _rows_checked(cut: CutModel, names: Names, reader: Reader, name: str) -> torch.Tensor:
+def _rows_checked(shard: ShardModel, names: Names, reader: Reader, name: str) -> torch.Tensor:
     stored = names.require(name)
     weight = reader.read(stored)
-    rows = cut.model.config.vocab_size
+    rows = shard.model.config.vocab_size
     if weight.ndim != 2 or weight.shape[0] != rows:
         raise InputError(f"tensor {stored!r}: expected {rows} rows, got shape {list(weight.shape)}")
     return weight

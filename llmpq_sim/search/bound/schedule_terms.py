@@ -21,26 +21,26 @@ LAYER, EMBEDDING, HEAD = range(3)
 """The three kinds of block, the first axis of every array below."""
 
 TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
-"""The fields of WaveTerms that add up over the blocks of a stage, as ``visit_s`` numbers them."""
+"""The fields of WaveTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
 
 
 @dataclass(frozen=True)
-class WaveTerms:
+class ScheduleTerms:
     """Seconds that each block adds to the terms of the bound for one wave shape.
 
     Every array has the shape (3 blocks, places, formats).
 
     Attributes:
         count: how many waves have this shape.
-        prefill_least: its shortest prefill visit.
-        prefill_rest: its other prefill visits together.
-        decode_least: its shortest decode visit.
-        decode_rest: its decode visits that follow the end of prefill, less the shortest.
-        decode_path: its visits in the rounds of one group, one after another.
+        prefill_least: its shortest prefill step.
+        prefill_rest: its other prefill steps together.
+        decode_least: its shortest decode step.
+        decode_rest: its decode steps that follow the end of prefill, less the shortest.
+        decode_path: its steps in the rounds of one group, one after another.
         prefill_links_s, path_links_s: what the links add at least to a prefill and to those rounds.
-        visit_s: what a device adds to each of the five terms by being visited at all. Shape:
+        step_s: what a device adds to each of the five terms by being visited at all. Shape:
             (5 terms, places).
-        least_visit_s: what such visits add at least to the end of prefill, to the length of decode
+        least_step_s: what such steps add at least to the end of prefill, to the length of decode
             by the slowest stage, and to the rounds of the path. Shape: (3,).
     """
 
@@ -52,18 +52,18 @@ class WaveTerms:
     decode_path: FloatArray
     prefill_links_s: float
     path_links_s: float
-    visit_s: FloatArray
-    least_visit_s: FloatArray
+    step_s: FloatArray
+    least_step_s: FloatArray
 
 
-def wave_terms(
+def schedule_terms(
     costs: LayerCosts,
     kinds: Sequence[str],
     formats: Sequence[str],
     shape: BatchSchedule,
     count: int,
     devices: int,
-) -> WaveTerms:
+) -> ScheduleTerms:
     """Return the terms of one wave shape.
 
     Args:
@@ -75,7 +75,7 @@ def wave_terms(
         devices: how many devices any plan uses at least.
     """
     distinct = list(dict.fromkeys(kinds))
-    wave = _Wave.of(shape)
+    wave = _Schedule.of(shape)
     arrays = np.zeros((5, 3, len(distinct), len(formats)))
     for number, kind in enumerate(distinct):
         for column, name in enumerate(formats):
@@ -85,10 +85,10 @@ def wave_terms(
         arrays[:, HEAD, number, 0] = _end_terms(costs, wave, kind, HEAD)
     links = _fastest_links(costs, devices)
     prefill_links_s, path_links_s = _link_terms_s(costs, wave, links)
-    visit_s = np.stack([_visit_terms(costs, wave, kind) for kind in distinct], axis=1)
+    step_s = np.stack([_step_terms(costs, wave, kind) for kind in distinct], axis=1)
     of_places = [distinct.index(kind) for kind in kinds]
     least, rest, decode_least, decode_rest, path = arrays[:, :, of_places]
-    return WaveTerms(
+    return ScheduleTerms(
         count=count,
         prefill_least=least,
         prefill_rest=rest,
@@ -97,22 +97,22 @@ def wave_terms(
         decode_path=path,
         prefill_links_s=prefill_links_s,
         path_links_s=path_links_s,
-        visit_s=visit_s[:, of_places],
-        least_visit_s=_least_visit_s(visit_s, devices),
+        step_s=step_s[:, of_places],
+        least_step_s=_least_step_s(step_s, devices),
     )
 
 
 @dataclass(frozen=True)
-class _Wave:
+class _Schedule:
     """A wave shape with what is asked of it for every kind and format.
 
     Attributes:
         shape: the micro-batches.
         prefill_sizes: rows of its prefill micro-batches, each size once.
-        decode_sizes: rows of its decode visits, each size once.
-        first: the turn from which each group's decode visits follow the end of prefill. It is 0
+        decode_sizes: rows of its decode steps, each size once.
+        first: the turn from which each group's decode steps follow the end of prefill. It is 0
             for groups whose last prompt the last prefill micro-batch holds. All prefills pass the
-            last stage before any decode visit does, so that others return there in turn 1 at least.
+            last stage before any decode step does, so that others return there in turn 1 at least.
         path: the group with the most rows to decode after the end of prefill.
     """
 
@@ -123,7 +123,7 @@ class _Wave:
     path: int
 
     @classmethod
-    def of(cls, shape: BatchSchedule) -> "_Wave":
+    def of(cls, shape: BatchSchedule) -> "_Schedule":
         """Return a wave shape with these."""
         released = set(shape.releases()[-1])
         first = [int(group not in released) for group in range(len(shape.decode_rows))]
@@ -133,29 +133,29 @@ class _Wave:
         return cls(shape, frozenset(shape.prefill_rows), decode_sizes, first, path)
 
 
-def _visit_terms(costs: LayerCosts, wave: _Wave, kind: str) -> FloatArray:
+def _step_terms(costs: LayerCosts, wave: _Schedule, kind: str) -> FloatArray:
     step_s = costs.step_s(kind)
     decode_s = [np.full(len(rows), step_s) for rows in wave.shape.decode_rows]
     return _terms(wave, [step_s] * len(wave.shape.prefill_rows), decode_s)
 
 
-def _least_visit_s(visit_s: FloatArray, devices: int) -> FloatArray:
-    """Return what the visits of any pipeline of at least so many devices add to its times.
+def _least_step_s(step_s: FloatArray, devices: int) -> FloatArray:
+    """Return what the steps of any pipeline of at least so many devices add to its times.
 
     The least counts for each device; what is added to the slowest stage is no less than the least
     of all kinds.
     """
-    least, rest, decode_least, decode_rest, path = visit_s.min(axis=1)
+    least, rest, decode_least, decode_rest, path = step_s.min(axis=1)
     return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
 
 
-def _layer_terms(costs: LayerCosts, wave: _Wave, kind: str, name: str) -> FloatArray:
+def _layer_terms(costs: LayerCosts, wave: _Schedule, kind: str, name: str) -> FloatArray:
     prefill_s = {rows: costs.prefill_layer_s(kind, name, rows) for rows in wave.prefill_sizes}
     decode_s = {rows: costs.decode_layer_s(kind, name, rows) for rows in wave.decode_sizes}
     return _block_terms(wave, prefill_s, decode_s)
 
 
-def _end_terms(costs: LayerCosts, wave: _Wave, kind: str, block: int) -> FloatArray:
+def _end_terms(costs: LayerCosts, wave: _Schedule, kind: str, block: int) -> FloatArray:
     prompt = costs.scenario.workload.prompt_tokens
     sizes = wave.prefill_sizes
     if block == EMBEDDING:
@@ -168,32 +168,32 @@ def _end_terms(costs: LayerCosts, wave: _Wave, kind: str, block: int) -> FloatAr
 
 
 def _block_terms(
-    wave: _Wave, prefill_s: dict[int, float], decode_s: dict[int, FloatArray]
+    wave: _Schedule, prefill_s: dict[int, float], decode_s: dict[int, FloatArray]
 ) -> FloatArray:
     """Return the five terms of a block, given its time in each size of micro-batch."""
-    visits_s = [_visits_s(rows, decode_s) for rows in wave.shape.decode_rows]
-    return _terms(wave, [prefill_s[rows] for rows in wave.shape.prefill_rows], visits_s)
+    steps_s = [_steps_s(rows, decode_s) for rows in wave.shape.decode_rows]
+    return _terms(wave, [prefill_s[rows] for rows in wave.shape.prefill_rows], steps_s)
 
 
-def _visits_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
-    """Return a group's visit in each of its rounds, whose rows may become fewer."""
+def _steps_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
+    """Return a group's step in each of its rounds, whose rows may become fewer."""
     rows = np.array(rows_by_round, dtype=int)
-    visits_s = np.zeros(len(rows))
+    steps_s = np.zeros(len(rows))
     for size, round_s in by_rows.items():
         chosen = np.flatnonzero(rows == size)
-        visits_s[chosen] = round_s[chosen]
-    return visits_s
+        steps_s[chosen] = round_s[chosen]
+    return steps_s
 
 
-def _terms(wave: _Wave, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
+def _terms(wave: _Schedule, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
     """Return the five terms of WaveTerms for one block on one kind in one format."""
     least_s = min(prefill_s)
     first, group = wave.first, wave.path
-    visits_s = np.concatenate(decode_s)
+    steps_s = np.concatenate(decode_s)
     later_s = sum(
         float(times_s[start:].sum()) for times_s, start in zip(decode_s, first, strict=True)
     )
-    decode_least_s = float(visits_s.min()) if later_s > 0 else 0.0
+    decode_least_s = float(steps_s.min()) if later_s > 0 else 0.0
     return np.array(
         [
             least_s,
@@ -215,11 +215,11 @@ def link_terms_s(
         shape: the micro-batches of a wave.
         links: the link behind each stage, the last one back to the first; None on one device.
     """
-    return _link_terms_s(costs, _Wave.of(shape), links)
+    return _link_terms_s(costs, _Schedule.of(shape), links)
 
 
 def _link_terms_s(
-    costs: LayerCosts, wave: _Wave, links: Sequence[Link | None]
+    costs: LayerCosts, wave: _Schedule, links: Sequence[Link | None]
 ) -> tuple[float, float]:
     shape, group = wave.shape, wave.path
     start = wave.first[group]
