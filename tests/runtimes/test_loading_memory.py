@@ -32,7 +32,7 @@ MEASURING = """
 import json, sys
 from pathlib import Path
 import torch
-from runtimes.torch_pipeline.engine.architecture import Cut
+from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, own_bytes
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
@@ -44,7 +44,7 @@ def load(format_name, layers, cache_dir=None):
     settings = WeightSettings(
         (format_name,) * layers, torch.bfloat16, cpu, KernelChoice(), cache_dir
     )
-    return load_stage(folder, Cut(0, layers, True, True), settings, CacheShape(1, 8))
+    return load_stage(folder, Shard(0, layers, True, True), settings, CacheShape(1, 8))
 
 load("int4", 1)  # whatever is set up at first use
 for format_name in ("int3", "int4", "int8", "bf16"):
