@@ -209,10 +209,7 @@ def _load_layer(
         widths = [getattr(parent, part).out_features for part in parts]
         bias = _bias(parent, parts, where, source, settings)
         if cached is None:
-            weight = _weight(parent, parts, where, source)
-            quantizer = settings.quantizer(stored_format)
-            stored = quantize(weight, stored_format, settings.dtype, quantizer)
-            del weight
+            stored = _stored(_weight(parent, parts, where, source), stored_format, settings)
         else:
             stored = _of_group(cached, group_name)
         shape = (sum(widths), getattr(parent, parts[0]).in_features)
@@ -234,11 +231,15 @@ def _stored_layer(
     """Return the quantized tensors of a layer by group and name, for the cache."""
     tensors = {}
     for group_name, parent, parts in groups:
-        weight = _weight(parent, parts, prefix + group_name.rpartition(".")[0], source)
-        quantizer = settings.quantizer(stored_format)
-        for name, tensor in quantize(weight, stored_format, settings.dtype, quantizer).items():
-            tensors[f"{group_name}/{name}"] = tensor
+        where = prefix + group_name.rpartition(".")[0]
+        stored = _stored(_weight(parent, parts, where, source), stored_format, settings)
+        tensors |= {f"{group_name}/{name}": tensor for name, tensor in stored.items()}
     return tensors
+
+
+def _stored(weight: torch.Tensor, name: str, settings: WeightSettings) -> dict[str, torch.Tensor]:
+    """Return a weight in a format; who calls keeps no name of it, so that it is freed at once."""
+    return quantize(weight, name, settings.dtype, settings.quantizer(name))
 
 
 def _of_group(cached: Mapping[str, torch.Tensor], group: str) -> dict[str, torch.Tensor]:
