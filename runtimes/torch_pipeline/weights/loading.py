@@ -229,7 +229,7 @@ def _stored_layer(
     stored_format: str,
 ) -> dict[str, torch.Tensor]:
     """Return the quantized tensors of a layer by group and name, for the cache."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for group_name, parent, parts in groups:
         where = prefix + group_name.rpartition(".")[0]
         stored = _stored(_weight(parent, parts, where, source), stored_format, settings)
