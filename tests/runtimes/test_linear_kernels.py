@@ -128,18 +128,39 @@ def test_a_layout_that_nobody_knows_is_not_found() -> None:
     assert find_block_layout(lambda codes: codes[:, ::2].to(torch.uint8)) is None
 
 
+def packed_in_tiles(packed: Tensor, shuffle: Tensor) -> Tensor:
+    """Pack plain rows as a kernel that permutes codes within tiles."""
+    codes = int4_layout.unpack_nibbles(packed)
+    tiles = codes.view(-1, 8, codes.shape[1] // 128, 128).transpose(1, 2).reshape(-1, 1024)
+    moved = int4_layout.pack_nibbles(tiles[:, shuffle]).view(torch.int32)
+    return moved.view(codes.shape[0] // 8, codes.shape[1] // 128, 32, 4)
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
 def test_any_permutation_within_tiles_is_found_and_undone(seed: int) -> None:
     shuffle = torch.randperm(8 * 128, generator=torch.Generator().manual_seed(seed))
 
     def pack(packed: Tensor) -> Tensor:
-        codes = int4_layout.unpack_nibbles(packed)
-        tiles = codes.view(-1, 8, codes.shape[1] // 128, 128).transpose(1, 2).reshape(-1, 1024)
-        moved = int4_layout.pack_nibbles(tiles[:, shuffle]).view(torch.int32)
-        return moved.view(codes.shape[0] // 8, codes.shape[1] // 128, 32, 4)
+        return packed_in_tiles(packed, shuffle)
 
     order = int4_layout.find_tile_order(pack, CPU)
     codes = torch.randint(0, 16, (24, 384), dtype=torch.uint8)
     packed = pack(int4_layout.pack_nibbles(codes))
     assert torch.equal(int4_layout.unpack_tiles(packed, order, 384), codes)
+
+
+def test_tiles_are_decoded_and_given_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffle = torch.randperm(8 * 128, generator=torch.Generator().manual_seed(0))
+
+    def pack(packed: Tensor) -> Tensor:
+        return packed_in_tiles(packed, shuffle)
+
+    monkeypatch.setattr(torch_operators, "pack_int4_on_cuda", pack)
+    known = int4.Int4()
+    kernel = int4.TiledInt4Kernel(known, int4_layout.find_tile_order(pack, CPU))
+    stored = quantize(gaussian(48, 300), "int4", torch.bfloat16)
+    held = kernel.pack(dict(stored))
+    assert all(torch.equal(kernel.unpack(held)[name], stored[name]) for name in stored)
+    for rows in (slice(0, 48), slice(8, 24), slice(40, 48)):
+        assert torch.equal(kernel.decode(held, rows).t(), known.decode(stored, rows))
