@@ -7,6 +7,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
+CORES, WORKERS = os.cpu_count() or 1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+SHARE = max(1, CORES // WORKERS)
+os.environ["OMP_NUM_THREADS"] = str(min(SHARE, int(os.environ.get("OMP_NUM_THREADS", SHARE))))
+"""Test workers share out the cores: threads that wait for a core spin, and take it from others."""
+
 HERE = Path(".hypothesis")
 
 if not os.access(HERE if HERE.exists() else Path(), os.W_OK):  # a checkout that is only read

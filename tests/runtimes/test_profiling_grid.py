@@ -51,7 +51,7 @@ def test_powers_grow_by_their_factor_up_to_the_most(least: int, most: int, facto
 
 @GRIDS
 def test_all_sizes_grow(grid: Grid) -> None:
-    for name in ("tokens", "contexts", "prompts", "rows", "visit_rows", "message_bytes"):
+    for name in ("tokens", "contexts", "prompts", "rows", "step_rows", "message_bytes"):
         sizes = getattr(grid, name)
         assert all(before < after for before, after in pairwise(sizes)), name
 
