@@ -21,7 +21,7 @@ LAYER, EMBEDDING, HEAD = range(3)
 """The three kinds of block, the first axis of every array below."""
 
 TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
-"""The fields of WaveTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
+"""The fields of ScheduleTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _steps_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> 
 
 
 def _terms(wave: _Schedule, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
-    """Return the five terms of WaveTerms for one block on one kind in one format."""
+    """Return the five terms of ScheduleTerms for one block on one kind in one format."""
     least_s = min(prefill_s)
     first, group = wave.first, wave.path
     steps_s = np.concatenate(decode_s)
