@@ -24,7 +24,7 @@ FIGURE_HEADINGS = ("predicted", "measured", "error")
 STAGE_HEADINGS = (
     "memory\npredicted", "\nmeasured", "\nerror", "busy\npredicted", "\nmeasured", "\nerror",
 )  # fmt: skip
-VISIT_HEADINGS = ("visits\npredicted", "\nmeasured", "mean time\npredicted", "\nmeasured")
+STEP_HEADINGS = ("visits\npredicted", "\nmeasured", "mean time\npredicted", "\nmeasured")
 
 MOST_REASONS = 3
 """Stages and phases that are named where an error is larger than stated."""
@@ -97,8 +97,8 @@ def stage_comparison_table(stages: Sequence[StageComparison]) -> Table:
 
 def step_table(stages: Sequence[StageComparison]) -> Table:
     """Return how many steps of each phase a stage had and how long they took on average."""
-    right = ("\nstage", *VISIT_HEADINGS, "\nerror")
-    table = new_table("\nstage", "\nphase", *VISIT_HEADINGS, "\nerror", "\nstated", right=right)
+    right = ("\nstage", *STEP_HEADINGS, "\nerror")
+    table = new_table("\nstage", "\nphase", *STEP_HEADINGS, "\nerror", "\nstated", right=right)
     for stage in stages:
         for phase in stage.phases:
             counts = (str(phase.predicted_steps), str(phase.measured_steps))

@@ -18,7 +18,7 @@ LINK_BYTES_PER_S = 2e9
 SUSTAINED = 0.4
 """Share of the peak that kernels reach on average; corrected as soon as some were timed."""
 
-STAGE_VISIT_S = 3e-4
+STAGE_STEP_S = 3e-4
 
 Kind = tuple[str, str, str]
 
@@ -82,7 +82,7 @@ def call_s(point: Point, peaks: Peaks, layer_weights: int) -> float:
         return 2 * (CALL_S + point.bytes / LINK_BYTES_PER_S)
     fixed_s, weights, moved, flops = CALL_S, float(point.n * point.k), 0.0, 0.0
     if point.op in {"layer", "visit", "served"}:
-        fixed_s, weights = STAGE_VISIT_S * (1 + point.layers), float(point.layers * layer_weights)
+        fixed_s, weights = STAGE_STEP_S * (1 + point.layers), float(point.layers * layer_weights)
     if point.op == "embedding":
         weights, moved = 0.0, 4.0 * point.m * point.n
     if point.op == "attention":

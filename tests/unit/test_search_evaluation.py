@@ -38,7 +38,7 @@ def test_only_the_best_closed_forms_are_simulated_within_the_allowance(
 ) -> None:
     screen = Screen(task)
     ranked = sorted(plans, key=screen.makespan_s)
-    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", sum(map(steps, ranked[:3])))
+    monkeypatch.setattr(evaluation, "STEPS_PER_CALL", sum(map(steps, ranked[:3])))
     verdicts = dict(zip(plans, Evaluator(screen, 1).judge(plans), strict=True))
     assert [verdicts[plan].is_simulated for plan in ranked] == [True] * 3 + [False] * 7
     for plan in ranked[3:]:
@@ -48,7 +48,7 @@ def test_only_the_best_closed_forms_are_simulated_within_the_allowance(
 def test_the_first_plans_are_simulated_whatever_they_cost(
     task: PlanningTask, plans: list[Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", 0)
+    monkeypatch.setattr(evaluation, "STEPS_PER_CALL", 0)
     verdicts = Evaluator(Screen(task), 1).judge(plans, sure=4)
     assert [verdict.is_simulated for verdict in verdicts] == [True] * 4 + [False] * 6
 
@@ -56,7 +56,7 @@ def test_the_first_plans_are_simulated_whatever_they_cost(
 def test_one_plan_is_simulated_however_large_the_batch(
     task: PlanningTask, plans: list[Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", 0)
+    monkeypatch.setattr(evaluation, "STEPS_PER_CALL", 0)
     verdicts = Evaluator(Screen(task), 1).judge(plans)
     assert sum(verdict.is_simulated for verdict in verdicts) == 1
 
@@ -64,7 +64,7 @@ def test_one_plan_is_simulated_however_large_the_batch(
 def test_workers_do_not_change_a_verdict(
     task: PlanningTask, plans: list[Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "VISITS_PER_POOL", 0)
+    monkeypatch.setattr(evaluation, "STEPS_PER_POOL", 0)
     alone, together = (Evaluator(Screen(task), workers).judge(plans) for workers in (1, 2))
     assert alone == together
 

@@ -105,7 +105,7 @@ def test_no_plan_of_the_front_is_beaten_by_another(task: PlanningTask) -> None:
 def test_only_simulated_plans_are_in_the_front(
     task: PlanningTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "VISITS_PER_CALL", 0)
+    monkeypatch.setattr(evaluation, "STEPS_PER_CALL", 0)
     state, _ = run(task, 3)
     assert not all(member.is_simulated for member in state.population)
     assert all(member.is_simulated for member in state.hall)

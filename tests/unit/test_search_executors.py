@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 import llmpq_sim
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import json_text
@@ -15,6 +17,7 @@ from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import outcome_to_dict
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import batch_workload, default_formats, planning_task, quality_target
+from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic import evaluation, executors
 from llmpq_sim.search.genetic.executors import Executor, simulating_on
@@ -62,12 +65,17 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_a_dask_cluster_finds_the_plan_of_one_process(
     dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> NoReturn:
-        raise AssertionError("simulated in this process")
+    simulated = evaluation.simulate_static
+    here: list[Plan] = []
+
+    def only_the_first(plan: Plan, costs: LayerCosts) -> SimulationResult:
+        here.append(plan)
+        assert len(here) == 1, "simulated in this process"
+        return simulated(plan, costs)
 
     alone = plan_text(workers=1)
-    monkeypatch.setattr(evaluation, "VISITS_PER_POOL", 0)
-    monkeypatch.setattr(evaluation, "simulate_static", refuse)  # not in the workers
+    monkeypatch.setattr(evaluation, "STEPS_PER_POOL", 0)
+    monkeypatch.setattr(evaluation, "simulate_static", only_the_first)  # not in the workers
     scheduler = dask_cluster.scheduler_address.removeprefix("tcp://")
     with simulating_on("dask", scheduler, None) as at_once:
         assert at_once == 2
@@ -113,7 +121,7 @@ def test_options_that_do_not_go_together_are_refused(
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "find_spec", lambda _: None)
     with (
-        pytest.raises(InputError, match=r'needs Dask: pip install "llmpq\[dask\]"'),
+        pytest.raises(InputError, match=r'needs Dask: pip install "dask\[distributed\]"'),
         simulating_on("dask", "127.0.0.1:8786", None),
     ):
         pass

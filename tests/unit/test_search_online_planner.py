@@ -116,8 +116,8 @@ def test_without_room_for_any_request_there_is_no_plan() -> None:
         found(online_task(short, room_mib=2.4), generations=0)
     assert str(caught.value) == (
         "tiny on tiny: no plan has room for the KV cache of any request beside batches of 256 "
-        "tokens; the longest of made up has 12 tokens, 0.0 GiB, the plan for the representative "
-        "batch leaves 0.0 GiB in all; allow fewer bits, or use devices with more memory"
+        "tokens; the longest of made up has 12 tokens, 0.000 GiB, the plan for the representative "
+        "batch leaves 0.001 GiB in all; allow fewer bits, or use devices with more memory"
     )
 
 

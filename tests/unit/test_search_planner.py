@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_outcome(task: PlanningTask) -> None:
 def test_two_workers_give_the_outcome_of_one(
     task: PlanningTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "VISITS_PER_POOL", 0)
+    monkeypatch.setattr(evaluation, "STEPS_PER_POOL", 0)
     alone, together = (
         search(task, SearchSettings(generations=2, workers=workers)) for workers in (1, 2)
     )

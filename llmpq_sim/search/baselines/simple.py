@@ -16,7 +16,7 @@ from llmpq_sim.search.baselines.registry import BaselinePlanner, offered_planner
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
-from llmpq_sim.search.genetic.evaluation import VISITS_PER_S, stage_steps
+from llmpq_sim.search.genetic.evaluation import STEPS_PER_S, stage_steps
 from llmpq_sim.search.grid import paper_micro_batchings
 from llmpq_sim.search.scoring import PlanScore, fits, keeps_budget, score_plan, shortfall_bytes
 
@@ -76,7 +76,7 @@ def best_of(name: str, plans: Sequence[Plan], screen: Screen) -> Baseline:
     feasible = [plan for plan in plans if fits(plan, task) and keeps_budget(plan, task)]
     if feasible:
         fastest = min(feasible, key=screen.makespan_s)
-        if stage_steps(fastest, task) > VISITS_PER_S * time_left_s():
+        if stage_steps(fastest, task) > STEPS_PER_S * time_left_s():
             raise OutOfTime
         return Baseline(name, score_plan(fastest, task), None)
     if plans:

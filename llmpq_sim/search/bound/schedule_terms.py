@@ -21,7 +21,7 @@ LAYER, EMBEDDING, HEAD = range(3)
 """The three kinds of block, the first axis of every array below."""
 
 TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
-"""The fields of ScheduleTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
+"""Fields of ScheduleTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from llmpq_sim.search.deadline import time_left_s, time_limit
 from llmpq_sim.search.genetic.executors import spread
 from llmpq_sim.simulator.static.simulate import simulate_static
 
-VISITS_PER_CALL = 1_500_000
+STEPS_PER_CALL = 1_500_000
 """Stage steps simulated for one set of plans, at most, beyond the plans that must be."""
 
-VISITS_PER_POOL = 750_000
+STEPS_PER_POOL = 750_000
 """Stage steps from which starting worker processes pays."""
 
-VISITS_PER_S = 500_000
+STEPS_PER_S = 500_000
 """Stage steps simulated in a second, by a low guess, to tell what a time limit allows."""
 
 
@@ -59,14 +59,14 @@ class Evaluator:
         """
         screened = [self.screen.makespan_s(plan) for plan in plans]
         asked = [stage_steps(plan, self.screen.task) for plan in plans]
-        affordable = VISITS_PER_S * time_left_s()
+        affordable = STEPS_PER_S * time_left_s()
         excess = [max(steps - affordable, 0.0) for steps in asked]
         ranked = sorted(range(len(plans)), key=lambda i: (excess[i], i >= sure, screened[i], i))
         chosen: list[Plan] = []
         steps = 0
         for index in ranked:
             steps += asked[index]
-            if chosen and index >= sure and steps > VISITS_PER_CALL:
+            if chosen and index >= sure and steps > STEPS_PER_CALL:
                 break
             chosen.append(plans[index])
         self._simulate(chosen)
@@ -90,7 +90,7 @@ class Evaluator:
             del new[0]
         steps = sum(stage_steps(plan, self.screen.task) for plan in new)
         simulate = partial(_makespans_s, task=self.screen.task, limit_s=time_left_s())
-        if self.workers < 2 or steps < VISITS_PER_POOL:
+        if self.workers < 2 or steps < STEPS_PER_POOL:
             makespans_s = simulate(new)
         else:
             makespans_s = spread(simulate, new, self.workers)
