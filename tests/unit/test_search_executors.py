@@ -22,6 +22,7 @@ from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic import evaluation, executors
 from llmpq_sim.search.genetic.executors import Executor, simulating_on
 from llmpq_sim.search.planner import SearchSettings, search
+from llmpq_sim.simulator.static.simulate import simulate_static
 
 TARGET = quality_target("int4")
 
@@ -65,7 +66,7 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_a_dask_cluster_finds_the_plan_of_one_process(
     dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulated = evaluation.simulate_static
+    simulated = simulate_static
     here: list[Plan] = []
 
     def only_the_first(plan: Plan, costs: LayerCosts) -> SimulationResult:
