@@ -35,8 +35,9 @@ os._exit(0)
 WATCHES = """
 import os, subprocess, sys, time
 from runtimes.torch_pipeline.processes.child import watch
+parent = os.getppid()  # asked before the parent may end, which it does once it has read the line
 print(os.getpid(), flush=True)
-watch(os.getppid())
+watch(parent)
 """
 
 
