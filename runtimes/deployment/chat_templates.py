@@ -151,6 +151,11 @@ class _Renderer:
                 pass
 
 
+def stop_rendering() -> None:
+    """End the process, for nothing more is to be rendered soon; another call starts it anew."""
+    _renderer().stop()
+
+
 @cache
 def _renderer() -> _Renderer:
     """Return the renderer of this process, which ends with it."""

@@ -23,6 +23,7 @@ from runtimes.base import (
     ignore_progress,
     load_runtime,
 )
+from runtimes.deployment.chat_templates import stop_rendering
 from runtimes.deployment.generation_config import TextModel, load_text_model
 from runtimes.deployment.job_checks import longest_context_tokens
 from runtimes.deployment.request_files import read_requests
@@ -140,7 +141,10 @@ def requests_of(deployment: Deployment, model: TextModel) -> RequestSet:
     """
     limits = plan_limits(deployment)
     if deployment.requests_file is not None:
-        return read_requests(deployment.requests_file, model, limits, deployment.seed)
+        try:
+            return read_requests(deployment.requests_file, model, limits, deployment.seed)
+        finally:
+            stop_rendering()
     scenario = deployment.saved.task.costs.scenario
     if deployment.trace is None:
         return divided_by_length(batch_requests(scenario.workload, model, deployment.seed), limits)

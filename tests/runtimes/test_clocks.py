@@ -15,7 +15,7 @@ STAGE = """
 import json, sys
 from time import perf_counter
 import torch.distributed as dist
-from runtimes.torch_pipeline import clocks
+from runtimes.torch_pipeline.engine import clocks
 
 rank, machines, meet = int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3]
 clocks._machine = lambda: machines[rank]
