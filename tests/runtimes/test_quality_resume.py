@@ -160,7 +160,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     chosen = chosen_settings(model_and_text, tmp_path / "work")
-    with pytest.raises(InfeasibleError, match=r"need 0\.0 GiB of disk, 0\.0 GiB are free"):
+    with pytest.raises(InfeasibleError, match=r"need 0\.0002 GiB of disk, 0\.0000 GiB are free"):
         measure_kl(open_measured_model(chosen), chosen)
     assert not (tmp_path / "work").exists()
 
