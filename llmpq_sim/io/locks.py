@@ -104,8 +104,9 @@ def _acquired_at_once(lock: Path) -> int:
             is_held = hold(descriptor)
             with suppress(FileNotFoundError):
                 if not is_held or os.path.samestat(os.fstat(descriptor), lock.stat()):
-                    os.truncate(descriptor, 0)
-                    os.pwrite(descriptor, json.dumps(_note()).encode(), 0)
+                    with suppress(OSError):  # a full disk: held all the same, by nobody named
+                        os.truncate(descriptor, 0)
+                        os.pwrite(descriptor, json.dumps(_note()).encode(), 0)
                     return descriptor
         except BaseException:
             os.close(descriptor)
