@@ -2,10 +2,14 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
+
+from runtimes.deployment import chat_templates
 
 CORES, WORKERS = os.cpu_count() or 1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 SHARE = max(1, CORES // WORKERS)
@@ -25,3 +29,10 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("llmpq")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_stays() -> Iterator[None]:
+    """End the process that renders chat templates, which would be there for the next tests."""
+    yield
+    chat_templates.stop_rendering()

@@ -45,17 +45,18 @@ class Failure:
         message: what is said of it, one line but for wrong usage.
         kind: the class of the error.
         exit_code: of the process.
-        shown: the text on stderr.
+        said: the text on stderr where it is not the message alone.
     """
 
     message: str
     kind: str
     exit_code: int = FAILED
-    shown: str = ""
+    said: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.shown:
-            object.__setattr__(self, "shown", f"error: {self.message}")
+    @property
+    def shown(self) -> str:
+        """The text on stderr."""
+        return self.said or f"error: {self.message}"
 
     def content(self) -> dict[str, str]:
         """Return the failure as JSON has it."""

@@ -7,9 +7,11 @@ beside what is assumed. They say where the prediction is wrong; nothing is predi
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 
+from llmpq_sim.core.records import Key
 from llmpq_sim.latency.work import FloatArray
 from llmpq_sim.paper.logged import LOGGED_CASE, wave_of_kernels
 from llmpq_sim.paper.measurements import LOGGED_PLANS, LoggedPlan
@@ -35,7 +37,7 @@ class ImpliedDecodeTimes:
 
     timed_layer_s: float
     layer_s: float
-    step_s: float
+    step_s: Annotated[float, Key("visit_s")]
 
 
 @cache

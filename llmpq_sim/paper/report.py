@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import llmpq_sim
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.units import MS
 from llmpq_sim.paper.case_files import plan_content
 from llmpq_sim.paper.cases import KERNEL_SETS
@@ -55,13 +56,8 @@ def reproduction_content(results: list[Content], logged: list[LoggedPrediction])
         "results": results,
         "rankings": [asdict(ranking) for ranking in rankings(results)],
         "logged_plans": [_logged_content(one) for one in logged],
-        "missing_times": _missing_times_content(),
+        "missing_times": to_dict(implied_decode_times()),
     }
-
-
-def _missing_times_content() -> dict[str, float]:
-    found = asdict(implied_decode_times())
-    return {"visit_s" if name == "step_s" else name: value for name, value in found.items()}
 
 
 def csv_text(results: list[Content], fields: tuple[str, ...] = FIELDS) -> str:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from llmpq_sim.core.errors import ExecutionError, InputError
-from llmpq_sim.io.files import check_writable, whole_file
+from llmpq_sim.io.files import check_writable, open_regular, whole_file
 from llmpq_sim.io.locks import locked
 from runtimes.base import Completion
 from runtimes.deployment.generation_config import TextModel
@@ -250,9 +250,8 @@ def _shorten(path: Path, content: bytes, kept: bytes) -> None:
 
 def _content(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise InputError(f"{path}: expected a file, got a device or pipe")
-        return path.read_bytes()
+        with open_regular(path) as stream:
+            return stream.read()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
