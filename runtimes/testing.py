@@ -141,7 +141,7 @@ def core(name: str, memory_bytes: int = 4 * GIB) -> Device:
 
 def saved_plan(
     folder: Path,
-    batching: list[tuple[str, ...]],
+    shards: list[tuple[str, ...]],
     *,
     micro_batching: MicroBatching | None = None,
     prompt_tokens: int = 12,
@@ -153,7 +153,7 @@ def saved_plan(
 
     Args:
         folder: of the model.
-        batching: formats of the layers of each stage.
+        shards: formats of the layers of each stage.
         micro_batching: two rows at a time, two groups in flight, unless told.
         prompt_tokens: of each request of the batch it is made for.
         output_tokens: of each of these requests.
@@ -161,13 +161,13 @@ def saved_plan(
         memory_bytes: of each device.
     """
     device = core("cpu", memory_bytes)
-    names = nodes or ("node-0",) * len(batching)
-    members = tuple(ClusterDevice(f"cpu-{i}", device, names[i]) for i in range(len(batching)))
-    pairs = [(i, j) for i in range(len(batching)) for j in range(i + 1, len(batching))]
+    names = nodes or ("node-0",) * len(shards)
+    members = tuple(ClusterDevice(f"cpu-{i}", device, names[i]) for i in range(len(shards)))
+    pairs = [(i, j) for i in range(len(shards)) for j in range(i + 1, len(shards))]
     cluster = Cluster("cores", members, {pair: Link(5e-5, 5e9) for pair in pairs})
     model = load_model(str(folder))
     scenario = Scenario(model, cluster, BatchWorkload(prompt_tokens, output_tokens))
-    stages = tuple(Stage(f"cpu-{i}", formats) for i, formats in enumerate(batching))
+    stages = tuple(Stage(f"cpu-{i}", formats) for i, formats in enumerate(shards))
     task = PlanningTask(
         LayerCosts(scenario, {"cpu": spec_profile(device)}),
         nominal_quality(model.layers, None),

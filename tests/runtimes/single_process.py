@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def load_stages(
     folder: Path,
-    batching: list[tuple[str, ...]],
+    shards: list[tuple[str, ...]],
     cache: CacheShape,
     *,
     dtype: torch.dtype = torch.float32,
@@ -36,8 +36,8 @@ def load_stages(
 ) -> list[Stage]:
     """Return stages whose layers have these formats."""
     stages, first = [], 0
-    for number, formats in enumerate(batching):
-        shard = Shard(first, len(formats), number == 0, number == len(batching) - 1)
+    for number, formats in enumerate(shards):
+        shard = Shard(first, len(formats), number == 0, number == len(shards) - 1)
         settings = WeightSettings(formats, dtype, device, choice or KernelChoice(), weight_cache)
         stages.append(
             load_stage(folder, shard, settings, cache, recorder=recorder, is_invariant=is_invariant)

@@ -44,9 +44,9 @@ def test_processes_on_gpus_give_the_tokens_of_generate(
 ) -> None:
     folder = save_model("llama", tmp_path)
     prompts = prompts_of((5, 11, 3, 8))
-    batching = [("bf16",) * LAYERS] if len(devices) == 1 else [("bf16",), ("bf16",) * (LAYERS - 1)]
+    shards = [("bf16",) * LAYERS] if len(devices) == 1 else [("bf16",), ("bf16",) * (LAYERS - 1)]
     options = RuntimeOptions(dtype="fp32", devices=devices, uses_cuda_graphs=not is_eager)
-    saved = saved_plan(folder, batching, output_tokens=(TOKENS,) * 4)
+    saved = saved_plan(folder, shards, output_tokens=(TOKENS,) * 4)
     job = Job(saved, tuple(requests_of(prompts)), folder, options=options)
     _, served = executed(load_runtime("torch"), job)
     tokens = [list(one.tokens) for one in sorted(served, key=lambda one: one.request)]
@@ -60,8 +60,8 @@ def test_tokens_are_those_of_generate(name: str, recorded: bool, tmp_path: Path)
     expected = generated(folder, prompts_of(LENGTHS), TOKENS)
     requests = requests_of(prompts_of(LENGTHS))
     recorder: Recorder | None = CudaRecorder() if recorded else None
-    batching = [("bf16",), ("bf16",) * (LAYERS - 1)]
-    stages = load_stages(folder, batching, CacheShape(5, 24), device=GPU, recorder=recorder)
+    shards = [("bf16",), ("bf16",) * (LAYERS - 1)]
+    stages = load_stages(folder, shards, CacheShape(5, 24), device=GPU, recorder=recorder)
     for schedule in (static(requests, 5, 2, 3, 2), continuous(requests, 6, 4)):
         served, _ = run(stages, schedule, requests)
         assert token_lists(served) == expected
@@ -73,11 +73,11 @@ def test_recorded_steps_of_quantized_layers_give_the_same_tokens(
 ) -> None:
     folder = save_model("llama", tmp_path)
     requests = requests_of(prompts_of(LENGTHS))
-    batching: list[tuple[str, ...]] = [("int8", "bf16"), ("int4", "int3")]
+    shards: list[tuple[str, ...]] = [("int8", "bf16"), ("int4", "int3")]
     tokens = []
     for recorder in (None, CudaRecorder()):
         cache = CacheShape(5, 24)
-        stages = load_stages(folder, batching, cache, dtype=dtype, device=GPU, recorder=recorder)
+        stages = load_stages(folder, shards, cache, dtype=dtype, device=GPU, recorder=recorder)
         served, _ = run(stages, static(requests, 5, 2, 5, 1), requests)
         tokens.append(token_lists(served))
     same = [a == b for a, b in zip(*map(flat, tokens), strict=True)]

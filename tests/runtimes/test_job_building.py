@@ -52,7 +52,7 @@ def job(folder: Path, *, settings: ContinuousSettings | None = None, **others: A
     options = {name: others.pop(name) for name in list(others) if name in OPTIONS}
     count = others.pop("count", 4)
     asked = others.pop("asked", None) or requests(count)
-    saved = others.pop("saved", None) or saved_plan(folder, others.pop("batching", CUTS), **others)
+    saved = others.pop("saved", None) or saved_plan(folder, others.pop("shards", CUTS), **others)
     policy: Policy = "static" if settings is None else "continuous"
     return Job(saved, asked, folder, policy, settings, RuntimeOptions(**options))
 

@@ -25,10 +25,10 @@ PROMPTS = prompts_of((5, 9, 3))
 Tensors = dict[str, torch.Tensor]
 
 
-def tokens_of(folder: Path, batching: tuple[int, ...] = (1, 3)) -> list[list[int]]:
+def tokens_of(folder: Path, shards: tuple[int, ...] = (1, 3)) -> list[list[int]]:
     """Return the outputs of stages with the weights in a folder, in float32."""
     requests = requests_of(PROMPTS, 6)
-    stages = load_stages(folder, [("bf16",) * count for count in batching], CacheShape(3, 16))
+    stages = load_stages(folder, [("bf16",) * count for count in shards], CacheShape(3, 16))
     return token_lists(run(stages, static(requests, 3, 2, 2, 2), requests)[0])
 
 
@@ -39,9 +39,9 @@ def with_tensors(folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
     return folder
 
 
-def refused(folder: Path, *, batching: tuple[int, ...] = (1, 3)) -> str:
+def refused(folder: Path, *, shards: tuple[int, ...] = (1, 3)) -> str:
     with pytest.raises(InputError) as error:
-        tokens_of(folder, batching)
+        tokens_of(folder, shards)
     return str(error.value)
 
 
@@ -109,8 +109,8 @@ def test_a_model_with_projected_embeddings_and_no_final_norm_is_cut(tmp_path: Pa
     )
     folder = save_config(config, tmp_path)
     expected = generated(folder, PROMPTS, 6)
-    for batching in ((4,), (1, 3), (1, 1, 2)):
-        assert tokens_of(folder, batching) == expected
+    for shards in ((4,), (1, 3), (1, 1, 2)):
+        assert tokens_of(folder, shards) == expected
     first = load_stages(folder, [("bf16",), ("bf16",) * 3], CacheShape(1, 8))[0]
     assert not list(first._head.parameters()) + list(first._head.buffers())
 
@@ -118,10 +118,10 @@ def test_a_model_with_projected_embeddings_and_no_final_norm_is_cut(tmp_path: Pa
 # ---- tied heads
 
 
-@pytest.mark.parametrize("batching", [(4,), (1, 3)])
+@pytest.mark.parametrize("shards", [(4,), (1, 3)])
 @pytest.mark.parametrize("own_head", [False, True, "other"])
 def test_a_tied_head_is_what_transformers_makes_of_it(
-    tmp_path: Path, batching: tuple[int, ...], own_head: bool | str
+    tmp_path: Path, shards: tuple[int, ...], own_head: bool | str
 ) -> None:
     folder = save_model("llama-tied", tmp_path)
 
@@ -132,7 +132,7 @@ def test_a_tied_head_is_what_transformers_makes_of_it(
     if own_head:
         with_tensors(folder, with_head)
     assert ("lm_head.weight" in open_checkpoint(folder)) == bool(own_head)
-    assert tokens_of(folder, batching) == generated(folder, PROMPTS, 6)
+    assert tokens_of(folder, shards) == generated(folder, PROMPTS, 6)
 
 
 @pytest.mark.parametrize("own_head", [False, True])

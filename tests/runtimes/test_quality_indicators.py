@@ -57,13 +57,13 @@ def inputs_of(tokens: int, features: int, seed: int = 7) -> Tensor:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_samples_count_alike_however_they_are_batched(
-    batching: list[int], features: int, seed: int
+    splits: list[int], features: int, seed: int
 ) -> None:
-    inputs = inputs_of(sum(batching) + 1, features, seed)
-    whole, shard = statistics_of(inputs), statistics_of(*inputs.split([*batching, 1]))
-    assert shard.tokens == whole.tokens == len(inputs)
+    inputs = inputs_of(sum(splits) + 1, features, seed)
+    whole, split = statistics_of(inputs), statistics_of(*inputs.split([*splits, 1]))
+    assert split.tokens == whole.tokens == len(inputs)
     for name in ("mean", "mean_square", "variance", "gram_trace"):
-        assert getattr(shard, name) == pytest.approx(getattr(whole, name), rel=1e-12, abs=1e-14)
+        assert getattr(split, name) == pytest.approx(getattr(whole, name), rel=1e-12, abs=1e-14)
 
 
 def test_statistics_are_those_of_all_tokens_and_features() -> None:

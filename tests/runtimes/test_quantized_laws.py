@@ -54,8 +54,8 @@ def wide(name: str) -> Any:
 
 def stages_of(folder: Path, layers: tuple[int, ...], choice: KernelChoice) -> list[Stage]:
     formats = iter(FORMATS_OF_LAYERS)
-    batching = [tuple(next(formats) for _ in range(count)) for count in layers]
-    return load_stages(folder, batching, CacheShape(5, 24), dtype=torch.bfloat16, choice=choice)
+    shards = [tuple(next(formats) for _ in range(count)) for count in layers]
+    return load_stages(folder, shards, CacheShape(5, 24), dtype=torch.bfloat16, choice=choice)
 
 
 def schedules() -> list[Schedule]:

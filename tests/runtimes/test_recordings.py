@@ -44,8 +44,8 @@ def test_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
     expected = generated(folder, prompts_of(LENGTHS), TOKENS)
     requests = requests_of(prompts_of(LENGTHS))
     recorder = CountingRecorder()
-    batching = [("bf16",), ("bf16",) * 3]
-    stages = load_stages(folder, batching, CacheShape(5, 24), recorder=recorder)
+    shards = [("bf16",), ("bf16",) * 3]
+    stages = load_stages(folder, shards, CacheShape(5, 24), recorder=recorder)
     for schedule in (
         StaticSchedule(requests, 5, MicroBatching(2, 3, 2)),
         continuous(requests, 24, 5, chunked=False),

@@ -43,8 +43,8 @@ def test_tokens_are_those_of_generate(case: Case, stages: int) -> None:
     requests = requests_of(prompts_of(LENGTHS))
     for number, layers in enumerate(CUTS[stages]):
         assert sum(layers) == LAYERS
-        batching = [("bf16",) * count for count in layers]
-        loaded = load_stages(folder, batching, CacheShape(5, 24))
+        shards = [("bf16",) * count for count in layers]
+        loaded = load_stages(folder, shards, CacheShape(5, 24))
         schedules = (
             static(requests, 5, 2, 3, 2),
             continuous(requests, 6, 4),

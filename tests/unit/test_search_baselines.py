@@ -42,11 +42,11 @@ def test_every_candidate_is_a_plan_in_one_of_the_papers_micro_batchings(
     task: PlanningTask,
 ) -> None:
     scenario = task.costs.scenario
-    batching = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    batchings = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
     for candidates in CANDIDATES:
         for plan in candidates(task):
             check_plan(plan, scenario)
-            assert plan.micro_batching in batching
+            assert plan.micro_batching in batchings
 
 
 @settings(deadline=None, max_examples=25)

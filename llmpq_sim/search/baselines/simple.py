@@ -175,9 +175,9 @@ def _for_each_micro_batching(
     task: PlanningTask, make: Callable[[MicroBatching], Plan | None]
 ) -> list[Plan]:
     scenario = task.costs.scenario
-    batching = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    batchings = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
     plans = []
-    for micro_batching in batching:
+    for micro_batching in batchings:
         check_time()
         plans.append(make(micro_batching))
     return [plan for plan in plans if plan is not None]

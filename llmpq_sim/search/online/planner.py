@@ -282,8 +282,8 @@ def _served(
 def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
     """Return the plan with the micro-batches, of those found for the batch, that suit it best."""
     scores = [batch.best, *(each.score for each in batch.baselines)]
-    batching = [each.plan.micro_batching for each in scores if each is not None]
-    plans = [Plan(plan.stages, each) for each in dict.fromkeys([*batching, ONE_AT_A_TIME])]
+    batchings = [each.plan.micro_batching for each in scores if each is not None]
+    plans = [Plan(plan.stages, each) for each in dict.fromkeys([*batchings, ONE_AT_A_TIME])]
     return min(plans, key=lambda each: score_plan(each, batch.task).makespan_s)
 
 
