@@ -4,7 +4,6 @@ docs/limits.md is this table. What is refused here is larger than anything that 
 small enough that a file or an option of any content is answered within seconds and a gigabyte.
 """
 
-import math
 from collections.abc import Mapping
 
 from llmpq_sim.core.errors import InputError
@@ -163,17 +162,6 @@ def check_number(option: str, value: float, least: float, most: float, unit: str
     if not least <= value <= most:
         expected = f"{least:g} to {most:g} {unit}".rstrip()
         raise InputError(f"{option}: expected {expected}, got {value:g}")
-    return value
-
-
-def check_seconds(option: str, value: float) -> float:
-    """Return a number of seconds, 0 or more and finite.
-
-    Raises:
-        InputError: it is none.
-    """
-    if not 0 <= value < math.inf:
-        raise InputError(f"{option}: expected a number of at least 0, got {value:g}")
     return value
 
 

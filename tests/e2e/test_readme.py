@@ -67,6 +67,10 @@ def test_what_the_readme_says_was_measured_stands_in_the_log() -> None:
     assert len(usual) == 9
     assert f"nine were predicted within {usual[0]} to {usual[-1]} %" in shown
     assert f"one beside much other work within {busy} % and one within {slowed} %" in shown
+    (row,) = re.findall(
+        r"^\| plan found \| [\d.]+ \| [\d.]+ \| \+([\d.]+) % \|$", log, re.MULTILINE
+    )
+    assert f"bfloat16 instructions the one undisturbed run was off by {row} %" in shown
 
 
 def test_what_the_readme_says_batch_invariance_costs_stands_in_the_log() -> None:
