@@ -282,8 +282,10 @@ def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
     ships = profile.kernels in (*device.kernels, SPEC)
-    if ships and profile_sha256(bundled_profile(device, profile.kernels)) == stated:
-        return content
+    if ships:
+        bundled = bundled_profile(device, profile.kernels)
+        if bundled is profile or profile_sha256(bundled) == stated:
+            return content
     return {**content, "content": to_dict(profile)}
 
 

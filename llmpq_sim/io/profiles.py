@@ -1,6 +1,7 @@
 """Latency profile of each kind of device: bundled, fitted or from the data sheet."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from llmpq_sim.core.cluster import Cluster, Device
@@ -63,7 +64,13 @@ def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
             "a profile of your own is given with --profile"
         )
     folder = bundled_dir("cluster_profiles") / "profiles"
-    return load_profile(folder / f"{device.name}.{chosen}.json")
+    return _bundled(folder / f"{device.name}.{chosen}.json")
+
+
+@lru_cache(maxsize=64)
+def _bundled(path: Path) -> DeviceProfile:
+    """Return a profile that ships, read once: to check its trees takes a while."""
+    return load_profile(path)
 
 
 def cluster_profiles(

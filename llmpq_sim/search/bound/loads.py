@@ -6,6 +6,7 @@ relaxation ignores; pricing all of them is the inner problem of a Dantzig-Wolfe 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Loads:
     decode_rest_s: FloatArray
     loss: FloatArray
 
-    @property
+    @cached_property
     def layer_count(self) -> FloatArray:
         """Layers of all formats."""
         return np.asarray(self.layers.sum(axis=1))
@@ -133,7 +134,8 @@ class LoadTable:
             chosen = np.arange(len(parent)) - np.repeat(np.cumsum(most + 1) - most - 1, most + 1)
             counts = counts[parent]
             counts[:, column] = chosen
-            room = room[parent] - chosen[:, None] * use
+            if column < len(self.problem.formats) - 1:  # the largest array: nothing asks for it
+                room = room[parent] - chosen[:, None] * use
         return counts
 
     def _uses(self, place: int, cell: Cell) -> tuple[FloatArray, FloatArray]:

@@ -139,18 +139,20 @@ class _CellSearch:
         cut = None
         for _ in range(ROUNDS):
             master = _Master(problem, loads, columns, cell, self.target_s)
-            bound_s = cell_bound_s(problem, loads, master.multipliers, cell)
+            priced = price_loads(problem, loads, master.multipliers)
+            bound_s = cell_bound_s(problem, loads, master.multipliers, cell, priced)
             proven.append((bound_s, master.multipliers))
             cut = master.cut()
-            if bound_s >= self.target_s or not self._add_columns(master, loads, columns):
+            if bound_s >= self.target_s or not self._add_columns(master, priced, columns):
                 break
         best_s, multipliers = max(proven, key=lambda each: each[0])
         return _Leaf(cell, best_s, multipliers, cut)
 
-    def _add_columns(self, master: "_Master", loads: list[Loads], columns: list[list[int]]) -> bool:
+    def _add_columns(
+        self, master: "_Master", priced: list[FloatArray], columns: list[list[int]]
+    ) -> bool:
         """Add the best load of each place to the program; say whether one was better."""
         added = False
-        priced = price_loads(self.table.problem, loads, master.multipliers)
         for place, prices in enumerate(priced):
             best = int(prices.argmin())
             improves = prices[best] < master.device_price_s[place] - 1e-7 * self.target_s
