@@ -276,7 +276,8 @@ def price_loads(
             worth_s = layer_s * load.layer_count[piece]
             scratch = np.empty(len(worth_s))
             for amounts, price in costs:
-                prices_s[piece] += np.multiply(amounts[piece], price, out=scratch)
+                if price:
+                    prices_s[piece] += np.multiply(amounts[piece], price, out=scratch)
             for amounts, price in worth:
                 worth_s += np.multiply(amounts[piece], price, out=scratch)
             prices_s[piece] -= worth_s

@@ -8,6 +8,7 @@ nothing faster than the target. The cuts and the multipliers are the certificate
 
 import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from llmpq_sim.search.bound.certificate import (
     price_loads,
     whole_cell,
 )
-from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
+from llmpq_sim.search.bound.loads import END_CASES, Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
 from llmpq_sim.search.deadline import OutOfTime, check_time, solver_options, time_left_s
 
@@ -165,11 +166,11 @@ class _CellSearch:
 def _first_columns(load: Loads) -> list[int]:
     """Return the empty load, and the fullest with each combination of ends."""
     first = [0]
-    for embedding in (0.0, 1.0):
-        for head in (0.0, 1.0):
-            rows = np.flatnonzero((load.embedding == embedding) & (load.head == head))
-            if len(rows):
-                first.append(int(rows[load.layer_count[rows].argmax()]))
+    case = load.embedding + 2 * load.head  # rises: loads are listed in the order of END_CASES
+    starts = np.searchsorted(case, range(len(END_CASES) + 1)).tolist()
+    for start, end in pairwise(starts):
+        if start < end:
+            first.append(start + int(load.layer_count[start:end].argmax()))
     return sorted(set(first))
 
 
