@@ -1,9 +1,11 @@
 """Tables of plans, times and errors, and listings of what ships with llmpq."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +20,6 @@ from llmpq_sim.io.clusters import bundled_clusters, load_cluster
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import bundled_models, load_model
 from llmpq_sim.io.resources import unknown_name
-from llmpq_sim.latency.fitting.fit import FitError
 from llmpq_sim.report.comparison import ComparisonRow, FrontRow, WhatIfRow
 from llmpq_sim.report.console import WIDTH, new_table, plain
 from llmpq_sim.report.formatting import (
@@ -32,6 +33,9 @@ from llmpq_sim.report.formatting import (
 from llmpq_sim.report.quality import loss_with_interval
 from llmpq_sim.report.stages import StageRow
 from llmpq_sim.report.summary import kinds_text
+
+if TYPE_CHECKING:
+    from llmpq_sim.latency.fitting.fit import FitError
 
 BAR_WIDTH = 8
 """Width of a bar, less where the console is too narrow for it."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,22 +206,23 @@ def _decode_terms(
 ) -> tuple[float, float, float]:
     """Return the least, the rest and the path of a block; all sizes of prefill share them."""
     by_rows = {rows: _decode_s(costs, kind, block, rows) for rows in rounds.sizes}
-    steps_s = [_steps_s(rows, by_rows) for rows in rounds.rows]
-    later_s = sum(
-        float(times_s[start:].sum()) for times_s, start in zip(steps_s, rounds.first, strict=True)
-    )
-    least_s = float(np.concatenate(steps_s).min()) if later_s > 0 else 0.0
-    path_s = float(steps_s[rounds.path][rounds.first[rounds.path] :].sum())
-    return least_s, later_s - least_s, path_s
+    alike: dict[tuple[tuple[int, ...], int], tuple[float, float]] = {}  # least and later of a group
+    for rows, start in zip(rounds.rows, rounds.first, strict=True):
+        if (rows, start) not in alike:
+            steps_s = _steps_s(rows, by_rows)
+            alike[rows, start] = float(steps_s.min(initial=inf)), float(steps_s[start:].sum())
+    groups = [alike[group] for group in zip(rounds.rows, rounds.first, strict=True)]
+    later_s = sum(later_s for _, later_s in groups)
+    least_s = min(least_s for least_s, _ in groups) if later_s > 0 else 0.0
+    return least_s, later_s - least_s, groups[rounds.path][1]
 
 
 def _steps_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
     """Return a group's step in each of its rounds, whose rows may become fewer."""
-    rows = np.array(rows_by_round, dtype=int)
-    steps_s = np.zeros(len(rows))
-    for size, round_s in by_rows.items():
-        chosen = np.flatnonzero(rows == size)
-        steps_s[chosen] = round_s[chosen]
+    steps_s, end = np.zeros(len(rows_by_round)), 0
+    for size, rounds in Counter(rows_by_round).items():  # they never become more
+        steps_s[end : end + rounds] = by_rows[size][end : end + rounds]
+        end += rounds
     return steps_s
 
 
