@@ -22,7 +22,7 @@ SLOW = {
 def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("start") / "plan.json"
     wanted = ["--model", "opt-1.3b", "--cluster", "t4-v100-a100", "--batch", "2"]
-    command = [LLMPQ, "search", *wanted, "--prompt-tokens", "8", "--output-tokens", "2"]
+    command = [str(LLMPQ), "search", *wanted, "--prompt-tokens", "8", "--output-tokens", "2"]
     subprocess.run([*command, "--out", str(path)], check=True, capture_output=True)
     return path
 
