@@ -1,6 +1,7 @@
 """Settings of property tests: no limits on time, and in CI the same examples each run."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ CORES, WORKERS = os.cpu_count() or 1, int(os.environ.get("PYTEST_XDIST_WORKER_CO
 SHARE = max(1, CORES // WORKERS)
 os.environ["OMP_NUM_THREADS"] = str(min(SHARE, int(os.environ.get("OMP_NUM_THREADS", SHARE))))
 """Test workers share out the cores: threads that wait for a core spin, and take it from others."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start could not be ended
 
 HERE = Path(".hypothesis")
 
