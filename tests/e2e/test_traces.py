@@ -283,7 +283,7 @@ def test_a_log_of_another_tool_is_read_by_columns_that_are_named(folder: Path) -
     named = ("--columns", "time=at,prompt=n.in,output=n.out")
     found = simulated(folder, "--trace", "own.jsonl", *named)
     assert (found["requests"], found["trace"]["rate_per_s"]) == (3, 1.5)
-    listed = json.loads(llmpq("list", "traces", "--json").stdout)["traces"]
+    listed = json.loads(llmpq("list", "traces", "--json", cwd=folder).stdout)["traces"]
     assert {"azure-conv", "mooncake", "litellm"} <= {entry["name"] for entry in listed}
-    links = json.loads(llmpq("list", "links", "--json").stdout)["links"]
+    links = json.loads(llmpq("list", "links", "--json", cwd=folder).stdout)["links"]
     assert all(link["latency_s"] > 0 and link["bytes_per_s"] > 0 for link in links)
