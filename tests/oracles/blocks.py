@@ -55,6 +55,10 @@ class Blocks:
         held = request.own_blocks + self.per_prefix * len(request.prefix)
         return self.settings.blocks(tokens) - held
 
+    def ever_needed(self) -> int:
+        """Return the blocks that all running requests lack until their last tokens."""
+        return sum(self.needed(one, one.prompt_tokens + one.output_tokens) for one in self.running)
+
     def take(self, request: Request, blocks: int) -> None:
         """Give a request blocks, those of unused prefixes last and the oldest of them first."""
         request.own_blocks += blocks

@@ -26,6 +26,13 @@ from tests.serving import limits
             "token_budget: expected at least the longest context of 64 tokens where prompts are "
             "not cut, got 8; raise it or use chunked prefill",
         ),
+        ({"chunk_tokens": 0}, "chunk_tokens: expected at least 1, got 0"),
+        ({"batches_in_flight": 0}, "batches_in_flight: expected at least 1, got 0"),
+        (
+            {"token_budget": 64, "chunked_prefill": False, "chunk_tokens": 16},
+            "chunk_tokens: expected none where prompts are not cut, got 16; leave it out or use "
+            "chunked prefill",
+        ),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(
@@ -34,6 +41,17 @@ def test_limits_that_contradict_each_other_are_refused(
     with pytest.raises(InputError) as caught:
         limits(**fields)
     assert str(caught.value) == message
+
+
+def test_more_batches_than_stages_are_refused() -> None:
+    assert limits().most_in_flight(3) == 3
+    assert limits(batches_in_flight=2).most_in_flight(3) == 2
+    with pytest.raises(InputError) as caught:
+        limits(batches_in_flight=4).most_in_flight(3)
+    assert str(caught.value) == (
+        "batches_in_flight: expected at most 3, the stages of the plan, as each computes one batch "
+        "at a time, got 4"
+    )
 
 
 def test_a_block_begun_is_a_block_taken() -> None:

@@ -42,6 +42,7 @@ class BlockPool:
         free: blocks that hold nothing.
         prefix_kv_blocks: KV blocks of a prefix block.
         prefix_tokens: tokens of a prefix block.
+        shares: prefix blocks that sequences hold, each counted for each of them.
     """
 
     def __init__(self, capacity: int, prefix_kv_blocks: int, block_tokens: int) -> None:
@@ -49,6 +50,7 @@ class BlockPool:
         self.free = capacity
         self.prefix_kv_blocks = prefix_kv_blocks
         self.prefix_tokens = prefix_kv_blocks * block_tokens
+        self.shares = 0
         self._users: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()
 
@@ -56,6 +58,12 @@ class BlockPool:
     def available(self) -> int:
         """Blocks that can be taken: free ones and those of unused prefix blocks."""
         return self.free + self.prefix_kv_blocks * len(self._unused)
+
+    @property
+    def held(self) -> int:
+        """Blocks that sequences hold, a shared one counted for each of them."""
+        used_once = len(self._users) - len(self._unused)
+        return self.capacity - self.available + self.prefix_kv_blocks * (self.shares - used_once)
 
     def take(self, blocks: int) -> None:
         """Take so many of the available blocks."""
@@ -72,6 +80,7 @@ class BlockPool:
             self._users[name] -= 1
             if not self._users[name]:
                 self._unused[name] = None
+        self.shares -= len(sequence.prefix)
         sequence.blocks = 0
         sequence.prefix = []
 
@@ -92,6 +101,7 @@ class BlockPool:
         """Let a sequence use so many of its leading prefix blocks, which are there."""
         sequence.prefix = list(sequence.names[:shared])
         sequence.blocks = shared * self.prefix_kv_blocks
+        self.shares += shared
         for name in sequence.prefix:
             self._users[name] += 1
             self._unused.pop(name, None)
@@ -106,6 +116,7 @@ class BlockPool:
             if name not in self._users:
                 self._users[name] = 1
                 sequence.prefix.append(name)
+                self.shares += 1
 
 
 def prefix_kv_blocks(workload: TraceWorkload, settings: ContinuousSettings) -> int:

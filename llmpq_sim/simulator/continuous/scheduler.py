@@ -52,6 +52,11 @@ class Request:
         """Tokens of the prompt and of the output so far."""
         return self.prompt_tokens + len(self.token_s)
 
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the whole prompt and output."""
+        return self.prompt_tokens + self.output_tokens
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -158,7 +163,8 @@ class Scheduler:
         for request in list(self.running):
             if request.decodes or request.in_flight or not request.is_running or not budget:
                 continue
-            tokens = min(request.known_tokens - request.computed_tokens, budget)
+            left = request.known_tokens - request.computed_tokens
+            tokens = min(left, budget, self.settings.most_chunk_tokens)
             if self._obtain(request, request.computed_tokens + tokens):
                 chunks.append(self._scheduled(request, tokens))
                 budget -= tokens
@@ -174,15 +180,24 @@ class Scheduler:
             tokens = request.known_tokens - reused
             if tokens > budget and not self.settings.chunked_prefill:
                 break
-            tokens = min(tokens, budget)
+            tokens = min(tokens, budget, self.settings.most_chunk_tokens)
             blocks = self.settings.blocks(reused + tokens) - shared * pool.prefix_kv_blocks
-            if blocks > pool.available_beside(request, shared):
+            needed = blocks
+            if self.settings.admission == "no-evict":
+                needed = self._still_needed(request, shared)
+            if needed > pool.available_beside(request, shared):
                 break
             self.waiting.popleft()
             self._start(request, shared, blocks)
             chunks.append(self._scheduled(request, tokens))
             budget -= tokens
         return chunks
+
+    def _still_needed(self, request: Request, shared: int) -> int:
+        """Return the blocks until the last tokens of all that run and one that shares some."""
+        own = self.settings.blocks(request.context_tokens) - shared * self.pool.prefix_kv_blocks
+        others = (self.settings.blocks(one.context_tokens) - one.blocks for one in self.running)
+        return own + sum(others)
 
     def _start(self, request: Request, shared: int, blocks: int) -> None:
         self.pool.share(request, shared)

@@ -10,6 +10,7 @@ class Sequence:
     Attributes:
         request: its position in the workload.
         known_tokens: of the prompt and the output so far; what a prefill must compute.
+        context_tokens: of the whole prompt and output.
         computed_tokens: whose keys and values are in its blocks.
         remaining: output tokens to be sampled.
         admission: how many were admitted before it; -1 while it waits for admission.
@@ -26,6 +27,7 @@ class Sequence:
         "base",
         "blocks",
         "computed_tokens",
+        "context_tokens",
         "in_flight",
         "known_tokens",
         "names",
@@ -39,6 +41,7 @@ class Sequence:
         self.request = request
         self.known_tokens = prompt_tokens
         self.remaining = output_tokens
+        self.context_tokens = prompt_tokens + output_tokens
         self.computed_tokens = self.blocks = self.base = 0
         self.admission = -1
         self.token_s = -1.0
