@@ -181,6 +181,8 @@ def checked_parts(verification: Verification) -> list[str]:
     parts = [f"{counted(verification.entries, 'micro-batching')} checked by arithmetic"]
     if verification.refined:
         parts.append(f"{verification.refined} of them cell by cell")
+    if not verification.covers_chunks:
+        parts.append("the proof is about plans that prefill whole prompts")
     return [*parts, "the proof is about predicted times"]
 
 
