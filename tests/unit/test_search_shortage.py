@@ -1,4 +1,4 @@
-"""What is said of a plan that does not fit, and that the advice is true."""
+"""Reasons why plans do not fit, and that the advice with them is true."""
 
 import re
 from dataclasses import replace
