@@ -18,6 +18,7 @@ from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import (
+    Admission,
     ContinuousSettings,
     ServiceObjectives,
     default_settings,
@@ -31,8 +32,9 @@ class ServingOptions:
     """What is asked of a simulated service; None where an option was not given.
 
     Attributes:
-        token_budget, sequence_limit, chunked_prefill, prefix_caching: of the scheduler; where
-            they are not given, as in the plan file, or else by default.
+        token_budget, sequence_limit, chunked_prefill, prefix_caching, admission, chunk_tokens,
+            batches_in_flight: of the scheduler; where they are not given, as in the plan file, or
+            else by default.
         ttft_ms, tpot_ms, latency_ms: what a request must meet to be good.
         attainment: share of good requests at which to seek the highest rate, or None not to.
     """
@@ -41,6 +43,9 @@ class ServingOptions:
     sequence_limit: int | None = None
     chunked_prefill: bool | None = None
     prefix_caching: bool | None = None
+    admission: Admission | None = None
+    chunk_tokens: int | None = None
+    batches_in_flight: int | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     latency_ms: float | None = None
@@ -131,12 +136,17 @@ def chosen_settings(
         "sequence_limit": options.sequence_limit,
         "chunked_prefill": options.chunked_prefill,
         "prefix_caching": options.prefix_caching,
+        "admission": options.admission,
+        "chunk_tokens": options.chunk_tokens,
+        "batches_in_flight": options.batches_in_flight,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if saved.serving is not None:
         budget = options.token_budget or saved.serving.token_budget
-        limit = {"sequence_limit": min(saved.serving.sequence_limit, budget)}
-        return replace(saved.serving, **limit | given)
+        planned: dict[str, Any] = {"sequence_limit": min(saved.serving.sequence_limit, budget)}
+        if options.chunked_prefill is False:
+            planned["chunk_tokens"] = None
+        return replace(saved.serving, **planned | given)
     return default_settings(saved.task.costs.scenario.model, workload, **given)
 
 

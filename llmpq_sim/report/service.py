@@ -34,7 +34,7 @@ from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.service import Service
-from llmpq_sim.simulator.continuous.settings import ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
 CHART_HEIGHT = 7
 GAP = 2
@@ -208,16 +208,28 @@ def service_scenario_parts(service: Service) -> list[str]:
 def settings_parts(service: Service) -> list[str]:
     """Return how requests are batched."""
     settings = service.settings
-    prompts = "prompts cut to fit" if settings.chunked_prefill else "prompts whole, before decodes"
     parts = [
         f"at most {counted(settings.token_budget, 'token')} a batch",
         f"{counted(settings.sequence_limit, 'request')} admitted",
-        prompts,
+        _prompt_text(settings),
     ]
+    if settings.admission == "no-evict":
+        parts.append("admitted where all of the output fits")
+    if settings.batches_in_flight is not None:
+        batches = "batch" if settings.batches_in_flight == 1 else "batches"
+        parts.append(f"{settings.batches_in_flight} {batches} under way")
     if settings.prefix_caching:
         reused = counted(service.result.reused_prompt_tokens, "prompt token")
         parts.append(f"prefixes cached: {reused} reused")
     return parts
+
+
+def _prompt_text(settings: ContinuousSettings) -> str:
+    if not settings.chunked_prefill:
+        return "prompts whole, before decodes"
+    if settings.chunk_tokens is None:
+        return "prompts cut to fit"
+    return f"prompts cut to {counted(settings.chunk_tokens, 'token')}"
 
 
 def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
