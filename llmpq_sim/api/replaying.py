@@ -13,6 +13,7 @@ from llmpq_sim.core.units import MS
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions, load_workload
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
 from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
@@ -63,6 +64,7 @@ class Replay:
         max_rate: the highest rate at which the objectives hold, where it was asked for.
         seed: of all draws.
         wall_seconds: how long reading and simulating took.
+        advice: settings that serve more, where requests evict each other, the best first.
     """
 
     saved: SavedPlan
@@ -71,6 +73,7 @@ class Replay:
     max_rate: MaxRate | None
     seed: int
     wall_seconds: float
+    advice: tuple[Remedy, ...] = ()
 
 
 def replay(
@@ -114,8 +117,9 @@ def replay(
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)
+    advice = eviction_advice(service)
     seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds)
+    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, advice)
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:

@@ -10,6 +10,7 @@ import llmpq_sim
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
@@ -172,6 +173,7 @@ def replay_content(replay: Replay) -> Content:
         "settings": asdict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
+        "advice": eviction_content(replay),
         "seed": replay.seed,
         "wall_seconds": replay.wall_seconds,
     }

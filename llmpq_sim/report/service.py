@@ -20,6 +20,7 @@ from llmpq_sim.report.console import (
     print_to,
     width_of,
 )
+from llmpq_sim.report.eviction_advice import eviction_sentences
 from llmpq_sim.report.formatting import (
     bar,
     counted,
@@ -49,7 +50,8 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
     print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    print_to(console, *(paragraph(text, width) for text in trouble_sentences(service)))
+    troubles = [*trouble_sentences(service), *eviction_sentences(replay)]
+    print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")
     _print_facts(console, replay)
