@@ -1,6 +1,7 @@
 """Settings of a service: from options, then the plan file, then by default."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_the_plan_files_settings_hold_where_no_option_says_otherwise() -> None:
 
 def test_every_choice_of_the_scheduler_can_be_given() -> None:
     options = ServingOptions(admission="no-evict", chunk_tokens=32, batches_in_flight=1)
-    given = {"admission": "no-evict", "chunk_tokens": 32, "batches_in_flight": 1}
+    given: dict[str, Any] = {"admission": "no-evict", "chunk_tokens": 32, "batches_in_flight": 1}
     assert replayed(options, SERVING).service.settings == replace(SERVING, **given)
     whole = ServingOptions(token_budget=1024, chunked_prefill=False)
     cut = replace(SERVING, chunk_tokens=64)
