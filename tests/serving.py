@@ -197,6 +197,8 @@ def _workload(random: Random, settings: ContinuousSettings, requests: int) -> Tr
     prompts = [random.randint(1, half + 1) for _ in range(requests)]
     outputs = [random.choice([1, 2, random.randint(1, half + 2)]) for _ in range(requests)]
     unit = settings.block_tokens * random.choice([1, 2])
+    if random.random() < 0.2:
+        return trace(arrival_s, prompts, outputs)
     names = tuple(_names(random, -(-prompt // unit)) for prompt in prompts)
     return trace(arrival_s, prompts, outputs, names, unit)
 

@@ -246,6 +246,10 @@ def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
     return [f"{name} at most {seconds_text(limit)}" for name, limit in limits if limit is not None]
 
 
+def _lost_text(settings: ContinuousSettings) -> str:
+    return "what its request lost" if settings.prefix_caching else "its request's cache"
+
+
 def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
     result, sentences = service.result, []
@@ -264,6 +268,6 @@ def trouble_sentences(service: Service) -> list[str]:
         ]
         sentences.append(
             f"KV cache ran out on {joined(tight)}: {counted(result.preemptions, 'preemption')}, "
-            "each computing its request's cache anew."
+            f"each computing {_lost_text(service.settings)} anew."
         )
     return sentences

@@ -223,6 +223,8 @@ class _ContinuousService:
         return True
 
     def _preempt(self, request: Request) -> None:
+        if self.settings.prefix_caching:
+            self.blocks.share_rest(request)
         self.blocks.release(request)
         request.computed_tokens, request.decodes = 0, False
         self.waiting.insert(0, request)

@@ -242,6 +242,8 @@ class Batcher:
             if sequence in idle:
                 idle.remove(sequence)
         del self.running[sequence.admission]
+        if self.settings.prefix_caching:
+            self.pool.name_own(sequence, sequence.request)
         sequence.admission = -1
         sequence.computed_tokens = 0
         self.pool.release(sequence)
