@@ -127,7 +127,7 @@ def _print_charts(console: Console, service: Service) -> None:
     width = width_of(console)
     beside = width >= LEAST_WIDTH
     half = (width - GAP) // 2 if beside else width
-    arrival_s = service.workload.arrival_s[service.served]
+    arrival_s = service.times.arrival_s[service.served]
     named = (("to the first token", service.ttft_s), ("to the last token", service.latency_s))
     shares = [distribution(name, value_s, half, CHART_HEIGHT) for name, value_s in named]
     pairs = [("Share of requests", shares)]
