@@ -90,6 +90,7 @@ def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, 
 def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
     task, result = outcome.task, outcome.best.result
+    users = task.workload.concurrency
     return {
         **outcome_to_dict(outcome.batch, target),
         "serving": {
@@ -98,6 +99,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
             "sha256": workload_sha256(task.workload),
             "requests": task.workload.requests,
             "rate_per_s": task.workload.rate_per_s,
+            **({} if users is None else {"concurrency": users}),
             "objective": task.objective,
             "slo": task.objectives and asdict(task.objectives),
             "predicted": {

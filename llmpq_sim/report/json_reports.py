@@ -210,11 +210,12 @@ def result_content(result: SimulationResult) -> Content:
 
 
 def trace_content(workload: TraceWorkload) -> Content:
-    """Return which requests were served: their name, hash and rate."""
+    """Return which requests were served: their name, hash, and rate or users."""
     return {
         "name": workload.name,
         "sha256": workload_sha256(workload),
         "rate_per_s": workload.rate_per_s,
+        "concurrency": workload.concurrency,
         "prompt_tokens": workload.total_prompt_tokens,
         "output_tokens": workload.total_output_tokens,
     }

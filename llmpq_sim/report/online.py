@@ -61,6 +61,7 @@ from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
     "goodput": "goodput/s",
+    "throughput": "tokens/s",
     "mean-latency": "E2E mean",
     "p99-latency": "E2E p99",
     "cost": "$/M tokens",
@@ -149,7 +150,7 @@ def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | Non
 
 
 def _sought(objective: Objective, value: float) -> float | None:
-    sign = -1.0 if objective == "goodput" else 1.0
+    sign = -1.0 if objective in ("goodput", "throughput") else 1.0
     return finite(sign * value + 0.0)
 
 
@@ -217,11 +218,12 @@ def _missed(outcome: OnlineOutcome) -> list[str]:
     result = outcome.best.result
     if result.good != 0:
         return []
+    lowered = "--rate" if outcome.task.workload.concurrency is None else "--concurrency"
     return [
         "No request meets the SLO with any plan found. With this one half of the requests have a "
         f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
         f"{seconds_text(result.tpot_s.p50)} and end after {seconds_text(result.latency_s.p50)}: "
-        "allow more, lower --rate, or add devices."
+        f"allow more, lower {lowered}, or add devices."
     ]
 
 

@@ -195,6 +195,8 @@ def service_scenario_parts(service: Service) -> list[str]:
     model, cluster, workload = service.costs.model, service.costs.cluster, service.workload
     rate_per_s = workload.rate_per_s
     rate = "all at once" if rate_per_s is None else f"{rate_text(rate_per_s)} requests/s"
+    if workload.concurrency is not None:
+        rate = f"{workload.concurrency} in flight"
     prompts = workload.total_prompt_tokens / workload.requests
     outputs = workload.total_output_tokens / workload.requests
     return [
