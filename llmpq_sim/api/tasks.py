@@ -102,8 +102,9 @@ def trace_task(
 ) -> tuple[OnlineTask, list[str]]:
     """Return the task of planning for a trace, and what the user should know of its profiles.
 
-    The objective is goodput where requests have limits to meet, throughput of a closed loop, or else
-    mean latency, unless told; requests are as many as a simulation draws by default, of a file the first ones.
+    The objective is goodput where requests have limits to meet, throughput of a closed loop, or
+    else mean latency, unless told; requests are as many as a simulation draws by default, of a file
+    the first ones.
 
     Raises:
         InputError: a name, a file or an option says something that cannot be.

@@ -7,11 +7,13 @@ from typing import Any
 import llmpq_sim
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.latency.fitting.fit import FitReport
+from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.execution import comparison_headline, comparison_notes, reading_sentences
 from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
 from llmpq_sim.report.formatting import format_counts
@@ -21,6 +23,7 @@ from llmpq_sim.search.baselines.simple import Baseline
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.saturation import Queue
 from llmpq_sim.simulator.continuous.service import Service
@@ -55,6 +58,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        "capacity": _batch_capacity(best, outcome.task),
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
@@ -81,6 +85,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "finished": result.finished if result else 0,
         "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
+        "capacity": _batch_capacity(score, task),
         "quality": quality_content(score, task),
     }
 
@@ -133,6 +138,10 @@ def _predicted(score: PlanScore, task: PlanningTask) -> Content:
     }
 
 
+def _batch_capacity(score: PlanScore, task: PlanningTask) -> Content:
+    return capacity_content(batch_capacity(score.plan, task.costs.scenario))
+
+
 def _baseline(baseline: Baseline) -> Content:
     score = baseline.score
     result = score.result if score else None
@@ -165,6 +174,7 @@ def replay_content(replay: Replay) -> Content:
         **service_content(service),
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
+        "capacity": capacity_content(service_capacity(service)),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
         "trace": trace_content(service.workload),
         "settings": to_dict(service.settings),

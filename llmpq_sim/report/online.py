@@ -10,6 +10,7 @@ from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.records import to_dict
+from llmpq_sim.report.capacity import capacity_content, capacity_parts
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -57,6 +58,7 @@ from llmpq_sim.report.summary import (
 from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.search.online.task import Objective
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
@@ -91,6 +93,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
+        "capacity": capacity_content(service_capacity(outcome.service)),
         "settings": to_dict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
@@ -244,6 +247,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
     return [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
+        ("capacity", capacity_parts(service_capacity(service))),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
         *[("" if number else "notes", [line]) for number, line in enumerate(profile_lines)],

@@ -9,11 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.report.capacity import capacity_parts
 from llmpq_sim.report.comparison import (
     comparison_rows,
     front_marks,
@@ -210,7 +212,8 @@ def _print_facts(
 ) -> None:
     scenario = task.costs.scenario
     batches = micro_batching_parts(score.plan.micro_batching, scenario.workload.requests)
-    rows = [("scenario", scenario_parts(scenario)), ("batches", batches), *more]
+    fits = capacity_parts(batch_capacity(score.plan, scenario))
+    rows = [("scenario", scenario_parts(scenario)), ("batches", batches), ("capacity", fits), *more]
     print_to(console, labelled(rows, width_of(console)))
 
 

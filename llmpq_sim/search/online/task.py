@@ -65,8 +65,9 @@ class OnlineTask:
     def value(self, plan: Plan, result: SimulationResult) -> float:
         """Return what is sought as a number that is to be small.
 
-        Goodput and throughput (output tokens/s) count negatively. Cost is in USD per million output tokens; where requests have
-        objectives to meet, only the share of tokens of as many good requests counts.
+        Goodput and throughput (output tokens/s) count negatively. Cost is in USD per million output
+        tokens; where requests have objectives to meet, only the share of tokens of as many good
+        requests counts.
         """
         match self.objective:
             case "goodput":
@@ -92,8 +93,8 @@ def representative_batch(
 ) -> BatchWorkload:
     """Return an offline batch like what is in flight: mean lengths, and as many by Little's law.
 
-    Of a closed loop, as many as it has. A request is taken to stay as long as its objectives allow; the batch is a power of two, as
-    batches of odd sizes have many more ways to be cut.
+    Of a closed loop, as many as it has. A request is taken to stay as long as its objectives
+    allow; the batch is a power of two, as batches of odd sizes have many more ways to be cut.
     """
     prompt_tokens = ceil(float(workload.prompt_tokens.mean()))
     output_tokens = ceil(float(workload.output_tokens.mean()))
