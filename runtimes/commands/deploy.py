@@ -91,6 +91,10 @@ class Batching:
     sequence_limit: Annotated[
         int | None, typer.Option(help="Most requests at once, with continuous batching.", min=1)
     ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="So many always in flight: each that ends lets the next in.", min=1),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,11 @@ def deploy(
     from runtimes.deployment.deploy import deploy as carry_out
     from runtimes.deployment.report import deploy_progress
 
+    if batching.concurrency is not None and served.rate is not None:
+        raise InputError(
+            "--concurrency: requests of a closed loop arrive as others end, so --rate says "
+            "nothing; give one of the two"
+        )
     for path in (output.result, output.timeline):
         if path is not None:
             check_writable(path)
