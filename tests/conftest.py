@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,10 @@ settings.load_profile("llmpq")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process_stays() -> Iterator[None]:
-    """End the process that renders chat templates, which would be there for the next tests."""
+    """End the processes that render templates and simulate, which the next tests would see."""
     yield
     chat_templates.stop_rendering()
+    if "joblib.externals.loky" in sys.modules:  # its workers wait for five minutes
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown()

@@ -43,7 +43,7 @@ class TraceOptions:
         rate_per_s: requests per second to scale to.
         rate_how: whether times are compressed or copies superposed.
         concurrency: requests always in flight, each let in by one that ends, instead of arrivals.
-        trace_format, time_unit: what is not to be told from the content.
+        trace_format, columns, time_unit: what is not to be told from the content.
         tokenizer, chars_per_token: how texts are counted.
         overlong: what to do with requests longer than the model's context.
         seed: of all draws.
@@ -57,6 +57,7 @@ class TraceOptions:
     rate_how: Literal["compress", "superpose"] = "compress"
     concurrency: int | None = None
     trace_format: str | None = None
+    columns: str | None = None
     time_unit: TimeUnit | None = None
     tokenizer: Path | None = None
     chars_per_token: float | None = None
@@ -64,12 +65,15 @@ class TraceOptions:
     seed: int = 0
 
 
-def load_workload(options: TraceOptions, longest_context_tokens: int) -> TraceWorkload:
+def load_workload(
+    options: TraceOptions, longest_context_tokens: int, devices: int = 1
+) -> TraceWorkload:
     """Return the workload that options ask for.
 
     Args:
         options: where requests come from, and how they are changed.
         longest_context_tokens: most tokens of a prompt and its output that the model takes.
+        devices: of the cluster that serves it.
 
     Raises:
         InputError: the options contradict each other, or name nothing that can be read.
@@ -85,11 +89,14 @@ def load_workload(options: TraceOptions, longest_context_tokens: int) -> TraceWo
     elif options.trace is None:
         raise InputError("--trace: expected a file or the name of a workload, got neither")
     elif _is_preset(options.trace):
+        if options.columns is not None:
+            raise InputError(f"--columns: {options.trace} is a bundled workload, not a file")
         preset = load_preset(options.trace)
         drawn = synthesize(preset, _requests(options), None, rng)
         workload = _arriving(_shortened(drawn, "drop", longest_context_tokens), options, rng)
     else:
-        workload = _arriving(_read(options, longest_context_tokens, rng), options, rng)
+        read = _read(options, longest_context_tokens, devices, rng)
+        workload = _arriving(read, options, rng)
     if options.concurrency is not None:
         return _closed(workload, options.concurrency)
     if options.rate_per_s is None:
@@ -147,20 +154,23 @@ def _is_preset(trace: str) -> bool:
 
 
 def _read(
-    options: TraceOptions, longest_context_tokens: int, rng: np.random.Generator
+    options: TraceOptions, longest_context_tokens: int, devices: int, rng: np.random.Generator
 ) -> TraceWorkload:
+    uses_times = options.concurrency is None and options.arrivals is None
     path = Path(options.trace or "")
     if not os.path.lexists(path) and path.suffix == "" and path.name == str(path):
         load_preset(str(path))  # says which names there are
     return load_trace(
         path,
         trace_format=options.trace_format,
+        columns=options.columns,
         time_unit=options.time_unit,
         tokenizer=options.tokenizer,
         chars_per_token=options.chars_per_token,
         limit=options.requests,
         longest_context_tokens=longest_context_tokens,
         overlong=options.overlong,
+        devices=devices if uses_times else None,
         rng=rng,
     )
 

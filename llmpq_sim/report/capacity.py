@@ -1,6 +1,6 @@
 """Report of what fits a plan at once."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,8 +15,9 @@ from llmpq_sim.report.console import (
     width_of,
 )
 from llmpq_sim.report.formatting import counted, joined
-from llmpq_sim.simulator.continuous.capacity import service_capacity
-from llmpq_sim.simulator.continuous.service import Service
+
+if TYPE_CHECKING:
+    from llmpq_sim.simulator.continuous.service import Service
 
 CAPACITY_SCHEMA = "llmpq/capacity"
 VERSION = 1
@@ -53,9 +54,9 @@ def capacity_content(capacity: Capacity) -> dict[str, Any]:
     }
 
 
-def crowd_sentences(service: Service) -> list[str]:
+def crowd_sentences(service: "Service", capacity: Capacity) -> list[str]:
     """Return what to say where a closed loop has more in flight than are served at once."""
-    users, capacity = service.workload.concurrency, service_capacity(service)
+    users = service.workload.concurrency
     admitted, fit = service.settings.sequence_limit, capacity.mean_sequences
     if users is None or users <= min(admitted, fit) or not service.result.finished:
         return []

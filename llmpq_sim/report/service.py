@@ -244,7 +244,7 @@ def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
 
 def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
-    result, sentences = service.result, crowd_sentences(service)
+    result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
         capacity = service.pipeline.block_capacity * service.settings.block_tokens
         longest = min(capacity, service.settings.longest_context_tokens)
