@@ -186,11 +186,6 @@ def deploy(
     from runtimes.deployment.deploy import deploy as carry_out
     from runtimes.deployment.report import deploy_progress
 
-    if batching.concurrency is not None and served.rate is not None:
-        raise InputError(
-            "--concurrency: requests of a closed loop arrive as others end, so --rate says "
-            "nothing; give one of the two"
-        )
     for path in (output.result, output.timeline):
         if path is not None:
             check_writable(path)

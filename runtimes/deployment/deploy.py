@@ -228,6 +228,11 @@ def _check_concurrency(deployment: Deployment, requests: int) -> None:
     if deployment.concurrency is None:
         return
     check_count("--concurrency", deployment.concurrency, MOST_TRACE_REQUESTS, "in flight")
+    if deployment.trace is not None and deployment.trace.rate_per_s is not None:
+        raise InputError(
+            "--concurrency: requests of a closed loop arrive as others end, so --rate says "
+            "nothing; give one of the two"
+        )
     if deployment.concurrency > requests:
         raise InputError(
             f"--concurrency: expected at most as many in flight as there are requests, {requests}, "
