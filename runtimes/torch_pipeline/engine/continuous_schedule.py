@@ -2,8 +2,9 @@
 
 As the simulator does: what can decode goes first, all of it; then prompts in order of admission,
 then those that wait in order of arrival, under the token budget. In a closed loop a request waits
-once one that was in flight is finished. A sequence reserves a whole row of
-KV cache when it is admitted, so none is ever preempted; as many run at once as there are rows.
+once one that was in flight is finished. A sequence reserves a whole row of KV cache when it is
+admitted, so none is ever preempted, whatever the settings say of admission; as many run at once as
+there are rows.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ class ContinuousSchedule:
 
     Attributes:
         requests: all of them.
-        settings: token budget and whether prompts are cut.
+        settings: token budget, and whether and how small prompts are cut.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class ContinuousSchedule:
             return chunks
         for sequence in self._prefilling(now_s):
             left = sequence.prompt_tokens - sequence.computed_tokens
-            tokens = min(left, budget)
+            tokens = min(left, budget, self.settings.most_chunk_tokens)
             if tokens < left and not self.settings.chunked_prefill:
                 self._give_back(sequence)
                 break
