@@ -66,10 +66,28 @@ def test_the_same_plan_without_chunks_is_refused_with_them_as_advice(
     assert "prefill_chunk_tokens: expected 1 to 8000 (the prompt), got 8192" in shorter.stderr
 
 
-def test_chunks_of_one_prompt_keep_both_cards_busy(tmp_path: Path) -> None:
+def test_chunks_keep_both_cards_busy_and_older_proofs_cover_whole_prompts(
+    tmp_path: Path,
+) -> None:
     asked = ("--model", "llama-2-13b", "--formats", "int4", "--output-tokens", "8")
     searched(tmp_path, 2, *asked, "--prompt-tokens", "3000", "--out", "two.json")
     plan = plan_of(tmp_path / "two.json")
     assert isinstance(plan["stages"], list)
     assert len(plan["stages"]) == 2
     assert plan["prefill_chunk_tokens"] in (512, 1024)
+    content = json.loads((tmp_path / "two.json").read_text(encoding="utf-8"))
+    entries = content["certificate"]
+    whole = [entry for entry in entries if "prefill_chunk_tokens" not in entry]
+    assert len(whole) < len(entries) - 1
+
+    content["certificate"] = entries[:-1]
+    (tmp_path / "less.json").write_text(json.dumps(content), encoding="utf-8")
+    lacking = llmpq("verify", "less.json", cwd=tmp_path)
+    assert "1 are missing, the first is prefill 1 in chunks of 2048, decode 1" in lacking.stderr
+
+    del content["plan"]["prefill_chunk_tokens"]
+    content |= {"certificate": whole, "predicted": {}}
+    (tmp_path / "older.json").write_text(json.dumps(content), encoding="utf-8")
+    older = llmpq("verify", "older.json", cwd=tmp_path)
+    assert older.returncode == 0, older.stderr
+    assert "only plans that prefill whole prompts are covered" in older.stdout
