@@ -11,7 +11,9 @@ from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.report.formatting import format_counts
+from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
+from llmpq_sim.report.speeds import batch_speeds, service_speeds
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
@@ -57,6 +59,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        **_apart(best, outcome.task),
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
@@ -83,6 +86,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "finished": result.finished if result else 0,
         "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
+        **_apart(score, task),
         "quality": quality_content(score, task),
     }
 
@@ -135,6 +139,20 @@ def _predicted(score: PlanScore, task: PlanningTask) -> Content:
     }
 
 
+def _apart(score: PlanScore, task: PlanningTask) -> Content:
+    """Return speeds by phase and memory by purpose."""
+    speeds = batch_speeds(score, task)
+    return {"speeds": speeds and speeds.content(), "memory": memory_content(score.memory)}
+
+
+def service_apart(service: Service) -> Content:
+    """Return a service's speeds by phase and its memory by purpose."""
+    return {
+        "speeds": service_speeds(service).content(),
+        "memory": memory_content(service.memory),
+    }
+
+
 def _baseline(baseline: Baseline) -> Content:
     score = baseline.score
     result = score.result if score else None
@@ -165,6 +183,7 @@ def replay_content(replay: Replay) -> Content:
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         **service_content(service),
+        **service_apart(service),
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),

@@ -23,6 +23,8 @@ def test_a_search_is_plain_data_with_these_parts() -> None:
         "plan_file",
         "predicted",
         "bound",
+        "speeds",
+        "memory",
         "quality",
         "baselines",
         "what_if",
