@@ -10,6 +10,7 @@ from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import simulate_static
@@ -17,7 +18,6 @@ from tests.builders import (
     every_placement,
     every_plan,
     plan_at,
-    task_grid,
     tiny_device,
     tiny_model,
     tiny_scenario,

@@ -219,7 +219,7 @@ def _print_facts(
     more: Sequence[tuple[str, Sequence[str]]],
 ) -> None:
     scenario = task.costs.scenario
-    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload.requests)
+    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload)
     speeds = speeds_row(batch_speeds(score, task), score.result)
     rows = [("scenario", scenario_parts(scenario)), ("batches", batches), *speeds, *more]
     print_to(console, labelled(rows, width_of(console)))

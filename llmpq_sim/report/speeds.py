@@ -70,16 +70,16 @@ def batch_speeds(score: PlanScore, task: PlanningTask) -> Speeds | None:
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
         times = compute_steps(graph, start_s)
-        passed.extend(_passed(next(schedules), workload.prompt_tokens, times))
+        passed.extend(_passed(next(schedules), times))
         return times
 
     batch_times(score.plan, task.costs, run, score.policy)
     return speeds_of(phases_of(passed), score.result)
 
 
-def _passed(schedule: BatchSchedule, prompt_tokens: int, times: StepTimes) -> list[PassedStep]:
+def _passed(schedule: BatchSchedule, times: StepTimes) -> list[PassedStep]:
     """Return the steps of a wave in the order in which they entered the pipeline."""
-    loads = [(0, rows * prompt_tokens) for rows in schedule.prefill_rows]
+    loads = [(0, step.step_tokens) for step in schedule.prefill_steps]
     loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
     steps = zip(times.began_s, times.sampled_s, loads, strict=True)
     passed = [PassedStep(began_s, ended_s, *load) for began_s, ended_s, load in steps]

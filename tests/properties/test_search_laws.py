@@ -21,6 +21,7 @@ from llmpq_sim.search.bound.certificate import (
     proof_bound_s,
     whole_cell,
 )
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.loads import LoadTable
 from llmpq_sim.search.bound.problem import PlanningTask, Problem
 from llmpq_sim.search.bound.program import Program
@@ -29,7 +30,6 @@ from llmpq_sim.search.bound.relaxation import relax
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchSettings, search
 from llmpq_sim.simulator.static.simulate import simulate_static
-from tests.builders import task_grid
 from tests.strategies import Enumerated, tasks, tasks_and_plans
 
 ROUNDING = 1 + 1e-9

@@ -139,7 +139,7 @@ def test_memory_by_purpose_is_all_that_the_device_has(
     for memory, total, limit in by_purpose:
         assert isinstance(memory, dict)
         assert sum(memory.values()) == limit
-        assert limit - memory["free_bytes"] == total  # type: ignore[operator]
+        assert limit - memory["free_bytes"] == total
 
 
 def test_a_plan_too_large_has_negative_room_and_no_speeds() -> None:

@@ -4,10 +4,10 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.units import GIB
 from llmpq_sim.io.models import load_model
 from llmpq_sim.search.bound.bound import first_certificate
-from llmpq_sim.search.bound.feasibility import check_feasible, needed_bytes
+from llmpq_sim.search.bound.feasibility import check_feasible, needed_bytes, task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
-from tests.builders import task_grid, tiny_device, tiny_model, tiny_scenario, tiny_task
+from tests.builders import tiny_device, tiny_model, tiny_scenario, tiny_task
 
 
 def large_task(formats: tuple[str, ...], budget: float) -> PlanningTask:

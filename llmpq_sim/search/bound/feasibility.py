@@ -1,5 +1,6 @@
 """Infeasibility in the user's terms: which memory is short, and what would fit."""
 
+from dataclasses import replace
 from math import isfinite
 
 from llmpq_sim.core.errors import InfeasibleError
@@ -15,8 +16,32 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.units import gib, gib_apart
 from llmpq_sim.search.bound.bound import Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.grid import LONG_PROMPT_TOKENS, chunk_sizes, micro_batching_grid
 
-SMALLEST = MicroBatching(1, 1, 1)
+WHOLE = MicroBatching(1, 1, 1)
+"""One request at a time, its prompt in one piece."""
+
+
+def task_grid(task: PlanningTask) -> list[MicroBatching]:
+    """Return the micro-batchings that a search of the task considers.
+
+    Prompts may be cut where they are long, or where nothing fits beside the temporaries of a
+    whole one.
+    """
+    scenario = task.costs.scenario
+    prompt_tokens = scenario.workload.prompt_tokens
+    has = total_available_bytes(task, WHOLE)
+    is_cut = prompt_tokens >= LONG_PROMPT_TOKENS or not any(
+        needed_bytes(task, name) <= has for name in task.formats
+    )
+    chunks = chunk_sizes(prompt_tokens) if is_cut else ()
+    return micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices), chunks)
+
+
+def smallest(task: PlanningTask) -> MicroBatching:
+    """Return the micro-batching that needs the least memory: one request in small chunks."""
+    chunks = chunk_sizes(task.costs.scenario.workload.prompt_tokens)
+    return replace(WHOLE, chunk_tokens=chunks[0] if chunks else None)
 
 
 def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
@@ -29,7 +54,7 @@ def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
     """
     if certificate.unproven:
         least = min(needed_bytes(task, name) for name in task.formats)
-        may_have = least <= total_available_bytes(task)
+        may_have = least <= total_available_bytes(task, smallest(task))
     else:
         may_have = bool(certificate.feasible)
     if not may_have:
@@ -40,7 +65,7 @@ def explain(task: PlanningTask) -> str:
     """Return why nothing fits: memory even at the fewest bits, or the quality budget."""
     scenario = task.costs.scenario
     least = min(task.formats, key=lambda name: needed_bytes(task, name))
-    has = total_available_bytes(task)
+    has = total_available_bytes(task, smallest(task))
     needs = needed_bytes(task, least)
     name, cluster = scenario.model.name, scenario.cluster.name
     if needs > has:
@@ -62,16 +87,16 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     scenario = task.costs.scenario
     model = scenario.model
     layer = layer_weight_bytes(model, FORMATS[format_name])
-    layer += layer_kv_bytes(model, scenario.workload, SMALLEST)
+    layer += layer_kv_bytes(model, scenario.workload, WHOLE)
     alone = len(scenario.cluster.devices) == 1
     return model.layers * layer + ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
 
 
-def total_available_bytes(task: PlanningTask) -> int:
+def total_available_bytes(task: PlanningTask, batching: MicroBatching) -> int:
     """Return the bytes that all devices together have for layers, embedding and LM head."""
     scenario = task.costs.scenario
     return sum(
-        max(0, available_bytes(member.device, scenario.model, scenario.workload, SMALLEST))
+        max(0, available_bytes(member.device, scenario.model, scenario.workload, batching))
         for member in scenario.cluster.devices
     )
 
