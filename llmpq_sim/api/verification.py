@@ -11,6 +11,7 @@ from llmpq_sim.search.bound.bound import check_certificate
 from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+from llmpq_sim.search.shortage import why_infeasible
 
 TOLERANCE = 1e-6
 """Relative difference of a stated figure: processors round differently."""
@@ -57,7 +58,7 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     saved = load(plan, profiles=profiles)
     score = score_in_simpy(saved.plan, saved.task)
     if not score.is_feasible:
-        raise CertificateError(f"plan: {score.infeasible_reason()}")
+        raise CertificateError(f"plan: {why_infeasible(score, saved.task)}")
     grid, covers_chunks = _covered(saved)
     bound_s = check_certificate(saved.certificate, Screen(saved.task), grid)
     entries = saved.certificate.entries

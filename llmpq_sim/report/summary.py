@@ -182,7 +182,7 @@ def checked_parts(verification: Verification) -> list[str]:
     if verification.refined:
         parts.append(f"{verification.refined} of them cell by cell")
     if not verification.covers_chunks:
-        parts.append("the proof is about plans that prefill whole prompts")
+        parts.append("only plans that prefill whole prompts are covered")
     return [*parts, "the proof is about predicted times"]
 
 

@@ -52,6 +52,7 @@ def test_tokens_are_those_of_generate(case: Case, stages: int) -> None:
             static(requests, 5, 3, 2, 3, chunk_tokens=4),
             static(requests, 3, 3, 1, 2),
             continuous(requests, 24, 5, chunked=False),
+            continuous(requests, 8, 3, chunk_tokens=2, admission="no-evict"),
         )
         for schedule in schedules if number == 0 else schedules[:3]:
             served, _ = run(loaded, schedule, requests, in_flight=stages)

@@ -75,7 +75,7 @@ class _Service:
         self.transit = Transit(pipeline)
         self.output_tokens = workload.output_tokens
         self.in_flight: deque[Cohort] = deque()
-        self.most_in_flight = len(pipeline.stages)
+        self.most_in_flight = settings.most_in_flight(len(pipeline.stages))
         self.fewest_available = pipeline.block_capacity
         self.arrivals = _arrivals(workload, settings, self.pool.capacity)
         self.next_s, self.next_sequence = next(self.arrivals)
