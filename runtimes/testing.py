@@ -179,9 +179,21 @@ def saved_plan(
 
 
 def descendants() -> set[int]:
-    """Return the processes that descend from this one and have not ended."""
+    """Return the processes that descend from this one and have not ended.
+
+    Python's and joblib's trackers of resources are none of them: they live as long as this process.
+    """
     found = psutil.Process().children(recursive=True)
-    return {one.pid for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE}
+    return {one.pid for one in found if one.is_running() and not _is_kept(one)}
+
+
+def _is_kept(process: psutil.Process) -> bool:
+    """Return whether a process has ended, or ends with this one by design."""
+    try:
+        is_ended = process.status() == psutil.STATUS_ZOMBIE
+        return is_ended or any("resource_tracker" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
 
 
 class RuntimeContract:

@@ -1,6 +1,8 @@
 """Settings of property tests: no limits on time, and in CI the same examples each run."""
 
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ CORES, WORKERS = os.cpu_count() or 1, int(os.environ.get("PYTEST_XDIST_WORKER_CO
 SHARE = max(1, CORES // WORKERS)
 os.environ["OMP_NUM_THREADS"] = str(min(SHARE, int(os.environ.get("OMP_NUM_THREADS", SHARE))))
 """Test workers share out the cores: threads that wait for a core spin, and take it from others."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start could not be ended
 
 HERE = Path(".hypothesis")
 
@@ -33,6 +38,10 @@ settings.load_profile("llmpq")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process_stays() -> Iterator[None]:
-    """End the process that renders chat templates, which would be there for the next tests."""
+    """End the processes that render templates and simulate, which the next tests would see."""
     yield
     chat_templates.stop_rendering()
+    if "joblib.externals.loky" in sys.modules:  # its workers wait for five minutes
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown()

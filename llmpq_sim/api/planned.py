@@ -1,10 +1,12 @@
 """Plans as the functions of this package give and take them: found, saved, or in a file."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.files import write_json
@@ -12,9 +14,11 @@ from llmpq_sim.io.plans import SavedPlan, load_plan, online_to_dict, outcome_to_
 from llmpq_sim.io.profiles import load_profile
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.latency.profile import DeviceProfile
-from llmpq_sim.search.online.planner import OnlineOutcome
-from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+
+if TYPE_CHECKING:
+    from llmpq_sim.search.online.planner import OnlineOutcome
+    from llmpq_sim.search.planner import SearchOutcome
 
 Profiles = Iterable[str | Path | DeviceProfile]
 """Latency profiles of the user's own, or files that hold them."""
@@ -39,6 +43,8 @@ class Planned:
     @property
     def batch(self) -> SearchOutcome:
         """The search of the batch; for a trace of the one that represents it."""
+        from llmpq_sim.search.online.planner import OnlineOutcome  # noqa: PLC0415 - slow to load
+
         return self.outcome.batch if isinstance(self.outcome, OnlineOutcome) else self.outcome
 
     @property
@@ -54,6 +60,8 @@ class Planned:
     @cached_property
     def content(self) -> dict[str, Any]:
         """The plan file as plain data: same search, same content."""
+        from llmpq_sim.search.online.planner import OnlineOutcome  # noqa: PLC0415 - slow to load
+
         if isinstance(self.outcome, OnlineOutcome):
             return online_to_dict(self.outcome, self.target)
         return outcome_to_dict(self.outcome, self.target)
@@ -61,6 +69,8 @@ class Planned:
     @property
     def saved(self) -> SavedPlan:
         """The plan as its file would be read."""
+        from llmpq_sim.search.online.planner import OnlineOutcome  # noqa: PLC0415 - slow to load
+
         found, batch = self.outcome, self.batch
         serving = found.best.serving.settings if isinstance(found, OnlineOutcome) else None
         plan, task = batch.best.plan, batch.task

@@ -99,7 +99,7 @@ def replay(
     task_costs = saved.task.costs
     scenario = task_costs.scenario
     objectives = service_objectives(options)
-    workload = load_workload(asked, scenario.model.max_positions)
+    workload = load_workload(asked, scenario.model.max_positions, len(saved.plan.stages))
     settings = chosen_settings(saved, workload, options)
     costs = ServingCosts(scenario.model, scenario.cluster, task_costs.profiles)
     batches = (1, settings.sequence_limit, settings.token_budget)

@@ -78,9 +78,7 @@ def batch_task(
     Raises:
         InputError: a name or a file says something that cannot be.
     """
-    cluster = options.cluster
-    if not isinstance(cluster, Cluster):
-        cluster = load_cluster(str(cluster))
+    cluster = _cluster(options)
     profiles = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
     text = options.formats
     listed = text if text is None or isinstance(text, str) else ",".join(text)
@@ -109,7 +107,7 @@ def trace_task(
     """
     objectives = service_objectives(service)
     wanted = replace(trace, requests=trace.requests or DEFAULT_REQUESTS)
-    workload = load_workload(wanted, model.max_positions)
+    workload = load_workload(wanted, model.max_positions, len(_cluster(options).devices))
     if trace.requests is None:
         workload = noted(workload, f"{workload.requests} requests; --requests for others")
     batch, notes = batch_task(model, representative_batch(workload, objectives), options)
@@ -123,3 +121,8 @@ def trace_task(
         objective=objective or ("mean-latency" if objectives is None else "goodput"),
     )
     return task, notes
+
+
+def _cluster(options: TaskOptions) -> Cluster:
+    cluster = options.cluster
+    return cluster if isinstance(cluster, Cluster) else load_cluster(str(cluster))

@@ -42,10 +42,10 @@ def fit(
 
 @grouped
 def list_bundled(
-    kind: Annotated[str, typer.Argument(help="models, devices, clusters or formats.")],
+    kind: Annotated[str, typer.Argument(help="models, devices, clusters, formats, links, traces.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what ships: models, devices, clusters or weight formats."""
+    """Show what ships: models, devices, clusters, weight formats, links or traces."""
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.search import show_listing
     from llmpq_sim.report.tables import bundled_listing

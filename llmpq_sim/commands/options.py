@@ -92,6 +92,13 @@ class TraceShape:
     trace_format: Annotated[
         str | None, typer.Option(help="Format of the trace file, if not told from its content.")
     ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns or nested keys of a CSV or JSONL file: "
+            "time=created,prompt=usage.prompt_tokens,output=usage.completion_tokens."
+        ),
+    ] = None
     time_unit: Annotated[
         Literal["s", "ms", "us", "ns"] | None,
         typer.Option(help="Unit of the trace's times, if not the format's own."),

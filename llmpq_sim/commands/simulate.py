@@ -107,11 +107,7 @@ def simulate(
 
 def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutput) -> None:
     from llmpq_sim.api import simulate as simulated
-    from llmpq_sim.report.artifacts import write_batch_timeline
     from llmpq_sim.report.console import answer_console, print_json
-    from llmpq_sim.report.json_reports import predicted_content
-    from llmpq_sim.report.search import show_simulation
-    from llmpq_sim.report.timeline import timeline_text
 
     found = simulated(
         plan,
@@ -123,12 +119,17 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
     )
     written = []
     if output.timeline is not None and found.score.result is not None:
+        from llmpq_sim.report.artifacts import write_batch_timeline
+        from llmpq_sim.report.timeline import timeline_text
+
         drawn = write_batch_timeline(output.timeline, found.plan, found.task.costs, found.policy)
         written = [timeline_text(drawn, str(output.timeline))]
     if found.policy != "static":
         written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
     infeasible_reason = found.score.infeasible_reason()
     if output.as_json:
+        from llmpq_sim.report.json_reports import predicted_content
+
         error = (
             {"error": {"message": infeasible_reason, "kind": "InfeasibleError"}}
             if infeasible_reason
@@ -136,6 +137,8 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
         )
         print_json(predicted_content(found.score, found.task) | {"policy": found.policy} | error)
     else:
+        from llmpq_sim.report.search import show_simulation
+
         show_simulation(answer_console(), found.score, found.task, written)
     if infeasible_reason:
         print(f"error: {plan}: {infeasible_reason}", file=sys.stderr)  # noqa: T201
@@ -147,11 +150,13 @@ def verify(plan: PlanFile, profile: Profiles = None, as_json: JsonFlag = False) 
     """Recompute a plan's certificate by arithmetic alone, without a solver."""
     from llmpq_sim.api import verify as verified
     from llmpq_sim.report.console import answer_console, print_json
-    from llmpq_sim.report.json_reports import verification_content
-    from llmpq_sim.report.search import show_verification
 
     verification = verified(plan, profiles=profile or ())
     if as_json:
+        from llmpq_sim.report.json_reports import verification_content
+
         print_json(verification_content(verification))
         return
+    from llmpq_sim.report.search import show_verification
+
     show_verification(answer_console(), verification)

@@ -9,10 +9,12 @@ A package offers one in its ``pyproject.toml``::
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmpq_sim.core.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ class ExtensionPoint:
             "uninstall the package"
         )
 
-    def _points(self) -> dict[str, EntryPoint]:
+    def _points(self) -> "dict[str, EntryPoint]":
         return _points(self.group, self.noun, tuple(sys.path))
 
 
 @lru_cache(maxsize=16)
-def _points(group: str, noun: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:  # noqa: ARG001
+def _points(group: str, noun: str, path: tuple[str, ...]) -> "dict[str, EntryPoint]":  # noqa: ARG001
     """Return the entry points by name; to look through all packages of a path takes a while."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to load
+
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
         known = points.setdefault(point.name, point)
@@ -88,5 +92,5 @@ def _points(group: str, noun: str, path: tuple[str, ...]) -> dict[str, EntryPoin
     return points
 
 
-def _package(point: EntryPoint) -> str:
+def _package(point: "EntryPoint") -> str:
     return point.dist.name if point.dist else "an unknown package"

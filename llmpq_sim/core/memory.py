@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.formats import FORMATS, WeightFormat
@@ -40,6 +41,7 @@ class StageMemory:
         return self.total_bytes <= self.limit_bytes
 
 
+@lru_cache(maxsize=256)
 def layer_weight_bytes(model: ModelSpec, weight_format: WeightFormat) -> int:
     """Return the stored bytes of one layer: codes, scales, and 16-bit biases and norms."""
     matrices = sum(

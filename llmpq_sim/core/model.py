@@ -1,6 +1,7 @@
 """Decoder-only language model, as far as time and memory depend on it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from llmpq_sim.core.fields import one_of
@@ -55,7 +56,7 @@ class ModelSpec:
     norm_elements: Natural
     dtype: Annotated[str, one_of(("fp16", "bf16"))]
 
-    @property
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The matrix products of one layer, projections that share their input fused."""
         attention = self.heads * self.head_dim

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from llmpq_sim.core.plan import MicroBatching, equal_parts
@@ -77,9 +77,11 @@ def counted_batch_schedules(
     return list(Counter(batch_schedules(workload, micro_batching)).items())
 
 
+@lru_cache(maxsize=512)
 def _schedule(
     output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int
 ) -> BatchSchedule:
+    """Return the schedule of a wave; a search asks for the same ones in every generation."""
     ends = list(accumulate(groups))
     return BatchSchedule(
         prefill_rows=equal_parts(len(output_tokens), prefill),

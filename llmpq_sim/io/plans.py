@@ -1,10 +1,12 @@
 """Plan files: a plan with its inputs and certificate."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import llmpq_sim
 from llmpq_sim.core.cluster import Device
@@ -26,14 +28,15 @@ from llmpq_sim.io.tasks import (
     checked_sensitivity,
     planning_task,
 )
-from llmpq_sim.io.workloads import workload_sha256
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.online.planner import OnlineOutcome
-from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+
+if TYPE_CHECKING:
+    from llmpq_sim.search.online.planner import OnlineOutcome
+    from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 
 SCHEMA = "llmpq/plan"
 VERSION = 1
@@ -89,6 +92,8 @@ def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, 
 
 def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
+    from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
+
     task, result = outcome.task, outcome.best.result
     return {
         **outcome_to_dict(outcome.batch, target),
@@ -286,8 +291,10 @@ def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
     ships = profile.kernels in (*device.kernels, SPEC)
-    if ships and profile_sha256(bundled_profile(device, profile.kernels)) == stated:
-        return content
+    if ships:
+        bundled = bundled_profile(device, profile.kernels)
+        if bundled is profile or profile_sha256(bundled) == stated:
+            return content
     return {**content, "content": to_dict(profile)}
 
 

@@ -1,7 +1,11 @@
 """Latency profile of each kind of device: bundled, fitted or from the data sheet."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
@@ -11,13 +15,14 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.files import read_json, sha256_of, write_json
-from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import bundled_models, load_model
 from llmpq_sim.io.resources import bundled_dir, unknown_name
-from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
-from llmpq_sim.latency.fitting.rows import Measurements
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
+
+if TYPE_CHECKING:
+    from llmpq_sim.latency.fitting.fit import FitReport
+    from llmpq_sim.latency.fitting.rows import Measurements
 
 SPEC = "spec"
 """The kernel set that stands for data-sheet figures; every device has it."""
@@ -63,7 +68,13 @@ def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
             "a profile of your own is given with --profile"
         )
     folder = bundled_dir("cluster_profiles") / "profiles"
-    return load_profile(folder / f"{device.name}.{chosen}.json")
+    return _bundled(folder / f"{device.name}.{chosen}.json")
+
+
+@lru_cache(maxsize=64)
+def _bundled(path: Path) -> DeviceProfile:
+    """Return a profile that ships, read once: to check its trees takes a while."""
+    return load_profile(path)
 
 
 def cluster_profiles(
@@ -107,6 +118,9 @@ def fit_measurements(
     Raises:
         InputError: the device is unknown, or the file has nothing to fit.
     """
+    from llmpq_sim.io.measurements import read_measurements  # noqa: PLC0415 - slow to load
+    from llmpq_sim.latency.fitting.fit import fit_profile  # noqa: PLC0415 - slow to load
+
     devices = load_devices()
     machine = machine_beside(path)
     if machine is None and device_name not in devices:

@@ -42,7 +42,7 @@ class TraceOptions:
         requests: how many, the first ones of a trace.
         rate_per_s: requests per second to scale to.
         rate_how: whether times are compressed or copies superposed.
-        trace_format, time_unit: what is not to be told from the content.
+        trace_format, columns, time_unit: what is not to be told from the content.
         tokenizer, chars_per_token: how texts are counted.
         overlong: what to do with requests longer than the model's context.
         seed: of all draws.
@@ -55,6 +55,7 @@ class TraceOptions:
     rate_per_s: float | None = None
     rate_how: Literal["compress", "superpose"] = "compress"
     trace_format: str | None = None
+    columns: str | None = None
     time_unit: TimeUnit | None = None
     tokenizer: Path | None = None
     chars_per_token: float | None = None
@@ -62,12 +63,15 @@ class TraceOptions:
     seed: int = 0
 
 
-def load_workload(options: TraceOptions, longest_context_tokens: int) -> TraceWorkload:
+def load_workload(
+    options: TraceOptions, longest_context_tokens: int, devices: int = 1
+) -> TraceWorkload:
     """Return the workload that options ask for.
 
     Args:
         options: where requests come from, and how they are changed.
         longest_context_tokens: most tokens of a prompt and its output that the model takes.
+        devices: of the cluster that serves it.
 
     Raises:
         InputError: the options contradict each other, or name nothing that can be read.
@@ -83,11 +87,14 @@ def load_workload(options: TraceOptions, longest_context_tokens: int) -> TraceWo
     elif options.trace is None:
         raise InputError("--trace: expected a file or the name of a workload, got neither")
     elif _is_preset(options.trace):
+        if options.columns is not None:
+            raise InputError(f"--columns: {options.trace} is a bundled workload, not a file")
         preset = load_preset(options.trace)
         drawn = synthesize(preset, _requests(options), None, rng)
         workload = _arriving(_shortened(drawn, "drop", longest_context_tokens), options, rng)
     else:
-        workload = _arriving(_read(options, longest_context_tokens, rng), options, rng)
+        read = _read(options, longest_context_tokens, devices, rng)
+        workload = _arriving(read, options, rng)
     if options.rate_per_s is None:
         return workload
     return scale_rate(workload, options.rate_per_s, options.rate_how, rng)
@@ -126,7 +133,7 @@ def _is_preset(trace: str) -> bool:
 
 
 def _read(
-    options: TraceOptions, longest_context_tokens: int, rng: np.random.Generator
+    options: TraceOptions, longest_context_tokens: int, devices: int, rng: np.random.Generator
 ) -> TraceWorkload:
     path = Path(options.trace or "")
     if not os.path.lexists(path) and path.suffix == "" and path.name == str(path):
@@ -134,12 +141,14 @@ def _read(
     return load_trace(
         path,
         trace_format=options.trace_format,
+        columns=options.columns,
         time_unit=options.time_unit,
         tokenizer=options.tokenizer,
         chars_per_token=options.chars_per_token,
         limit=options.requests,
         longest_context_tokens=longest_context_tokens,
         overlong=options.overlong,
+        devices=devices,
         rng=rng,
     )
 

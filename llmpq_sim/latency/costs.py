@@ -73,6 +73,8 @@ class LayerCosts:
         self._prefill: dict[tuple[str, str, int], float] = {}
         self._products: dict[tuple[str, str, int], float] = {}
         self._attention: dict[tuple[str, int], FloatArray] = {}
+        self._embedding: dict[tuple[str, int], float] = {}
+        self._head: dict[tuple[str, int], float] = {}
 
     @cached_property
     def devices(self) -> dict[str, Device]:
@@ -106,12 +108,19 @@ class LayerCosts:
 
     def embedding_s(self, kind: str, tokens: int) -> float:
         """Return the time to look up and write the embeddings of so many tokens."""
-        model, profile = self.scenario.model, self.profiles[kind]
-        return float(embeddings_s(model, profile, _array(tokens))[0])
+        key = (kind, tokens)
+        if key not in self._embedding:
+            model, profile = self.scenario.model, self.profiles[kind]
+            self._embedding[key] = float(embeddings_s(model, profile, _array(tokens))[0])
+        return self._embedding[key]
 
     def head_s(self, kind: str, rows: int) -> float:
         """Return the time of the LM head and of sampling one token for each row."""
-        return float(heads_s(self.scenario.model, self.profiles[kind], _array(rows))[0])
+        key = (kind, rows)
+        if key not in self._head:
+            model, profile = self.scenario.model, self.profiles[kind]
+            self._head[key] = float(heads_s(model, profile, _array(rows))[0])
+        return self._head[key]
 
     def _products_s(self, kind: str, format_name: str, tokens: int) -> float:
         key = (kind, format_name, tokens)

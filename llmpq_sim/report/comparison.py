@@ -1,13 +1,18 @@
 """Comparison of a plan: with baselines, with one device less, and with its Pareto front."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmpq_sim.report.formatting import format_parts, loss_text, rate_text
 from llmpq_sim.report.quality import interval_of
-from llmpq_sim.search.baselines.simple import Baseline
-from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+
+if TYPE_CHECKING:
+    from llmpq_sim.search.baselines.simple import Baseline
+    from llmpq_sim.search.planner import SearchOutcome
 
 MOST_ROWS = 20
 
@@ -65,6 +70,8 @@ class WhatIfRow:
 
 def comparison_rows(outcome: SearchOutcome) -> list[ComparisonRow]:
     """Return the plan found, then each baseline in its order."""
+    from llmpq_sim.search.baselines.simple import Baseline  # noqa: PLC0415 - loads all planners
+
     best = outcome.best
     rows = [(Baseline("this plan", best, None)), *outcome.baselines]
     return [_row(baseline, best) for baseline in rows]

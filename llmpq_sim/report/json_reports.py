@@ -1,29 +1,31 @@
 """JSON of every answer: plain data in SI units."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llmpq_sim
-from llmpq_sim.api.replaying import Replay
-from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.io.workloads import workload_sha256
-from llmpq_sim.latency.fitting.fit import FitReport
-from llmpq_sim.report.execution import comparison_headline, comparison_notes, reading_sentences
-from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
-from llmpq_sim.search.baselines.simple import Baseline
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
-from llmpq_sim.simulator.continuous.max_rate import MaxRate
-from llmpq_sim.simulator.continuous.saturation import Queue
-from llmpq_sim.simulator.continuous.service import Service
+
+if TYPE_CHECKING:
+    from llmpq_sim.api.replaying import Replay
+    from llmpq_sim.api.verification import Verification
+    from llmpq_sim.latency.fitting.fit import FitReport
+    from llmpq_sim.report.execution_comparison import Comparison, Figure, StageComparison
+    from llmpq_sim.search.baselines.simple import Baseline
+    from llmpq_sim.search.planner import SearchOutcome
+    from llmpq_sim.simulator.continuous.max_rate import MaxRate
+    from llmpq_sim.simulator.continuous.saturation import Queue
+    from llmpq_sim.simulator.continuous.service import Service
 
 SEARCH_SCHEMA = "llmpq/search-report"
 SIMULATION_SCHEMA = "llmpq/simulation"
@@ -211,6 +213,8 @@ def result_content(result: SimulationResult) -> Content:
 
 def trace_content(workload: TraceWorkload) -> Content:
     """Return which requests were served: their name, hash and rate."""
+    from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
+
     return {
         "name": workload.name,
         "sha256": workload_sha256(workload),
@@ -258,6 +262,12 @@ def _max_rate(highest: MaxRate) -> Content:
 
 def comparison_content(comparison: Comparison) -> Content:
     """Return a prediction beside its measurement as plain data without NaN or infinity."""
+    from llmpq_sim.report.execution import (  # noqa: PLC0415 - slow to load
+        comparison_headline,
+        comparison_notes,
+        reading_sentences,
+    )
+
     loaded = comparison.loaded
     return {
         "schema": COMPARISON_SCHEMA,

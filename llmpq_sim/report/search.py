@@ -1,18 +1,19 @@
 """Screens of a search, a simulation, a proof, a fit and what ships."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
-from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.report.comparison import (
     comparison_rows,
@@ -61,8 +62,12 @@ from llmpq_sim.report.tables import (
     what_if_table,
 )
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+
+if TYPE_CHECKING:
+    from llmpq_sim.api.verification import Verification
+    from llmpq_sim.latency.fitting.fit import FitReport
+    from llmpq_sim.search.planner import LogbookRow, SearchOutcome
 
 SCATTER_HEIGHT = 14
 

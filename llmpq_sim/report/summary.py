@@ -1,13 +1,14 @@
 """Summary of a search, a simulation, a proof or a fit, in a few words."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
 from llmpq_sim.core.scenario import Scenario
-from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.report.formatting import (
     counted,
@@ -19,8 +20,12 @@ from llmpq_sim.report.formatting import (
 )
 from llmpq_sim.report.quality import quality_parts
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.planner import SearchOutcome
 from llmpq_sim.search.scoring import PlanScore
+
+if TYPE_CHECKING:
+    from llmpq_sim.api.verification import Verification
+    from llmpq_sim.latency.fitting.fit import FitReport
+    from llmpq_sim.search.planner import SearchOutcome
 
 STOPPED = {
     "budget": "stopped at its time budget: more time may find more",

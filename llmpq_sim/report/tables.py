@@ -1,9 +1,11 @@
 """Tables of plans, times and errors, and listings of what ships with llmpq."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -13,12 +15,11 @@ from llmpq_sim.core.formats import FORMATS, WeightFormat
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.result import Summary
-from llmpq_sim.core.units import GB, TFLOP, gib, gib_apart
+from llmpq_sim.core.units import GB, TFLOP, US, gib, gib_apart
 from llmpq_sim.io.clusters import bundled_clusters, load_cluster
-from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.devices import load_devices, load_links
 from llmpq_sim.io.models import bundled_models, load_model
 from llmpq_sim.io.resources import unknown_name
-from llmpq_sim.latency.fitting.fit import FitError
 from llmpq_sim.report.comparison import ComparisonRow, FrontRow, WhatIfRow
 from llmpq_sim.report.console import WIDTH, new_table, plain
 from llmpq_sim.report.formatting import (
@@ -32,6 +33,9 @@ from llmpq_sim.report.formatting import (
 from llmpq_sim.report.quality import loss_with_interval
 from llmpq_sim.report.stages import StageRow
 from llmpq_sim.report.summary import kinds_text
+
+if TYPE_CHECKING:
+    from llmpq_sim.latency.fitting.fit import FitError
 
 BAR_WIDTH = 8
 """Width of a bar, less where the console is too narrow for it."""
@@ -295,9 +299,39 @@ def _format_row(weight_format: WeightFormat) -> tuple[str, ...]:
     )
 
 
+def _links() -> Listing:
+    links = load_links()
+    rows = tuple(
+        (name, f"{link.latency_s / US:g}", f"{link.bytes_per_s / GB:g}")
+        for name, link in links.items()
+    )
+    entries = tuple({"name": name, **asdict(link)} for name, link in links.items())
+    return Listing("links", ("link", "latency, us", "GB/s one way"), rows, entries)
+
+
+def _traces() -> Listing:
+    """Return the bundled workloads, then the formats of files that are read."""
+    from llmpq_sim.io.presets import load_preset, preset_names  # noqa: PLC0415 - slow to load
+    from llmpq_sim.io.traces.detection import known_formats  # noqa: PLC0415 - slow to load
+
+    presets = [(name, load_preset(name)) for name in preset_names()]
+    rows = [(name, "bundled", f"{preset.requests} requests") for name, preset in presets]
+    entries = [
+        {"name": name, "kind": "bundled", "requests": preset.requests, "source": preset.source}
+        for name, preset in presets
+    ]
+    for known in known_formats():
+        rows.append((known.name, f"file, {known.kind}", known.times))
+        entries.append({"name": known.name, "kind": known.kind, "times": known.times})
+    columns = ("trace", "kind", "requests or times")
+    return Listing("traces", columns, tuple(rows), tuple(entries))
+
+
 _KINDS: dict[str, Callable[[], Listing]] = {
     "models": _models,
     "devices": _devices,
     "clusters": _clusters,
     "formats": _formats,
+    "links": _links,
+    "traces": _traces,
 }

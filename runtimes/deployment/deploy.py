@@ -149,7 +149,9 @@ def requests_of(deployment: Deployment, model: TextModel) -> RequestSet:
     if deployment.trace is None:
         return divided_by_length(batch_requests(scenario.workload, model, deployment.seed), limits)
     wanted = replace(deployment.trace, requests=deployment.trace.requests or DEFAULT_REQUESTS)
-    workload = load_workload(wanted, scenario.model.max_positions)
+    workload = load_workload(
+        wanted, scenario.model.max_positions, len(deployment.saved.plan.stages)
+    )
     return divided_by_length(trace_requests(workload, model, deployment.seed), limits)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -68,6 +69,8 @@ def _house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
+    for copied in [folder, *folder.rglob("*")]:  # of a checkout that is only read
+        copied.chmod(copied.stat().st_mode | stat.S_IWUSR)
     for patch in blocks("diff"):
         patched = folder / patch.splitlines()[1].removeprefix("+++ b/")
         patched.write_text(patched_file(patched.read_text("utf-8"), patch), encoding="utf-8")

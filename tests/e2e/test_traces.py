@@ -273,3 +273,17 @@ def test_the_azure_conversations_are_served(folder: Path) -> None:
     assert found["requests"] == found["finished"]
     assert found["requests"] == 16528
     assert found["trace"]["rate_per_s"] == pytest.approx(5, abs=0.6)
+
+
+def test_a_log_of_another_tool_is_read_by_columns_that_are_named(folder: Path) -> None:
+    rows = [{"at": f"2026-01-01T00:00:0{n}Z", "n": {"in": 9, "out": 2}} for n in range(3)]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    said = refused(folder, "--trace", "own.jsonl")
+    assert "name yours as in --columns time=" in said
+    named = ("--columns", "time=at,prompt=n.in,output=n.out")
+    found = simulated(folder, "--trace", "own.jsonl", *named)
+    assert (found["requests"], found["trace"]["rate_per_s"]) == (3, 1.5)
+    listed = json.loads(llmpq("list", "traces", "--json", cwd=folder).stdout)["traces"]
+    assert {"azure-conv", "mooncake", "litellm"} <= {entry["name"] for entry in listed}
+    links = json.loads(llmpq("list", "links", "--json", cwd=folder).stdout)["links"]
+    assert all(link["latency_s"] > 0 and link["bytes_per_s"] > 0 for link in links)

@@ -25,9 +25,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture
+def program(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return how to run the wheel's command, whatever modules are found from here."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return installed
+
+
 @pytest.fixture(scope="module")
-def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return how to run the wheel's command, with this environment's libraries beside it."""
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the wheel's command in an environment with this one's libraries beside it."""
     home = tmp_path_factory.mktemp("venv")
     venv.create(home, with_pip=False)
     (site,) = home.glob("lib/python*/site-packages")

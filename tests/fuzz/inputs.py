@@ -55,9 +55,13 @@ CSV_TRACES = (
     "0,2,0,1,1,4096,32\n1,2,0,1.5,1,8,2\n",
     "request_id,input_tokens,output_tokens,arrival_time_us\n0,9,3,500\n1,8,2,2500500\n",
     "input_length,output_length\n512,128\n64,8\n",
+    "startTime;prompt_tokens;completion_tokens\n2026-01-01T00:00:00.5Z;9;3\n",
+    "time\tprompt_tokens\tcompletion_tokens\n1771000000000\t9\t3\n1771000000500\t9\t\n",
 )
 
 JSON_TRACES: tuple[list[Any], ...] = (
+    [{"created": 5, "usage": {"prompt_tokens": 9, "completion_tokens": 2}}, {"usage": None}],
+    [{"start_time": "2026-01-01 00:00:00Z", "attributes": {"gen_ai.usage.input_tokens": 3}}],
     [trace_contents.mooncake(t, 600, 2, hash_ids=[1, t]) for t in (0, 7, 900)],
     [trace_contents.mooncake(1.5, chat_id=1, parent_chat_id=-1, hash_ids=[5]), {"x": 1}],
     [

@@ -48,6 +48,7 @@ def test_an_unknown_kind_is_named_with_the_likely_one() -> None:
     with pytest.raises(InputError) as error:
         bundled_listing("model")
     assert str(error.value) == (
-        "list: expected one of models, devices, clusters, formats, got 'model'; "
+        "list: expected one of models, devices, clusters, formats, links, traces, "
+        "got 'model'; "
         "did you mean models?"
     )

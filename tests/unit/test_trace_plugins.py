@@ -72,7 +72,7 @@ def test_formats_that_ship_are_tried_first_and_keep_their_names(
     said = refusal(tmp_path, "t.jsonl", GATEWAY_FILE, trace_format="mooncake")
     assert said.startswith("t.jsonl line 1, ")
     said = refusal(tmp_path, "t.csv", "a,b\n1,2\n")
-    assert said.startswith("t.csv: no known trace format has the columns a, b; known are ")
+    assert said.startswith("t.csv: no known trace format has the columns a, b; name yours as")
     assert said.endswith("servegen, greedy")
 
 

@@ -13,12 +13,14 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.traces.loading import load_trace
+from llmpq_sim.io.traces.named_columns import HOW
 from tests.trace_contents import HEADER, MOONCAKE, ROW
 from tests.traces import refusal, rng
 
 KNOWN = (
     "openai-batch, bailian, llmservingsim, aibrix, dynamo-request-trace, sharegpt, mooncake, "
-    "lengths, prompts, trace_synthetic, azure, burstgpt, vidur, splitwise-sim, blis, servegen"
+    "lengths, aiperf, litellm, openai-usage, opentelemetry, tokens, prompts, trace_synthetic, "
+    "azure, burstgpt, vidur, splitwise-sim, blis, timed-lengths, servegen"
 )
 CONVERT = (
     "cannot be replayed; convert it to JSON lines such as "
@@ -28,7 +30,8 @@ CONVERT = (
 
 def test_columns_that_are_no_format_are_listed(tmp_path: Path) -> None:
     assert refusal(tmp_path, "t.csv", "a,b\n1,2\n") == (
-        f"t.csv: no known trace format has the columns a, b; known are {KNOWN}"
+        f"t.csv: no known trace format has the columns a, b; name yours as in {HOW}; "
+        f"known are {KNOWN}"
     )
     assert refusal(tmp_path, "t.csv", "a,b\n1,2\n", trace_format="azure") == (
         "t.csv: expected the columns TIMESTAMP, ContextTokens, GeneratedTokens; missing are "
@@ -42,10 +45,12 @@ def test_columns_that_are_no_format_are_listed(tmp_path: Path) -> None:
 
 def test_keys_that_are_no_format_are_listed(tmp_path: Path) -> None:
     assert refusal(tmp_path, "t.jsonl", '{"a": 1, "b": 2}') == (
-        f"t.jsonl: no known trace format has records with the keys a, b; known are {KNOWN}"
+        f"t.jsonl: no known trace format has records with the keys a, b; name yours as in "
+        f"{HOW}; known are {KNOWN}"
     )
     assert refusal(tmp_path, "t.jsonl", "[]") == (
-        f"t.jsonl: no known trace format has records with the keys none; known are {KNOWN}"
+        f"t.jsonl: no known trace format has records with the keys none; name yours as in "
+        f"{HOW}; known are {KNOWN}"
     )
 
 
@@ -120,7 +125,7 @@ def test_a_file_that_holds_no_trace_says_what_it_is(
 ) -> None:
     found = refusal(tmp_path, "t.csv", content)
     if message is None:
-        assert found.startswith("t.csv: no known trace format has the columns a; known are")
+        assert found.startswith("t.csv: no known trace format has the columns a; name yours")
     else:
         assert found == f"t.csv: {message}"
 

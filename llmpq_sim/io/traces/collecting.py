@@ -69,6 +69,16 @@ class Collection:
         return self._timed > 0
 
     @property
+    def first_time(self) -> float:
+        """The time of the first row that has one, as it is stated; 0 where none has."""
+        return self._origin or 0.0
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether any row belongs to a conversation."""
+        return len(self._numbers) > 0
+
+    @property
     def has_blocks(self) -> bool:
         """Whether any row states the blocks of its prompt."""
         return len(self._blocks) > 0

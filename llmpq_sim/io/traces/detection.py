@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.extensions import ExtensionPoint
@@ -17,6 +17,19 @@ from llmpq_sim.io.traces import csv_formats, json_formats, text_formats
 from llmpq_sim.io.traces.collecting import TimeUnit
 from llmpq_sim.io.traces.csv_formats import CsvColumns, csv_rows, has_columns, header_cells
 from llmpq_sim.io.traces.json_records import keys_of_first_record
+from llmpq_sim.io.traces.named_columns import (
+    AIPERF,
+    HOW,
+    LITELLM,
+    OPENAI_USAGE,
+    OPENTELEMETRY,
+    TIMED_LENGTHS,
+    TOKENS,
+    NamedColumns,
+    columns_from_text,
+    named_csv_rows,
+    named_json_rows,
+)
 from llmpq_sim.io.traces.rows import Reading, Row
 from llmpq_sim.io.traces.streams import GZIP_MAGIC, read_head
 
@@ -38,6 +51,7 @@ class TraceFormat:
         block_tokens: tokens of a block of a prompt, where the format fixes them.
         in_ticks: whether repeated stamps are ticks of a recorder rather than arrivals at once.
         kind: ``json`` for records, ``csv`` for columns below a header.
+        unit_by_size: whether times may be dates, or numbers whose size tells their unit.
     """
 
     name: str
@@ -48,6 +62,7 @@ class TraceFormat:
     block_tokens: int | None = None
     in_ticks: bool = False
     kind: Literal["json", "csv"] = "json"
+    unit_by_size: bool = False
 
 
 def _has(*needed: str) -> Callable[[Names], bool]:
@@ -72,6 +87,12 @@ def _is_prompts(keys: Names) -> bool:
     return not keys.isdisjoint((*text_formats.PROMPT_KEYS, "turns"))
 
 
+def named_format(name: str, columns: NamedColumns, kind: Literal["json", "csv"]) -> TraceFormat:
+    """Return the format of files in which something is called so."""
+    rows = partial(named_json_rows if kind == "json" else named_csv_rows, columns)
+    return TraceFormat(name, rows, columns.fit, "s", kind=kind, unit_by_size=True)
+
+
 JSON_FORMATS = (
     TraceFormat("openai-batch", text_formats.openai_batch_rows, _has("custom_id", "body")),
     TraceFormat(
@@ -94,6 +115,11 @@ JSON_FORMATS = (
         in_ticks=True,
     ),
     TraceFormat("lengths", json_formats.length_rows, _states_lengths),
+    named_format("aiperf", AIPERF, "json"),
+    named_format("litellm", LITELLM, "json"),
+    named_format("openai-usage", OPENAI_USAGE, "json"),
+    named_format("opentelemetry", OPENTELEMETRY, "json"),
+    named_format("tokens", TOKENS, "json"),
     TraceFormat("prompts", text_formats.prompt_rows, _is_prompts),
 )
 """In the order in which they are tried."""
@@ -114,9 +140,14 @@ CSV_FORMATS = (
     csv_format("vidur", csv_formats.VIDUR, "s"),
     csv_format("splitwise-sim", csv_formats.SPLITWISE_SIM, "s"),
     csv_format("blis", csv_formats.BLIS, "us"),
+    named_format("litellm", LITELLM, "csv"),
+    named_format("opentelemetry", OPENTELEMETRY, "csv"),
+    named_format("tokens", TOKENS, "csv"),
+    named_format("timed-lengths", TIMED_LENGTHS, "csv"),
     csv_format("lengths", csv_formats.LENGTHS, None),
 )
 FORMATS = (*JSON_FORMATS, *BY_NAME_ONLY, *CSV_FORMATS)
+KINDS = {"json": "JSON", "csv": "CSV"}
 SERVEGEN = "servegen"
 BUNDLED = (*dict.fromkeys(item.name for item in FORMATS), SERVEGEN)
 TRACE_FORMATS = ExtensionPoint("llmpq.trace_formats", "trace format")
@@ -129,6 +160,10 @@ REFUSED = (
     (_has("resourceSpans"), "OpenTelemetry spans"),
     (_has("id", "requests"), "an agentic trace of nested sessions (weka)"),
 )
+MESSAGES = (
+    "records of messages hold texts without token counts or times: count the tokens with the "
+    "model's tokenizer, and "
+)
 MAGICS = (
     (b"PAR1", "a parquet file; convert it to CSV with the same columns"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
@@ -136,6 +171,33 @@ MAGICS = (
     (b"BZh", "a file packed by bzip2; unpack it"),
     (b"\xfd7zXZ\x00", "a file packed by xz; unpack it"),
 )
+
+
+class KnownFormat(NamedTuple):
+    """What is said of a format that can be read: the kind of its files, and how times are told."""
+
+    name: str
+    kind: str
+    times: str
+
+
+def known_formats() -> list[KnownFormat]:
+    """Return every format that can be read; those of packages are not loaded for it."""
+    known = []
+    for name in dict.fromkeys(item.name for item in FORMATS):
+        items = [item for item in FORMATS if item.name == name]
+        kinds = " or ".join(KINDS[item.kind] for item in items)
+        known.append(KnownFormat(name, kinds, _times(items[-1])))
+    known.append(KnownFormat(SERVEGEN, "folder or tar", "drawn"))
+    return known + [KnownFormat(name, "of a package", "") for name in _offered()]
+
+
+def _times(item: TraceFormat) -> str:
+    if item.name == "azure":
+        return "dates"
+    if item.unit_by_size:
+        return "dates or s, ms, us, ns"
+    return item.unit or "none"
 
 
 def is_tar(path: Path) -> bool:
@@ -157,6 +219,16 @@ def format_named(name: str, path: Path) -> TraceFormat:
     return named[0] if len(named) == 1 or _head_text(path)[0] in "[{" else named[-1]
 
 
+def format_of_columns(text: str, path: Path) -> TraceFormat:
+    """Return the format of a file whose columns the user named.
+
+    Raises:
+        InputError: the text names no columns, or the file is no text.
+    """
+    columns = columns_from_text(text)
+    return named_format("columns", columns, "json" if _head_text(path)[0] in "[{" else "csv")
+
+
 def detected_format(path: Path) -> TraceFormat:
     """Return the format of a file, told from its beginning.
 
@@ -174,8 +246,8 @@ def detected_format(path: Path) -> TraceFormat:
         if item.matches(names):
             return item
     raise InputError(
-        f"{path.name}: no known trace format has the columns {', '.join(header)[:200]}; known are "
-        f"{_known()}"
+        f"{path.name}: no known trace format has the columns {', '.join(header)[:200]}; name yours "
+        f"as in {HOW}; known are {_known()}"
     )
 
 
@@ -186,9 +258,12 @@ def _json_format(keys: Names, name: str) -> TraceFormat:
     for item in chain(JSON_FORMATS, _installed("json")):
         if item.matches(keys):
             return item
+    if "messages" in keys:
+        raise InputError(f"{name}: {MESSAGES}{CONVERT}")
     found = ", ".join(sorted(keys)[:12]) or "none"
     raise InputError(
-        f"{name}: no known trace format has records with the keys {found}; known are {_known()}"
+        f"{name}: no known trace format has records with the keys {found}; name yours as in {HOW}; "
+        f"known are {_known()}"
     )
 
 

@@ -21,8 +21,10 @@ from llmpq_sim.io.traces.detection import (
     TraceFormat,
     detected_format,
     format_named,
+    format_of_columns,
     is_tar,
 )
+from llmpq_sim.io.traces.named_columns import unit_by_size
 from llmpq_sim.io.traces.rows import Reading
 from llmpq_sim.io.traces.servegen import DEFAULT_REQUESTS, sample_servegen
 from llmpq_sim.io.traces.text_formats import token_counter
@@ -30,6 +32,10 @@ from llmpq_sim.workloads.shaping import drop_overlong, noted, truncate_overlong
 
 Overlong = Literal["error", "drop", "truncate"]
 PLAUSIBLE_RATES_PER_S = (0.001, 1000.0)
+MAY_BE_SECONDS = (
+    "warning: whole times of requests without blocks are read in ms, as Mooncake has them; "
+    "GuideLLM writes seconds under the same keys: if so, give --time-unit s"
+)
 ENDINGS = (".gz", ".tar", ".csv", ".jsonl", ".json")
 
 
@@ -37,6 +43,7 @@ def load_trace(
     path: Path,
     *,
     trace_format: str | None = None,
+    columns: str | None = None,
     time_unit: TimeUnit | None = None,
     tokenizer: Path | None = None,
     chars_per_token: float | None = None,
@@ -44,6 +51,7 @@ def load_trace(
     keep_failed: bool = False,
     longest_context_tokens: int | None = None,
     overlong: Overlong = "error",
+    devices: int = 1,
     rng: np.random.Generator,
 ) -> TraceWorkload:
     """Return the requests a trace records.
@@ -54,6 +62,7 @@ def load_trace(
     Args:
         path: the file; for ServeGen, a folder or a tar archive, from which requests are drawn.
         trace_format: name of the format, if it is not to be told from the content.
+        columns: names of its columns, such as ``time=ts,prompt=in,output=out``, instead.
         time_unit: unit of times, where the format's own is not meant.
         tokenizer: a ``tokenizer.json``, to count the tokens of formats that hold texts.
         chars_per_token: counts them by characters instead.
@@ -61,6 +70,7 @@ def load_trace(
         keep_failed: whether to keep requests without output, as if they generated one token.
         longest_context_tokens: most tokens of a prompt and its output together, if any.
         overlong: what to do with requests that have more.
+        devices: that serve them; the rate of each tells an unlikely unit of times.
         rng: draws instants inside a recorder's ticks, and ServeGen's requests.
 
     Raises:
@@ -70,17 +80,27 @@ def load_trace(
         raise InputError(f"--limit: expected at least 1 request, got {limit}")
     if time_unit is not None and time_unit not in PER_SECOND:
         raise InputError(f"--time-unit: expected one of s, ms, us, ns, got {time_unit!r}")
-    if is_folder(path) or trace_format == SERVEGEN or (trace_format is None and is_tar(path)):
+    if columns is not None and trace_format is not None:
+        raise InputError("--columns: expected either columns or --trace-format, got both")
+    if columns is None and (
+        is_folder(path) or trace_format == SERVEGEN or (trace_format is None and is_tar(path))
+    ):
         workload = sample_servegen(path, limit or DEFAULT_REQUESTS, rng)
     else:
-        item = format_named(trace_format, path) if trace_format else detected_format(path)
+        item = _format(path, trace_format, columns)
         counter = token_counter(path.name, tokenizer, chars_per_token)
         reading = Reading(path, counter)
-        workload = _read(item, reading, time_unit, limit, keep_failed)
+        workload = _read(item, reading, time_unit, limit, keep_failed, devices)
         workload = _spread(workload, rng) if item.in_ticks else workload
     if longest_context_tokens is None:
         return workload
     return _shortened(workload, longest_context_tokens, overlong)
+
+
+def _format(path: Path, name: str | None, columns: str | None) -> TraceFormat:
+    if columns is not None:
+        return format_of_columns(columns, path)
+    return format_named(name, path) if name else detected_format(path)
 
 
 def _read(
@@ -89,6 +109,7 @@ def _read(
     time_unit: TimeUnit | None,
     limit: int | None,
     keep_failed: bool,
+    devices: int,
 ) -> TraceWorkload:
     """Return the requests of a file, its times as they are stated."""
     collection = Collection(reading.path.name, keep_failed, reading.dropped)
@@ -97,7 +118,7 @@ def _read(
         if limit is not None and len(collection) == limit:
             break
     collection.check_not_empty()
-    unit, unit_note = _unit(item, collection, time_unit)
+    unit, unit_note = _unit(item, collection, reading.dated, time_unit)
     workload = collection.workload(
         _name(reading.path), unit, reading.block_tokens or item.block_tokens
     )
@@ -107,38 +128,60 @@ def _read(
     if collection.kept_failed:
         notes.append(f"failed requests kept, with 1 output token each: {collection.kept_failed}")
     workload = replace(workload, notes=(*notes, *workload.notes))
-    return noted(workload, *_doubts(workload, collection.timed and time_unit is None))
+    assumed = collection.timed and time_unit is None and not _is_dated(item, reading.dated)
+    return noted(workload, *_doubts(workload, assumed, devices))
 
 
 def _unit(
-    item: TraceFormat, collection: Collection, asked: TimeUnit | None
+    item: TraceFormat, collection: Collection, dated: bool | None, asked: TimeUnit | None
 ) -> tuple[TimeUnit, str]:
     """Return the unit of a file's times, and a sentence that says why."""
     if item.unit is None or not collection.timed:
         if asked is not None:
             raise InputError(f"--time-unit: {collection.name} has no times")
         return "s", "no arrival times: all requests are present at the start"
-    if item.name == "azure":
+    if _is_dated(item, dated):
         if asked is not None:
             raise InputError(f"--time-unit: the times of {collection.name} are dates")
-        return item.unit, "times are dates; those without an offset are taken as UTC"
+        return "ns", "times are dates; those without an offset are taken as UTC"
     if asked is not None:
         return asked, f"times in {asked}, as asked"
-    if not item.unit_by_content:
-        return item.unit, f"times in {item.unit}, as the format has them"
-    if collection.fractional and not collection.has_blocks:
-        return "s", "times in s, as some have fractions; if not, give --time-unit"
-    return item.unit, f"times in {item.unit}, as Mooncake has them; if not, give --time-unit"
+    return _assumed_unit(item, collection)
 
 
-def _doubts(workload: TraceWorkload, assumed_unit: bool) -> list[str]:
+def _assumed_unit(item: TraceFormat, collection: Collection) -> tuple[TimeUnit, str]:
+    """Return the unit that a format or its content tells, and a sentence that says why."""
+    unit, why = item.unit or "s", "as the format has them"
+    if item.unit_by_size:
+        unit = unit_by_size(collection.first_time)
+        why = "as their size tells; if not, give --time-unit"
+    elif item.unit_by_content and collection.has_blocks:
+        why = "as Mooncake has them; if not, give --time-unit"
+    elif item.unit_by_content and collection.fractional:
+        unit, why = "s", "as some have fractions; if not, give --time-unit"
+    elif item.unit_by_content:
+        why = "as Mooncake has them; if not, give --time-unit"
+        if not collection.has_sessions:
+            return unit, MAY_BE_SECONDS
+    return unit, f"times in {unit}, {why}"
+
+
+def _is_dated(item: TraceFormat, dated: bool | None) -> bool:
+    """Return whether times are dates, whose unit is never in doubt."""
+    return item.name == "azure" or bool(dated)
+
+
+def _doubts(workload: TraceWorkload, assumed_unit: bool, devices: int) -> list[str]:
     """Return sentences about what may not be meant."""
     if workload.requests == 1:
         return ["only one request: it has no rate"]
     rate = workload.rate_per_s
     low, high = PLAUSIBLE_RATES_PER_S
-    if assumed_unit and rate is not None and not low <= rate <= high:
-        return [f"warning: {rate:.3g} requests/s on average; is the time unit right?"]
+    if assumed_unit and rate is not None and not low <= rate / devices <= high:
+        return [
+            f"warning: {rate:.3g} requests/s on average for {devices} device(s); is the time unit "
+            "right? if not, give --time-unit s, ms, us or ns"
+        ]
     return []
 
 

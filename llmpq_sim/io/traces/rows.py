@@ -56,6 +56,8 @@ class Reading:
         path: the file.
         count_tokens: tokens of a text, or an error that says what is missing for it.
         block_tokens: tokens of a block of a prompt, where the file states it.
+        dated: whether times are dates rather than numbers, or None where a format does not say.
+        found: names under which tokens were found, of those that were looked for.
         dropped: records left out, by reason.
         notes: what was assumed, once each.
     """
@@ -63,6 +65,8 @@ class Reading:
     path: Path
     count_tokens: Callable[[str], int]
     block_tokens: int | None = None
+    dated: bool | None = None
+    found: set[str] = field(default_factory=set)
     dropped: Counter[str] = field(default_factory=Counter)
     notes: dict[str, None] = field(default_factory=dict)
 

@@ -39,6 +39,9 @@ from llmpq_sim.search.bound.schedule_terms import ScheduleTerms
 DEEPEST = 40
 """Cuts of a cell, one in another, at most."""
 
+LOADS_AT_ONCE = 4096
+"""Loads priced together: nine arrays of so many numbers stay in a processor's cache."""
+
 
 @dataclass(frozen=True)
 class ScheduleMultipliers:
@@ -209,10 +212,22 @@ def halves(cell: Cell, term: str, at_s: float) -> tuple[Cell, Cell]:
 
 
 def cell_bound_s(
-    problem: Problem, loads: list[Loads], multipliers: CellMultipliers, cell: Cell
+    problem: Problem,
+    loads: list[Loads],
+    multipliers: CellMultipliers,
+    cell: Cell,
+    priced: list[FloatArray] | None = None,
 ) -> float:
-    """Return the makespan below which no plan of a cell can be, given its loads per place."""
-    priced = price_loads(problem, loads, multipliers)
+    """Return the makespan below which no plan of a cell can be, given its loads per place.
+
+    Args:
+        problem: the planning problem.
+        loads: every load of each place in the cell.
+        multipliers: the weights and prices.
+        cell: limits of the slowest stage.
+        priced: what `price_loads` says of these, where it is known.
+    """
+    priced = price_loads(problem, loads, multipliers) if priced is None else priced
     terms, counts = problem.waves[0], problem.place_counts
     path = min(max(multipliers.path, 0.0), 1.0)
     prefill = _shares(multipliers.prefill, counts, 1.0)
@@ -234,7 +249,11 @@ def cell_bound_s(
 def price_loads(
     problem: Problem, loads: list[Loads], multipliers: CellMultipliers
 ) -> list[FloatArray]:
-    """Return what each load of each place costs at the multipliers, less what it is worth."""
+    """Return what each load of each place costs at the multipliers, less what it is worth.
+
+    Loads are many: they are priced in pieces that a processor's cache holds, without a new array
+    for each step.
+    """
     counts = problem.place_counts
     path = min(max(multipliers.path, 0.0), 1.0)
     prefill = _shares(multipliers.prefill, counts, 1.0)
@@ -242,16 +261,27 @@ def price_loads(
     layer_s, embedding_s, head_s = multipliers.values_s
     priced = []
     for place, load in enumerate(loads):
-        wave_s = (
-            load.spread_s
-            + prefill[place] * load.prefill_rest_s
-            + path * load.decode_path_s
-            + (1.0 - path) * load.decode_least_s
-            + decode[place] * load.decode_rest_s
+        costs = (
+            (load.prefill_rest_s, float(prefill[place])),
+            (load.decode_path_s, path),
+            (load.decode_least_s, 1.0 - path),
+            (load.decode_rest_s, float(decode[place])),
+            (load.loss, max(multipliers.loss_price_s, 0.0)),
         )
-        worth_s = layer_s * load.layer_count + embedding_s * load.embedding + head_s * load.head
-        loss_s = max(multipliers.loss_price_s, 0.0) * load.loss
-        priced.append(wave_s + loss_s - worth_s)
+        worth = ((load.embedding, embedding_s), (load.head, head_s))
+        prices_s = np.empty(len(load.loss))
+        for first in range(0, len(prices_s), LOADS_AT_ONCE):
+            piece = slice(first, first + LOADS_AT_ONCE)
+            prices_s[piece] = load.spread_s[piece]
+            worth_s = layer_s * load.layer_count[piece]
+            scratch = np.empty(len(worth_s))
+            for amounts, price in costs:
+                if price:
+                    prices_s[piece] += np.multiply(amounts[piece], price, out=scratch)
+            for amounts, price in worth:
+                worth_s += np.multiply(amounts[piece], price, out=scratch)
+            prices_s[piece] -= worth_s
+        priced.append(prices_s)
     return priced
 
 

@@ -6,6 +6,7 @@ relaxation ignores; pricing all of them is the inner problem of a Dantzig-Wolfe 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,15 @@ class Loads:
     decode_rest_s: FloatArray
     loss: FloatArray
 
-    @property
+    @cached_property
     def layer_count(self) -> FloatArray:
         """Layers of all formats."""
-        return np.asarray(self.layers.sum(axis=1))
+        return _row_sums(self.layers)
+
+
+def _row_sums(layers: FloatArray) -> FloatArray:
+    """Return the sum of each row; column by column, since NumPy is slow along short rows."""
+    return np.asarray(sum(layers[:, column] for column in range(layers.shape[1])))
 
 
 def one_wave(problem: Problem) -> Problem:
@@ -120,12 +126,13 @@ class LoadTable:
             empty = not embedding and not head
             return np.zeros((int(empty), len(self.problem.formats)))
         counts = np.zeros((1, len(self.problem.formats)))
-        room = left[None, :]
+        room = [np.array([each]) for each in left]
         for column in range(len(self.problem.formats)):
             if not self._layer.allowed[place, column]:
                 continue
             use = uses[LAYER, :, column]
-            most = np.floor(np.min(room[:, use > 0] / use[use > 0], axis=1) + 1e-9).astype(int)
+            times = [left / used for left, used in zip(room, use, strict=True) if used > 0]
+            most = np.floor(reduce(np.minimum, times) + 1e-9).astype(int)
             most = np.maximum(most, 0)
             if int((most + 1).sum()) > MOST_LOADS:
                 return None
@@ -133,7 +140,8 @@ class LoadTable:
             chosen = np.arange(len(parent)) - np.repeat(np.cumsum(most + 1) - most - 1, most + 1)
             counts = counts[parent]
             counts[:, column] = chosen
-            room = room[parent] - chosen[:, None] * use
+            if column < len(self.problem.formats) - 1:  # the largest array: nothing asks for it
+                room = [left[parent] - chosen * used for left, used in zip(room, use, strict=True)]
         return counts
 
     def _uses(self, place: int, cell: Cell) -> tuple[FloatArray, FloatArray]:
@@ -169,7 +177,7 @@ class LoadTable:
 
     def _loads(self, place: int, layers: FloatArray, embedding: bool, head: bool) -> Loads:
         terms = self.problem.waves[0]
-        is_used = (layers.sum(axis=1) > 0) | embedding | head
+        is_used = (_row_sums(layers) > 0) | embedding | head
 
         def total(name: str) -> FloatArray:
             at = getattr(terms, name)[:, place]

@@ -8,6 +8,7 @@ nothing faster than the target. The cuts and the multipliers are the certificate
 
 import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from llmpq_sim.search.bound.certificate import (
     price_loads,
     whole_cell,
 )
-from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
+from llmpq_sim.search.bound.loads import END_CASES, Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
 from llmpq_sim.search.deadline import OutOfTime, check_time, solver_options, time_left_s
 
@@ -139,18 +140,20 @@ class _CellSearch:
         cut = None
         for _ in range(ROUNDS):
             master = _Master(problem, loads, columns, cell, self.target_s)
-            bound_s = cell_bound_s(problem, loads, master.multipliers, cell)
+            priced = price_loads(problem, loads, master.multipliers)
+            bound_s = cell_bound_s(problem, loads, master.multipliers, cell, priced)
             proven.append((bound_s, master.multipliers))
             cut = master.cut()
-            if bound_s >= self.target_s or not self._add_columns(master, loads, columns):
+            if bound_s >= self.target_s or not self._add_columns(master, priced, columns):
                 break
         best_s, multipliers = max(proven, key=lambda each: each[0])
         return _Leaf(cell, best_s, multipliers, cut)
 
-    def _add_columns(self, master: "_Master", loads: list[Loads], columns: list[list[int]]) -> bool:
+    def _add_columns(
+        self, master: "_Master", priced: list[FloatArray], columns: list[list[int]]
+    ) -> bool:
         """Add the best load of each place to the program; say whether one was better."""
         added = False
-        priced = price_loads(self.table.problem, loads, master.multipliers)
         for place, prices in enumerate(priced):
             best = int(prices.argmin())
             improves = prices[best] < master.device_price_s[place] - 1e-7 * self.target_s
@@ -163,11 +166,11 @@ class _CellSearch:
 def _first_columns(load: Loads) -> list[int]:
     """Return the empty load, and the fullest with each combination of ends."""
     first = [0]
-    for embedding in (0.0, 1.0):
-        for head in (0.0, 1.0):
-            rows = np.flatnonzero((load.embedding == embedding) & (load.head == head))
-            if len(rows):
-                first.append(int(rows[load.layer_count[rows].argmax()]))
+    case = load.embedding + 2 * load.head  # rises: loads are listed in the order of END_CASES
+    starts = np.searchsorted(case, range(len(END_CASES) + 1)).tolist()
+    for start, end in pairwise(starts):
+        if start < end:
+            first.append(start + int(load.layer_count[start:end].argmax()))
     return sorted(set(first))
 
 

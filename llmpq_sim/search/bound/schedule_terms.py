@@ -6,6 +6,8 @@ The terms are those of `certificate`.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ FloatArray = NDArray[np.float64]
 
 LAYER, EMBEDDING, HEAD = range(3)
 """The three kinds of block, the first axis of every array below."""
+
+STEP = -1
+"""What each step of a stage costs beside blocks, where the terms of a block are asked for."""
 
 TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
 """Fields of ScheduleTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
@@ -80,12 +85,12 @@ def schedule_terms(
     for number, kind in enumerate(distinct):
         for column, name in enumerate(formats):
             if name in costs.devices[kind].formats:
-                arrays[:, LAYER, number, column] = _layer_terms(costs, wave, kind, name)
-        arrays[:, EMBEDDING, number, 0] = _end_terms(costs, wave, kind, EMBEDDING)
-        arrays[:, HEAD, number, 0] = _end_terms(costs, wave, kind, HEAD)
+                arrays[:, LAYER, number, column] = _terms(costs, wave, kind, name)
+        arrays[:, EMBEDDING, number, 0] = _terms(costs, wave, kind, EMBEDDING)
+        arrays[:, HEAD, number, 0] = _terms(costs, wave, kind, HEAD)
     links = _fastest_links(costs, devices)
     prefill_links_s, path_links_s = _link_terms_s(costs, wave, links)
-    step_s = np.stack([_step_terms(costs, wave, kind) for kind in distinct], axis=1)
+    step_s = np.stack([_terms(costs, wave, kind, STEP) for kind in distinct], axis=1)
     of_places = [distinct.index(kind) for kind in kinds]
     least, rest, decode_least, decode_rest, path = arrays[:, :, of_places]
     return ScheduleTerms(
@@ -102,6 +107,32 @@ def schedule_terms(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Rounds:
+    """The decode steps of a wave shape; the same object for all waves that decode alike.
+
+    Attributes:
+        rows: for each group the rows still generating in each round.
+        sizes: rows of its steps, each size once.
+        first: the turn from which each group's decode steps follow the end of prefill. It is 0
+            for groups whose last prompt the last prefill micro-batch holds. All prefills pass the
+            last stage before any decode step does, so that others return there in turn 1 at least.
+        path: the group with the most rows to decode after the end of prefill.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    sizes: frozenset[int]
+    first: tuple[int, ...]
+    path: int
+
+
+@lru_cache(maxsize=1024)
+def _rounds(rows: tuple[tuple[int, ...], ...], first: tuple[int, ...]) -> _Rounds:
+    work = [sum(of_group[start:]) for of_group, start in zip(rows, first, strict=True)]
+    path = max(range(len(work)), key=lambda group: (work[group], group))
+    return _Rounds(rows, frozenset(size for of_group in rows for size in of_group), first, path)
+
+
 @dataclass(frozen=True)
 class _Schedule:
     """A wave shape with what is asked of it for every kind and format.
@@ -109,34 +140,19 @@ class _Schedule:
     Attributes:
         shape: the micro-batches.
         prefill_sizes: rows of its prefill micro-batches, each size once.
-        decode_sizes: rows of its decode steps, each size once.
-        first: the turn from which each group's decode steps follow the end of prefill. It is 0
-            for groups whose last prompt the last prefill micro-batch holds. All prefills pass the
-            last stage before any decode step does, so that others return there in turn 1 at least.
-        path: the group with the most rows to decode after the end of prefill.
+        rounds: its decode steps.
     """
 
     shape: BatchSchedule
     prefill_sizes: frozenset[int]
-    decode_sizes: frozenset[int]
-    first: list[int]
-    path: int
+    rounds: _Rounds
 
     @classmethod
     def of(cls, shape: BatchSchedule) -> "_Schedule":
         """Return a wave shape with these."""
         released = set(shape.releases()[-1])
-        first = [int(group not in released) for group in range(len(shape.decode_rows))]
-        work = [sum(rows[start:]) for rows, start in zip(shape.decode_rows, first, strict=True)]
-        path = max(range(len(work)), key=lambda group: (work[group], group))
-        decode_sizes = frozenset(rows for group in shape.decode_rows for rows in group)
-        return cls(shape, frozenset(shape.prefill_rows), decode_sizes, first, path)
-
-
-def _step_terms(costs: LayerCosts, wave: _Schedule, kind: str) -> FloatArray:
-    step_s = costs.step_s(kind)
-    decode_s = [np.full(len(rows), step_s) for rows in wave.shape.decode_rows]
-    return _terms(wave, [step_s] * len(wave.shape.prefill_rows), decode_s)
+        first = tuple(int(group not in released) for group in range(len(shape.decode_rows)))
+        return cls(shape, frozenset(shape.prefill_rows), _rounds(shape.decode_rows, first))
 
 
 def _least_step_s(step_s: FloatArray, devices: int) -> FloatArray:
@@ -149,60 +165,65 @@ def _least_step_s(step_s: FloatArray, devices: int) -> FloatArray:
     return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
 
 
-def _layer_terms(costs: LayerCosts, wave: _Schedule, kind: str, name: str) -> FloatArray:
-    prefill_s = {rows: costs.prefill_layer_s(kind, name, rows) for rows in wave.prefill_sizes}
-    decode_s = {rows: costs.decode_layer_s(kind, name, rows) for rows in wave.decode_sizes}
-    return _block_terms(wave, prefill_s, decode_s)
+def _terms(costs: LayerCosts, wave: _Schedule, kind: str, block: str | int) -> FloatArray:
+    """Return the five terms of ScheduleTerms for one block on one kind.
+
+    Args:
+        costs: block times of the scenario.
+        wave: a wave shape.
+        kind: of device.
+        block: EMBEDDING, HEAD or STEP, or a layer by the name of its format.
+    """
+    by_rows = {rows: _prefill_s(costs, kind, block, rows) for rows in wave.prefill_sizes}
+    prefill_s = [by_rows[rows] for rows in wave.shape.prefill_rows]
+    least_s = min(prefill_s)
+    decode = _decode_terms(costs, wave.rounds, kind, block)
+    return np.array([least_s, sum(prefill_s) - least_s, *decode])
 
 
-def _end_terms(costs: LayerCosts, wave: _Schedule, kind: str, block: int) -> FloatArray:
-    prompt = costs.scenario.workload.prompt_tokens
-    sizes = wave.prefill_sizes
+def _prefill_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> float:
+    """Return the time of a block for so many prompts."""
+    if isinstance(block, str):
+        return costs.prefill_layer_s(kind, block, rows)
     if block == EMBEDDING:
-        prefill_s = {rows: costs.embedding_s(kind, rows * prompt) for rows in sizes}
-    else:
-        prefill_s = {rows: costs.head_s(kind, rows) for rows in sizes}
-    decode = costs.embedding_s if block == EMBEDDING else costs.head_s
-    decode_s = {rows: np.full(costs.rounds, decode(kind, rows)) for rows in wave.decode_sizes}
-    return _block_terms(wave, prefill_s, decode_s)
+        return costs.embedding_s(kind, rows * costs.scenario.workload.prompt_tokens)
+    return costs.head_s(kind, rows) if block == HEAD else costs.step_s(kind)
 
 
-def _block_terms(
-    wave: _Schedule, prefill_s: dict[int, float], decode_s: dict[int, FloatArray]
-) -> FloatArray:
-    """Return the five terms of a block, given its time in each size of micro-batch."""
-    steps_s = [_steps_s(rows, decode_s) for rows in wave.shape.decode_rows]
-    return _terms(wave, [prefill_s[rows] for rows in wave.shape.prefill_rows], steps_s)
+def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> FloatArray:
+    """Return the time of a block in each decode round."""
+    if isinstance(block, str):
+        return costs.decode_layer_s(kind, block, rows)
+    if block == STEP:
+        return np.full(costs.rounds, costs.step_s(kind))
+    ends_s = costs.embedding_s if block == EMBEDDING else costs.head_s
+    return np.full(costs.rounds, ends_s(kind, rows))
+
+
+@lru_cache(maxsize=4096)
+def _decode_terms(
+    costs: LayerCosts, rounds: _Rounds, kind: str, block: str | int
+) -> tuple[float, float, float]:
+    """Return the least, the rest and the path of a block; all sizes of prefill share them."""
+    by_rows = {rows: _decode_s(costs, kind, block, rows) for rows in rounds.sizes}
+    alike: dict[tuple[tuple[int, ...], int], tuple[float, float]] = {}  # least and later of a group
+    for rows, start in zip(rounds.rows, rounds.first, strict=True):
+        if (rows, start) not in alike:
+            steps_s = _steps_s(rows, by_rows)
+            alike[rows, start] = float(steps_s.min(initial=inf)), float(steps_s[start:].sum())
+    groups = [alike[group] for group in zip(rounds.rows, rounds.first, strict=True)]
+    later_s = sum(later_s for _, later_s in groups)
+    least_s = min(least_s for least_s, _ in groups) if later_s > 0 else 0.0
+    return least_s, later_s - least_s, groups[rounds.path][1]
 
 
 def _steps_s(rows_by_round: tuple[int, ...], by_rows: dict[int, FloatArray]) -> FloatArray:
     """Return a group's step in each of its rounds, whose rows may become fewer."""
-    rows = np.array(rows_by_round, dtype=int)
-    steps_s = np.zeros(len(rows))
-    for size, round_s in by_rows.items():
-        chosen = np.flatnonzero(rows == size)
-        steps_s[chosen] = round_s[chosen]
+    steps_s, end = np.zeros(len(rows_by_round)), 0
+    for size, rounds in Counter(rows_by_round).items():  # they never become more
+        steps_s[end : end + rounds] = by_rows[size][end : end + rounds]
+        end += rounds
     return steps_s
-
-
-def _terms(wave: _Schedule, prefill_s: list[float], decode_s: list[FloatArray]) -> FloatArray:
-    """Return the five terms of ScheduleTerms for one block on one kind in one format."""
-    least_s = min(prefill_s)
-    first, group = wave.first, wave.path
-    steps_s = np.concatenate(decode_s)
-    later_s = sum(
-        float(times_s[start:].sum()) for times_s, start in zip(decode_s, first, strict=True)
-    )
-    decode_least_s = float(steps_s.min()) if later_s > 0 else 0.0
-    return np.array(
-        [
-            least_s,
-            sum(prefill_s) - least_s,
-            decode_least_s,
-            later_s - decode_least_s,
-            float(decode_s[group][first[group] :].sum()),
-        ]
-    )
 
 
 def link_terms_s(
@@ -221,8 +242,8 @@ def link_terms_s(
 def _link_terms_s(
     costs: LayerCosts, wave: _Schedule, links: Sequence[Link | None]
 ) -> tuple[float, float]:
-    shape, group = wave.shape, wave.path
-    start = wave.first[group]
+    shape, group = wave.shape, wave.rounds.path
+    start = wave.rounds.first[group]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     prompt = costs.scenario.workload.prompt_tokens
     present = [link for link in links if link is not None]

@@ -6,6 +6,7 @@ one is changed it is a draft, a list of stages with their device numbers and for
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 
 from numpy.random import Generator
@@ -45,6 +46,12 @@ class Operators:
         self._members = task.costs.scenario.cluster.devices
         losses = {name: task.quality.uniform_loss(name) for name in task.formats}
         self._ranked = sorted(task.formats, key=lambda name: losses[name])
+        self._run_by = [
+            [name for name in member.device.formats if name in self._ranked]
+            for member in self._members
+        ]
+        self._smaller = cache(self._find_smaller)  # both are asked anew for every layer repaired
+        self._better = cache(self._find_better)
 
     def mutate(self, plan: Plan, rng: Generator) -> Plan:
         """Return the plan after one or two random changes."""
@@ -264,7 +271,7 @@ class Operators:
                     best = gained, number, position, higher
         return best[1:] if best else None
 
-    def _smaller(self, device: int, name: str, layer: int) -> str | None:
+    def _find_smaller(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format of fewer bits that a device runs and that a layer survives.
 
         Of formats of equal bits it is the one in which the layer loses less.
@@ -279,7 +286,7 @@ class Operators:
             smaller, key=lambda other: (FORMATS[other].bits, -losses[other][layer]), default=None
         )
 
-    def _better(self, device: int, name: str, layer: int) -> str | None:
+    def _find_better(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format that a device runs and in which a layer loses less."""
         losses = {other: self.task.quality.losses[other][layer] for other in self._runs(device)}
         better = [other for other, loss in losses.items() if loss < losses[name]]
@@ -289,7 +296,7 @@ class Operators:
         return self._ranked.index(name)
 
     def _runs(self, device: int) -> list[str]:
-        return [name for name in self._members[device].device.formats if name in self._ranked]
+        return self._run_by[device]
 
     def _draft(self, plan: Plan) -> Draft:
         cluster = self.task.costs.scenario.cluster
