@@ -144,6 +144,8 @@ def _baseline(baseline: Baseline) -> Content:
         "tokens_per_s": result and finite(result.tokens_per_s),
         "quality_loss": score and finite(score.loss),
         "why_not": baseline.infeasible_reason,
+        "unmoved_reason": baseline.unmoved_reason,
+        "micro_batching": score and to_dict(score.plan.micro_batching),
     }
 
 

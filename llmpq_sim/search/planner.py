@@ -144,7 +144,7 @@ class _Search:
         grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
         screen = Screen(self.task)
         seeds = Seeds(self._bounded(screen, grid))
-        baselines = self._baselines(screen)
+        baselines = self._baselines(screen, seeds.certificate)
         if resumed is None:
             self._seek(seeds, baselines, screen, grid)
         state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
@@ -175,10 +175,11 @@ class _Search:
         check_feasible(self.task, certificate)
         return certificate
 
-    def _baselines(self, screen: Screen) -> tuple[Baseline, ...]:
+    def _baselines(self, screen: Screen, certificate: Certificate) -> tuple[Baseline, ...]:
         self.frame.tell("baselines", 0, 1)
+        floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
         with share_of_time(BASELINES_SHARE):
-            baselines = tuple(all_baselines(screen))
+            baselines = tuple(all_baselines(screen, floors_s))
         if any(baseline.infeasible_reason == NOT_TRIED for baseline in baselines):
             self.frame.cut("baselines")
         return baselines

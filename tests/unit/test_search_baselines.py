@@ -9,6 +9,7 @@ from llmpq_sim.search.baselines import simple as baselines
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.simple import Baseline, all_baselines, best_of
+from llmpq_sim.search.bound.bound import first_certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import time_limit
@@ -69,7 +70,9 @@ def test_no_micro_batching_of_the_grid_makes_a_baselines_partition_faster(
 ) -> None:
     scenario, screen = task.costs.scenario, Screen(task)
     grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
-    for baseline in all_baselines(screen):
+    certificate = first_certificate(screen, grid, lambda _done, _total: None)
+    floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
+    for baseline in all_baselines(screen, floors_s):
         if baseline.score is None or not baseline.score.is_feasible:
             continue
         plan = baseline.score.plan

@@ -1,6 +1,6 @@
 """Simple baselines, each a list of candidates for the same simulator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,13 +48,22 @@ UNMOVED = "as adabits: could not move"
 NOT_TRIED = "not tried: the time budget ended"
 
 
-def all_baselines(screen: Screen) -> list[Baseline]:
+def all_baselines(
+    screen: Screen, floors_s: Mapping[MicroBatching, float] | None = None
+) -> list[Baseline]:
     """Return every baseline, our own first; those that time ran out for say so.
+
+    Args:
+        screen: judges plans.
+        floors_s: makespans that no plan with a micro-batching is below, where they are known.
 
     Raises:
         InputError: one of another package is broken.
     """
-    tried = [_tried(name, planner, screen) for name, planner in offered_planners().items()]
+    floors_s = floors_s or {}
+    tried = [
+        _tried(name, planner, screen, floors_s) for name, planner in offered_planners().items()
+    ]
     start = next(each.score for each in tried if each.name == "adabits")
     return [_marked(each, start) for each in tried]
 
@@ -67,12 +76,14 @@ def _marked(baseline: Baseline, start: PlanScore | None) -> Baseline:
     return baseline if moved else replace(baseline, unmoved_reason=UNMOVED)
 
 
-def _tried(name: str, planner: BaselinePlanner, screen: Screen) -> Baseline:
+def _tried(
+    name: str, planner: BaselinePlanner, screen: Screen, floors_s: Mapping[MicroBatching, float]
+) -> Baseline:
     try:
         check_time()
         plans = plans_of(name, planner, screen.task)
         if name in BUNDLED:
-            plans = with_best_batching(plans, screen)
+            plans = with_best_batching(plans, screen, floors_s)
         return best_of(name, plans, screen)
     except OutOfTime:
         return Baseline(name, None, NOT_TRIED)
