@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmpq_sim.api.quality_target import QualityOptions
     from llmpq_sim.api.replaying import Replay, ServingOptions, replay
     from llmpq_sim.api.simulation import Simulation, simulate
+    from llmpq_sim.api.splitting import Rows, Split, plan_split
     from llmpq_sim.api.verification import Verification, verify
     from llmpq_sim.io.workloads import TraceOptions
     from llmpq_sim.search.planner import SearchSettings
@@ -28,6 +29,7 @@ _ROOMS = {
     "llmpq_sim.api.quality_target": ("QualityOptions",),
     "llmpq_sim.api.replaying": ("Replay", "ServingOptions", "replay"),
     "llmpq_sim.api.simulation": ("Simulation", "simulate"),
+    "llmpq_sim.api.splitting": ("Rows", "Split", "plan_split"),
     "llmpq_sim.api.verification": ("Verification", "verify"),
     "llmpq_sim.io.workloads": ("TraceOptions",),
     "llmpq_sim.search.planner": ("SearchSettings",),
@@ -38,13 +40,16 @@ __all__ = [
     "Prediction",
     "QualityOptions",
     "Replay",
+    "Rows",
     "SearchSettings",
     "ServingOptions",
     "Simulation",
+    "Split",
     "TraceOptions",
     "Verification",
     "load",
     "plan",
+    "plan_split",
     "predict",
     "replay",
     "simulate",

@@ -69,11 +69,13 @@ class WhatIfRow:
 
 
 def comparison_rows(outcome: SearchOutcome) -> list[ComparisonRow]:
-    """Return the plan found, then each baseline in its order."""
+    """Return the plan, the best without its pins where one was sought, then each baseline."""
     from llmpq_sim.search.baselines.simple import Baseline  # noqa: PLC0415 - loads all planners
 
     best = outcome.best
-    rows = [(Baseline("this plan", best, None)), *outcome.baselines]
+    unpinned = outcome.unpinned
+    free = [] if unpinned is None else [Baseline("without pins", unpinned, None)]
+    rows = [Baseline("this plan", best, None), *free, *outcome.baselines]
     return [_row(baseline, best) for baseline in rows]
 
 

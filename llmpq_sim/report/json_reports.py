@@ -68,6 +68,10 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "ended": outcome.ended,
         },
     }
+    if outcome.pins is not None:
+        content["pins"] = to_dict(outcome.pins)
+    if outcome.unpinned is not None:
+        content["without_pins"] = _front_member(outcome.unpinned, outcome.task)
     if outcome.settings.wants_front:
         content["front"] = [_front_member(score, outcome.task) for score in outcome.front]
     return content

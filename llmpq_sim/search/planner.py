@@ -31,6 +31,7 @@ from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import micro_batching_grid
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
@@ -81,6 +82,8 @@ class SearchOutcome:
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
         cut_short: the steps that the time budget ended or left out.
         logbook: generations of the genetic search; makespans in seconds.
+        pins: what of the best plan was decided by the user, or None.
+        unpinned: the best plan that does not keep to the pins, where one was sought.
     """
 
     task: PlanningTask
@@ -96,6 +99,8 @@ class SearchOutcome:
     ended: Ending
     cut_short: tuple[str, ...] = ()
     logbook: tuple[LogbookRow, ...] = ()
+    pins: Pins | None = None
+    unpinned: PlanScore | None = None
 
     @property
     def bound_tokens_per_s(self) -> float:
