@@ -107,21 +107,21 @@ def test_operators_keep_the_pins(drawn: tuple[PlanningTask, Pins], seed: int) ->
 
 def test_a_search_keeps_the_pins_and_states_what_they_cost() -> None:
     devices = [tiny_device(room_mib=8.0), tiny_device("slow", bytes_per_s=7e8)]
-    scenario = tiny_scenario(devices, model=tiny_model(8), output_tokens=(12,) * 6)
-    task, pins = tiny_task(scenario, budget=0.03), Pins(("slow-1", "fast-0"), (6, 2))
+    scenario = tiny_scenario(devices, model=tiny_model(6))
+    task, pins = tiny_task(scenario, budget=0.03), Pins(("slow-1", "fast-0"), (5, 1))
     steps: list[str] = []
 
     def note(progress: SearchProgress) -> None:
         steps.append(progress.step)
 
-    outcome = search_pinned(task, pins, SearchSettings(generations=3, only_plans=True), note)
+    outcome = search_pinned(task, pins, SearchSettings(generations=2, only_plans=True), note)
     assert pins.keeps(outcome.best.plan)
     assert outcome.pins == pins
     assert outcome.unpinned is not None
-    assert outcome.bound_tokens_per_s >= 60 / outcome.unpinned.makespan_s
+    assert outcome.bound_tokens_per_s * outcome.unpinned.makespan_s >= 20
     assert outcome.unpinned.makespan_s < outcome.best.makespan_s
     assert {"pinned layers", "generations"} <= set(steps)
-    again = search_pinned(task, pins, SearchSettings(generations=3, only_plans=True, workers=2))
+    again = search_pinned(task, pins, SearchSettings(generations=2, only_plans=True))
     assert (again.best, again.logbook) == (outcome.best, outcome.logbook)
     hurried = search_pinned(task, pins, SearchSettings(budget_s=0.0))
     assert pins.keeps(hurried.best.plan)
