@@ -169,11 +169,11 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
 def _recording(steps: list[StageStep], plan: Plan, workload: BatchWorkload) -> RunSteps:
     """Return a runner that appends the steps of a batch's waves, which it runs in order."""
     schedules = iter(batch_schedules(workload, plan.micro_batching))
-    prompt, simulate = workload.prompt_tokens, every_step()
+    simulate = every_step()
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
         schedule, first = next(schedules), len(steps) // len(plan.stages)
-        loads = [(0, rows * prompt) for rows in schedule.prefill_rows]
+        loads = [(0, step.step_tokens) for step in schedule.prefill_steps]
         loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
 
         def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:

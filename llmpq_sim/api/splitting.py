@@ -19,8 +19,8 @@ from llmpq_sim.io.files import read_text
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import default_formats
 from llmpq_sim.quality.table import nominal_quality
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.pinned import plan_pinned, search_pinned
 from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings
@@ -50,30 +50,32 @@ class Rows:
     prefill_micro_batch: int | None = None
     decode_micro_batch: int | None = None
     groups_in_flight: int | None = None
+    prefill_chunk_tokens: int | None = None
 
-    def options(self, requests: int, devices: int) -> list[MicroBatching]:
-        """Return the micro-batchings of the search's grid with what is given put in.
+    def options(
+        self, grid: Sequence[MicroBatching], workload: BatchWorkload
+    ) -> list[MicroBatching]:
+        """Return the micro-batchings of a search's grid with what is given put in.
 
         Raises:
             InputError: a number is out of range for the batch.
         """
+        requests, prompt_tokens = workload.requests, workload.prompt_tokens
         asked = {
             "prefill": self.prefill_micro_batch,
             "decode": self.decode_micro_batch,
             "groups_in_flight": self.groups_in_flight,
+            "chunk_tokens": self.prefill_chunk_tokens,
         }
         given = {name: rows for name, rows in asked.items() if rows is not None}
-        for name, option in (
-            ("prefill", "--prefill-micro-batch"),
-            ("decode", "--decode-micro-batch"),
+        for name, option, most, whole in (
+            ("prefill", "--prefill-micro-batch", requests, "batch"),
+            ("decode", "--decode-micro-batch", requests, "batch"),
+            ("chunk_tokens", "--prefill-chunk-tokens", prompt_tokens, "prompt"),
         ):
-            if not 1 <= given.get(name, 1) <= requests:
-                raise InputError(
-                    f"{option}: expected 1 to {requests} (the batch), got {given[name]}"
-                )
-        found = dict.fromkeys(
-            replace(each, **given) for each in micro_batching_grid(requests, devices)
-        )
+            if not 1 <= given.get(name, 1) <= most:
+                raise InputError(f"{option}: expected 1 to {most} (the {whole}), got {given[name]}")
+        found = dict.fromkeys(replace(each, **given) for each in grid)
         kept = [each for each in found if 1 <= each.groups_in_flight <= -(-requests // each.decode)]
         if not kept:
             most = -(-requests // given.get("decode", 1))
@@ -123,9 +125,7 @@ def plan_split(
     pins, options, said = asked_split(split, spec, options, asked)
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
-    batchings = (rows or Rows()).options(
-        workload.requests, len(task.costs.scenario.cluster.devices)
-    )
+    batchings = (rows or Rows()).options(task_grid(task), workload)
     outcome = plan_pinned(task, pins, batchings)
     return Planned(outcome, options.target, (*said, *notes))
 

@@ -146,6 +146,21 @@ class SchedulerOptions:
             help="Share KV blocks of equal prefixes; default: on where the trace has hashes.",
         ),
     ] = None
+    admission: Annotated[
+        Literal["evict", "no-evict"] | None,
+        typer.Option(
+            help="Admit requests at once and evict when KV runs out, or only those whose whole "
+            "output fits; default: evict."
+        ),
+    ] = None
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most prompt tokens of one request in a batch; default: all.", min=1),
+    ] = None
+    batches_in_flight: Annotated[
+        int | None,
+        typer.Option(help="Most batches under way at once; default: one a stage.", min=1),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def simulate(
 def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutput) -> None:
     from llmpq_sim.api import simulate as simulated
     from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.search.shortage import why_infeasible
 
     found = simulated(
         plan,
@@ -126,7 +127,7 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
         written = [timeline_text(drawn, str(output.timeline))]
     if found.policy != "static":
         written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
-    infeasible_reason = found.score.infeasible_reason()
+    infeasible_reason = why_infeasible(found.score, found.task)
     if output.as_json:
         from llmpq_sim.report.json_reports import predicted_content
 

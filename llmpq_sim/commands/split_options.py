@@ -84,6 +84,9 @@ class MicroBatchOptions:
     groups_in_flight: Annotated[
         int | None, typer.Option(help="Groups of requests that are under way at a time.")
     ] = None
+    prefill_chunk_tokens: Annotated[
+        int | None, typer.Option(help="Prompt tokens that go through a stage at once.")
+    ] = None
 
     def rows(self) -> "Rows":
         """Return the micro-batches that are asked for."""

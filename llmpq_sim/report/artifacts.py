@@ -109,7 +109,7 @@ def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts, policy: str)
 
         def run(graph: StepGraph, start_s: float) -> StepTimes:
             nonlocal first
-            begin, prefills = first, len(next(schedules).prefill_rows)
+            begin, prefills = first, len(next(schedules).prefill_steps)
 
             def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
                 phase = "prefill" if step < prefills else "decode"

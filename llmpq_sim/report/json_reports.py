@@ -10,6 +10,7 @@ import llmpq_sim
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
@@ -175,9 +176,10 @@ def replay_content(replay: Replay) -> Content:
         "queue": _queue(replay.queue),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
         "trace": trace_content(service.workload),
-        "settings": to_dict(service.settings),
+        "settings": asdict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
+        "advice": eviction_content(replay),
         "seed": replay.seed,
         "wall_seconds": replay.wall_seconds,
     }
@@ -289,7 +291,7 @@ def comparison_content(comparison: Comparison) -> Content:
         "plan_sha256": loaded.plan_sha256,
         "model": loaded.model,
         "policy": loaded.policy,
-        "settings": loaded.settings and to_dict(loaded.settings),
+        "settings": loaded.settings and asdict(loaded.settings),
         "dtype": loaded.execution.dtype,
         "loading_s": loaded.execution.loading_s,
         "notes": comparison_notes(comparison),

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -90,7 +89,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
-        "settings": to_dict(outcome.best.serving.settings),
+        "settings": asdict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),

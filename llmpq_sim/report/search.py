@@ -214,7 +214,7 @@ def _print_facts(
     more: Sequence[tuple[str, Sequence[str]]],
 ) -> None:
     scenario = task.costs.scenario
-    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload.requests)
+    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload)
     rows = [("scenario", scenario_parts(scenario)), ("batches", batches), *more]
     print_to(console, labelled(rows, width_of(console)))
 

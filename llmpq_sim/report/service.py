@@ -20,6 +20,7 @@ from llmpq_sim.report.console import (
     print_to,
     width_of,
 )
+from llmpq_sim.report.eviction_advice import eviction_sentences
 from llmpq_sim.report.formatting import (
     bar,
     counted,
@@ -34,7 +35,7 @@ from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.service import Service
-from llmpq_sim.simulator.continuous.settings import ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
 CHART_HEIGHT = 7
 GAP = 2
@@ -49,7 +50,8 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
     print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    print_to(console, *(paragraph(text, width) for text in trouble_sentences(service)))
+    troubles = [*trouble_sentences(service), *eviction_sentences(replay)]
+    print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")
     _print_facts(console, replay)
@@ -208,16 +210,28 @@ def service_scenario_parts(service: Service) -> list[str]:
 def settings_parts(service: Service) -> list[str]:
     """Return how requests are batched."""
     settings = service.settings
-    prompts = "prompts cut to fit" if settings.chunked_prefill else "prompts whole, before decodes"
     parts = [
         f"at most {counted(settings.token_budget, 'token')} a batch",
         f"{counted(settings.sequence_limit, 'request')} admitted",
-        prompts,
+        _prompt_text(settings),
     ]
+    if settings.admission == "no-evict":
+        parts.append("admitted where all of the output fits")
+    if settings.batches_in_flight is not None:
+        batches = "batch" if settings.batches_in_flight == 1 else "batches"
+        parts.append(f"{settings.batches_in_flight} {batches} under way")
     if settings.prefix_caching:
         reused = counted(service.result.reused_prompt_tokens, "prompt token")
         parts.append(f"prefixes cached: {reused} reused")
     return parts
+
+
+def _prompt_text(settings: ContinuousSettings) -> str:
+    if not settings.chunked_prefill:
+        return "prompts whole, before decodes"
+    if settings.chunk_tokens is None:
+        return "prompts cut to fit"
+    return f"prompts cut to {counted(settings.chunk_tokens, 'token')}"
 
 
 def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
@@ -230,6 +244,10 @@ def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
         ("end to end", objectives.latency_s),
     )
     return [f"{name} at most {seconds_text(limit)}" for name, limit in limits if limit is not None]
+
+
+def _lost_text(settings: ContinuousSettings) -> str:
+    return "what its request lost" if settings.prefix_caching else "its request's cache"
 
 
 def trouble_sentences(service: Service) -> list[str]:
@@ -250,6 +268,6 @@ def trouble_sentences(service: Service) -> list[str]:
         ]
         sentences.append(
             f"KV cache ran out on {joined(tight)}: {counted(result.preemptions, 'preemption')}, "
-            "each computing its request's cache anew."
+            f"each computing {_lost_text(service.settings)} anew."
         )
     return sentences

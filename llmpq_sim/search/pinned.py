@@ -10,7 +10,7 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.search.baselines.simple import all_baselines
 from llmpq_sim.search.bound.bound import first_certificate, near
-from llmpq_sim.search.bound.feasibility import SMALLEST
+from llmpq_sim.search.bound.feasibility import smallest, task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.relaxation import relax, solve_integrally
 from llmpq_sim.search.bound.screening import Screen
@@ -32,8 +32,7 @@ from llmpq_sim.search.genetic.batches import PlanState, SimulatedFront, plan_eff
 from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
-from llmpq_sim.search.grid import micro_batching_grid
-from llmpq_sim.search.pins import Pins, check_pins, explain_pins
+from llmpq_sim.search.pins import Pins, check_pins, explain_pins, least_formats
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from llmpq_sim.search.scoring import fits, keeps_budget, score_in_simpy
 
@@ -129,8 +128,7 @@ def plan_pinned(
     frame, screen = SearchFrame(lambda _: None), Screen(task)
     plans = pinned_plans(pins, screen, batchings)
     best = score_in_simpy(min(plans, key=screen.makespan_s), task)
-    scenario = task.costs.scenario
-    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+    grid = task_grid(task)
     certificate = first_certificate(screen, grid, lambda _done, _total: None)
     floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
     return SearchOutcome(
@@ -170,7 +168,7 @@ def pinned_plans(pins: Pins, screen: Screen, batchings: Sequence[MicroBatching])
 
 def _with_formats(pins: Pins, screen: Screen, batchings: Sequence[MicroBatching]) -> list[Plan]:
     """Return the plans of integer programs that choose the formats, most promising first."""
-    waiting = list(batchings)
+    waiting = _by_promise(pins, screen, batchings)
     plans: list[Plan] = []
     with without_time_limit():
         while waiting and not plans:
@@ -182,6 +180,16 @@ def _with_formats(pins: Pins, screen: Screen, batchings: Sequence[MicroBatching]
                 break
             plans += _solved(pins, screen.task, batching)
     return plans
+
+
+def _by_promise(
+    pins: Pins, screen: Screen, batchings: Sequence[MicroBatching]
+) -> list[MicroBatching]:
+    """Return micro-batchings, first those in which the smallest formats fit and are fast."""
+    least = least_formats(pins, screen.task)
+    plans = [pins.plan(least, batching) for batching in batchings]
+    ranked = sorted(plans, key=lambda plan: (not fits(plan, screen.task), screen.makespan_s(plan)))
+    return [plan.micro_batching for plan in ranked]
 
 
 def _floor_s(pins: Pins, task: PlanningTask, batching: MicroBatching) -> float:
@@ -206,11 +214,9 @@ def _evolved(
     task: PlanningTask, pins: Pins, settings: SearchSettings, frame: SearchFrame
 ) -> PlanState:
     """Return the last state of the genetic search among plans that keep the pins."""
-    scenario = task.costs.scenario
-    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
-    screen = Screen(task)
+    grid, screen = task_grid(task), Screen(task)
     frame.tell(STEP, 0, settings.generations)
-    seeds = pinned_plans(pins, screen, [*grid, SMALLEST])
+    seeds = pinned_plans(pins, screen, [*grid, smallest(task)])
     state: PlanState = EvolutionState(stream(settings.seed, b"pinned"), SimulatedFront())
     effort = plan_effort()
     operators = PinnedOperators(task, grid, pins)
@@ -218,7 +224,7 @@ def _evolved(
     begin(state, toolbox, effort, sorted(seeds, key=screen.makespan_s)[: effort.population])
 
     def after_generation() -> bool:
-        tokens = scenario.workload.total_output_tokens
+        tokens = task.costs.scenario.workload.total_output_tokens
         frame.best_tokens_per_s = tokens / state.best.makespan_s
         frame.tell(STEP, state.generation, settings.generations)
         return frame.has_time(STEP)

@@ -9,7 +9,7 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import StageMemory, layer_weight_bytes, plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.core.units import gib, gib_apart
-from llmpq_sim.search.bound.feasibility import SMALLEST
+from llmpq_sim.search.bound.feasibility import smallest
 from llmpq_sim.search.bound.problem import PlanningTask
 
 
@@ -59,7 +59,7 @@ def check_pins(pins: Pins, task: PlanningTask) -> None:
             short of memory, for what, and by how much. Or the formats lose too much.
     """
     _check_formats(pins, task)
-    least = pins.plan(_least_formats(pins, task), SMALLEST)
+    least = pins.plan(least_formats(pins, task), smallest(task))
     shortage = _shortage(least, task)
     if shortage is not None:
         raise InfeasibleError(f"--layers: {shortage[1]}")
@@ -79,13 +79,15 @@ def explain_pins(pins: Pins, task: PlanningTask, batchings: Sequence[MicroBatchi
     formats = pins.formats
     if formats is None:
         kept = [each for each in task.formats if _keeps_budget(each, task)]
-        smallest = min(kept, key=lambda name: FORMATS[name].bits, default=None)
-        formats = None if smallest is None else (smallest,) * sum(pins.layers)
+        least = min(kept, key=lambda name: FORMATS[name].bits, default=None)
+        formats = None if least is None else (least,) * sum(pins.layers)
     shortages = (
         [] if formats is None else [_shortage(pins.plan(formats, each), task) for each in batchings]
     )
     known = [each for each in shortages if each is not None]
     why = min(known)[1] if known else "whole layers are too coarse for it"
+    if pins.formats is not None:
+        return f"--layers: {why}"
     return (
         f"--layers: no formats of these layers fit the memory within a quality loss of "
         f"{task.budget:.4g} {task.quality.measure}: {why}"
@@ -111,7 +113,7 @@ def _check_formats(pins: Pins, task: PlanningTask) -> None:
             )
 
 
-def _least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
+def least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     """Return the decided formats, or for each device the smallest that it may run."""
     if pins.formats is not None:
         return pins.formats
@@ -119,8 +121,8 @@ def _least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     formats: list[str] = []
     for position, count in zip(pins.order(task), pins.layers, strict=True):
         runs = [name for name in task.formats if name in members[position].device.formats]
-        smallest = min(runs, key=lambda name: layer_weight_bytes(model, FORMATS[name]))
-        formats += [smallest] * count
+        least = min(runs, key=lambda name: layer_weight_bytes(model, FORMATS[name]))
+        formats += [least] * count
     return tuple(formats)
 
 
@@ -142,7 +144,7 @@ def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching) -
     room = int(count - short / per_layer)
     rows = (
         "one request at a time"
-        if batching == SMALLEST
+        if (batching.prefill, batching.decode, batching.groups_in_flight) == (1, 1, 1)
         else f"micro-batches of {batching.prefill} and {batching.decode}, "
         f"{batching.groups_in_flight} in flight"
     )

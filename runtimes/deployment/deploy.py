@@ -13,7 +13,7 @@ from llmpq_sim.io.executions import SavedExecution, saved_execution
 from llmpq_sim.io.files import check_writable, sha256_of, write_json
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
+from llmpq_sim.simulator.continuous.settings import Admission, ContinuousSettings, default_settings
 from runtimes.base import (
     Completion,
     Job,
@@ -44,7 +44,8 @@ class Deployment:
         requests_file: requests in OpenAI's batch form, or None.
         trace: where synthetic requests come from; None for the plan's own batch.
         policy: how requests are batched; None for what the plan was made for.
-        token_budget, sequence_limit: of continuous batching, None for the plan's or the default.
+        token_budget, sequence_limit, admission, chunk_tokens, batches_in_flight: of continuous
+            batching, None for the plan's or the default.
         out: where answers are kept, or None.
         resume: whether answers that are there already are kept and not asked for again.
         seed: of synthetic prompts and of sampling where a request has none.
@@ -63,6 +64,9 @@ class Deployment:
     resume: bool
     seed: int
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    admission: Admission | None = None
+    chunk_tokens: int | None = None
+    batches_in_flight: int | None = None
 
     @property
     def chosen_policy(self) -> Policy:
@@ -218,6 +222,9 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
         for name, value in (
             ("--token-budget", deployment.token_budget),
             ("--sequence-limit", deployment.sequence_limit),
+            ("--admission", deployment.admission),
+            ("--chunk-tokens", deployment.chunk_tokens),
+            ("--batches-in-flight", deployment.batches_in_flight),
         ):
             if value is not None:
                 raise InputError(f"{name}: is of continuous batching; give --policy continuous")
@@ -228,7 +235,15 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
         planned = default_settings(model, _any_trace())
     budget = deployment.token_budget or planned.token_budget
     limit = deployment.sequence_limit or min(planned.sequence_limit, budget)
-    return replace(planned, token_budget=budget, sequence_limit=limit, prefix_caching=False)
+    return replace(
+        planned,
+        token_budget=budget,
+        sequence_limit=limit,
+        prefix_caching=False,
+        admission=deployment.admission or planned.admission,
+        chunk_tokens=deployment.chunk_tokens or planned.chunk_tokens,
+        batches_in_flight=deployment.batches_in_flight or planned.batches_in_flight,
+    )
 
 
 def _any_trace() -> TraceWorkload:

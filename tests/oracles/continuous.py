@@ -122,7 +122,8 @@ class _ContinuousService:
             self._schedule()
 
     def _schedule(self) -> None:
-        while len(self.in_flight) < len(self.stage_lines):
+        most = self.settings.batches_in_flight or len(self.stage_lines)
+        while len(self.in_flight) < most:
             if not self.first_stage_is_idle and not self.settings.schedules_ahead:
                 return
             decodes, chunks = self._form()
@@ -160,7 +161,7 @@ class _ContinuousService:
         chunks = []
         for request in list(self.blocks.running):
             is_idle = request in self.blocks.running and not request.in_flight
-            chunk = min(request.known_tokens - request.computed_tokens, budget)
+            chunk = self._cut(request.known_tokens - request.computed_tokens, budget)
             if not is_idle or request.decodes or not chunk:
                 continue
             if self._obtain(request, request.computed_tokens + chunk):
@@ -177,11 +178,15 @@ class _ContinuousService:
             wanted = request.known_tokens - reused
             if wanted > budget and not self.settings.chunked_prefill:
                 break
-            chunk = min(wanted, budget)
+            chunk = self._cut(wanted, budget)
             self.blocks.running.append(request)
             request.prefix = prefix
             needed = self.blocks.needed(request, reused + chunk)
-            if needed > self.blocks.available():
+            if self.settings.admission == "no-evict":
+                has_room = self.blocks.ever_needed() <= self.blocks.available()
+            else:
+                has_room = needed <= self.blocks.available()
+            if not has_room:
                 self.blocks.running.remove(request)
                 request.prefix = []
                 break
@@ -192,6 +197,9 @@ class _ContinuousService:
             chunks.append(self._scheduled(request, chunk))
             budget -= chunk
         return chunks
+
+    def _cut(self, tokens: int, budget: int) -> int:
+        return min(tokens, budget, self.settings.chunk_tokens or tokens)
 
     def _scheduled(self, request: Request, chunk: int) -> _Chunk:
         prefix = request.computed_tokens
@@ -215,6 +223,8 @@ class _ContinuousService:
         return True
 
     def _preempt(self, request: Request) -> None:
+        if self.settings.prefix_caching:
+            self.blocks.share_rest(request)
         self.blocks.release(request)
         request.computed_tokens, request.decodes = 0, False
         self.waiting.insert(0, request)

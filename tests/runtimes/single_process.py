@@ -2,6 +2,7 @@
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,10 +55,15 @@ def static(
 
 
 def continuous(
-    requests: list[TokenRequest], token_budget: int, rows: int, *, chunked: bool = True
+    requests: list[TokenRequest],
+    token_budget: int,
+    rows: int,
+    *,
+    chunked: bool = True,
+    **others: Any,
 ) -> ContinuousSchedule:
     """Return the schedule of continuous batching."""
-    settings = ContinuousSettings(token_budget, min(rows, token_budget), 24, chunked)
+    settings = ContinuousSettings(token_budget, min(rows, token_budget), 24, chunked, **others)
     return ContinuousSchedule(requests, settings, rows)
 
 

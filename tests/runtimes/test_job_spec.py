@@ -69,6 +69,9 @@ def service_settings(draw: st.DrawFn) -> ContinuousSettings:
         block_tokens=draw(st.integers(1, 64)),
         prefix_caching=draw(st.booleans()),
         schedules_ahead=draw(st.booleans()),
+        admission=draw(st.sampled_from(("evict", "no-evict"))),
+        chunk_tokens=draw(st.none() | st.integers(1, 4096)) if chunked else None,
+        batches_in_flight=draw(st.none() | st.integers(1, 8)),
     )
 
 

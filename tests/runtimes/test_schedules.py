@@ -206,6 +206,8 @@ def continuous_cases(draw: Any) -> tuple[list[tuple[int, int]], ContinuousSettin
         sequence_limit=draw(st.integers(1, min(budget, 6))),
         longest_context_tokens=18,
         chunked_prefill=chunked,
+        admission=draw(st.sampled_from(["evict", "no-evict"])),
+        chunk_tokens=draw(st.none() | st.integers(1, 8)) if chunked else None,
     )
     return draw(st.lists(lengths, min_size=1, max_size=12)), settings
 
@@ -242,6 +244,8 @@ def test_continuous_batching_keeps_its_limits(
     drive.stops_after = {i: data.draw(st.integers(1, 8)) for i in range(len(lengths))}
     steps = drive.run()
     assert all(step.tokens <= settings.token_budget for step in steps)
+    longest = max(part.tokens for step in steps for part in step.chunks)
+    assert longest <= settings.most_chunk_tokens
     assert sorted(one.request for one in drive.served) == list(range(len(lengths)))
     for one in drive.served:
         assert len(one.tokens) == min(lengths[one.request][1], drive.stops_after[one.request])

@@ -50,6 +50,7 @@ def test_tokens_are_those_of_generate(case: Case, stages: int) -> None:
             continuous(requests, 6, 4),
             static(requests, 3, 3, 1, 2),
             continuous(requests, 24, 5, chunked=False),
+            continuous(requests, 8, 3, chunk_tokens=2, admission="no-evict"),
         )
         for schedule in schedules if number == 0 else schedules[:2]:
             served, _ = run(loaded, schedule, requests, in_flight=stages)

@@ -43,6 +43,8 @@ SETTINGS = st.builds(
     block_tokens=st.integers(1, 64),
     prefix_caching=st.booleans(),
     schedules_ahead=st.booleans(),
+    admission=st.sampled_from(("evict", "no-evict")),
+    batches_in_flight=st.none() | st.integers(1, 8),
 )
 
 

@@ -8,17 +8,16 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.plan import check_plan
-from llmpq_sim.search.bound.feasibility import SMALLEST
+from llmpq_sim.search.bound.feasibility import smallest, task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.pinned import PinnedOperators, pinned_plans, plan_pinned, search_pinned
-from llmpq_sim.search.pins import Pins, check_pins
+from llmpq_sim.search.pins import Pins, check_pins, least_formats
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.search.scoring import fits, keeps_budget
 from tests.builders import (
     every_placement,
-    task_grid,
     tiny_device,
     tiny_model,
     tiny_scenario,
@@ -33,21 +32,40 @@ def pinned_tasks(draw: st.DrawFn, *, with_formats: bool) -> tuple[PlanningTask, 
     task = draw(tasks())
     members = task.costs.scenario.cluster.devices
     layers = task.costs.scenario.model.layers
-    placement = draw(st.sampled_from(list(every_placement(len(members), layers))))
-    names = tuple(members[device].name for device, _ in placement)
-    pins = Pins(names, tuple(count for _, count in placement))
-    if with_formats:
-        drawn = [
-            draw(st.sampled_from([n for n in task.formats if n in members[device].device.formats]))
-            for device, count in placement
-            for _ in range(count)
-        ]
-        pins = replace(pins, formats=tuple(drawn))
+    every = [
+        Pins(tuple(members[device].name for device, _ in place), tuple(count for _, count in place))
+        for place in every_placement(len(members), layers)
+    ]
+    fitting = [pins for pins in every if is_possible(pins, task)]
+    assume(fitting)
+    pins = draw(st.sampled_from(fitting))
+    if not with_formats:
+        return task, pins
+    drawn = [draw(st.sampled_from(runs)) for runs in runs_of(pins, task)]
+    lossy = replace(task, budget=task.quality.plan_loss(drawn))
+    pinned = replace(pins, formats=tuple(drawn))
+    if is_possible(pinned, lossy):
+        return lossy, pinned
+    least = least_formats(pins, task)
+    return replace(task, budget=task.quality.plan_loss(least)), replace(pins, formats=least)
+
+
+def is_possible(pins: Pins, task: PlanningTask) -> bool:
     try:
         check_pins(pins, task)
     except (InputError, InfeasibleError):
-        assume(False)
-    return task, pins
+        return False
+    return True
+
+
+def runs_of(pins: Pins, task: PlanningTask) -> list[list[str]]:
+    """Return the formats that each layer may have where it is pinned."""
+    members = task.costs.scenario.cluster.devices
+    return [
+        [name for name in task.formats if name in members[device].device.formats]
+        for device, count in zip(pins.order(task), pins.layers, strict=True)
+        for _ in range(count)
+    ]
 
 
 @settings(deadline=None, max_examples=10)
@@ -57,13 +75,7 @@ def test_free_formats_are_about_as_fast_as_any_and_proven_to_be_no_faster_than_t
 ) -> None:
     task, pins = drawn
     screen, grid = Screen(task), task_grid(task)
-    members = task.costs.scenario.cluster.devices
-    runs = [
-        [name for name in task.formats if name in members[device].device.formats]
-        for device, count in zip(pins.order(task), pins.layers, strict=True)
-        for _ in range(count)
-    ]
-    every = [pins.plan(formats, each) for formats in product(*runs) for each in grid]
+    every = [pins.plan(formats, each) for formats in product(*runs_of(pins, task)) for each in grid]
     feasible = [plan for plan in every if fits(plan, task) and keeps_budget(plan, task)]
     assume(feasible)
     outcome = plan_pinned(task, pins, grid)
@@ -95,7 +107,7 @@ def test_operators_keep_the_pins(drawn: tuple[PlanningTask, Pins], seed: int) ->
     task, pins = drawn
     operators, rng = PinnedOperators(task, task_grid(task), pins), np.random.default_rng(seed)
     try:
-        first, *_, last = 2 * pinned_plans(pins, Screen(task), [*task_grid(task), SMALLEST])
+        first, *_, last = 2 * pinned_plans(pins, Screen(task), [*task_grid(task), smallest(task)])
     except InfeasibleError:
         return
     for child in (operators.mutate(first, rng), operators.cross(first, last, rng)):

@@ -9,6 +9,7 @@ from llmpq_sim.api.tasks import TaskOptions
 from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.plans import load_plan
 from llmpq_sim.io.tasks import quality_target
 from llmpq_sim.search.grid import micro_batching_grid
@@ -96,20 +97,23 @@ def test_pinned_formats_are_allowed_and_set_the_quality_where_nothing_is_said_of
 
 
 def test_micro_batches_are_those_of_the_grid_with_what_is_given_put_in() -> None:
-    grid = micro_batching_grid(8, 3)
-    assert Rows().options(8, 3) == grid
-    given = Rows(decode_micro_batch=5).options(8, 3)
+    grid, batch = micro_batching_grid(8, 3), BatchWorkload(64, (4,) * 8)
+    assert Rows().options(grid, batch) == grid
+    given = Rows(decode_micro_batch=5).options(grid, batch)
     assert {each.decode for each in given} == {5}
     assert {each.groups_in_flight for each in given} == {1, 2}
-    assert Rows(3, 5, 2).options(8, 3) == [MicroBatching(3, 5, 2)]
+    assert Rows(3, 5, 2).options(grid, batch) == [MicroBatching(3, 5, 2)]
+    chunked = Rows(3, 5, 2, 32).options(grid, batch)
+    assert chunked == [MicroBatching(3, 5, 2, 32)]
     for rows, message in (
+        (Rows(prefill_chunk_tokens=65), r"--prefill-chunk-tokens: expected 1 to 64 \(the prompt\)"),
         (Rows(0), "--prefill-micro-batch: expected 1 to 8"),
         (Rows(None, 9), "--decode-micro-batch: expected 1 to 8"),
         (Rows(None, 4, 3), "--groups-in-flight: expected 1 to 2, got 3"),
         (Rows(None, None, -1), "--groups-in-flight: expected 1 to 8, got -1"),
     ):
         with pytest.raises(InputError, match=message):
-            rows.options(8, 3)
+            rows.options(grid, batch)
 
 
 def test_a_plan_by_hand_is_a_plan_file_like_any_other(tmp_path: Path) -> None:

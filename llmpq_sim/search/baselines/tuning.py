@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import check_time
-from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import fits, keeps_budget
 
 
@@ -27,9 +27,7 @@ def with_best_batching(
     Raises:
         OutOfTime: the search's time limit passed.
     """
-    scenario = screen.task.costs.scenario
-    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
-    by_floor = sorted(grid, key=lambda batching: floors_s.get(batching, 0.0))
+    by_floor = sorted(task_grid(screen.task), key=lambda batching: floors_s.get(batching, 0.0))
     kept = [plan for plan in plans if keeps_budget(plan, screen.task)]
     fitting = [screen.makespan_s(plan) for plan in kept if fits(plan, screen.task)]
     best_s = min(fitting, default=float("inf"))

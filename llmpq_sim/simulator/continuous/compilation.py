@@ -99,7 +99,11 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
             micro-batches play no part.
         costs: block times.
         settings: how large batches and contexts may become.
+
+    Raises:
+        InputError: more batches are to be under way than there are stages.
     """
+    settings.most_in_flight(len(plan.stages))
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
     stages = tuple(

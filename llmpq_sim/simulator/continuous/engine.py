@@ -1,7 +1,7 @@
 """SimPy model of continuous batching: requests that arrive, a scheduler, batches, stages and links.
 
 Each request is a process that arrives, waits to be served, and ends with its last token. The
-scheduler is a process that forms batches as long as fewer are under way than there are stages.
+scheduler is a process that forms batches as long as fewer are under way than may be.
 Each batch is a process that passes stages and links, resources that serve one batch at a time in
 order of arrival. `recurrence` computes the same instants without events.
 """
@@ -59,6 +59,7 @@ class _Service:
         self.woken = self.environment.event()
         self.enough = self.environment.event()
         self.under_way = 0
+        self.most_under_way = settings.most_in_flight(len(pipeline.stages))
         self.first_stage_is_free = True
         self.steps_left = watch.most_steps
         self.peak_blocks = 0
@@ -123,7 +124,7 @@ class _Service:
                 environment.process(self._batch(batch))
 
     def _can_form(self) -> bool:
-        has_room = self.under_way < len(self.stages)
+        has_room = self.under_way < self.most_under_way
         return has_room and (self.settings.schedules_ahead or self.first_stage_is_free)
 
     def _batch(self, batch: Batch) -> ProcessGenerator:

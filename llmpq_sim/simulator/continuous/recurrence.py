@@ -74,7 +74,7 @@ class _Service:
         self.batcher = Batcher(settings, self.pool, self.gaps, workload.requests)
         self.transit = Transit(pipeline)
         self.in_flight: deque[Cohort] = deque()
-        self.most_in_flight = len(pipeline.stages)
+        self.most_in_flight = settings.most_in_flight(len(pipeline.stages))
         self.fewest_available = pipeline.block_capacity
         self.arrivals = _arrivals(workload, settings, self.pool.capacity)
         self.next_s, self.next_sequence = next(self.arrivals)

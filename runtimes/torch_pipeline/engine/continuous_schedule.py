@@ -2,7 +2,8 @@
 
 As the simulator does: what can decode goes first, all of it; then prompts in order of admission,
 then those that wait in order of arrival, under the token budget. A sequence reserves a whole row of
-KV cache when it is admitted, so none is ever preempted; as many run at once as there are rows.
+KV cache when it is admitted, so none is ever preempted, whatever the settings say of admission; as
+many run at once as there are rows.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ class ContinuousSchedule:
 
     Attributes:
         requests: all of them, sorted by arrival.
-        settings: token budget and whether prompts are cut.
+        settings: token budget, and whether and how small prompts are cut.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ContinuousSchedule:
             return chunks
         for sequence in self._prefilling(now_s):
             left = sequence.prompt_tokens - sequence.computed_tokens
-            tokens = min(left, budget)
+            tokens = min(left, budget, self.settings.most_chunk_tokens)
             if tokens < left and not self.settings.chunked_prefill:
                 self._give_back(sequence)
                 break

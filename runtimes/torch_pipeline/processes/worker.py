@@ -161,7 +161,7 @@ def _schedule(job: JobSpec) -> Schedule:
 
 
 def _most_in_flight(job: JobSpec) -> int | None:
-    return None if job.settings is None else len(job.stages)
+    return None if job.settings is None else job.settings.most_in_flight(len(job.stages))
 
 
 @contextmanager
