@@ -286,6 +286,20 @@ class RuntimeContract:
         assert sorted(one.request for one in served) == list(range(len(REQUESTS)))
         assert execution.requests[4].first_s >= 0.05
 
+    def test_a_closed_loop_lets_a_request_in_as_one_is_finished(
+        self, runtime: Runtime, job: Job
+    ) -> None:
+        closed = replace(job, policy="continuous", settings=SETTINGS, concurrency=2)
+        execution, served = executed(runtime, closed)
+        assert sorted(one.request for one in served) == list(range(len(REQUESTS)))
+        entered_s = [one.arrival_s for one in execution.requests]
+        assert entered_s == sorted(entered_s)
+        assert entered_s[:2] == [0.0, 0.0]
+        ended_s = sorted(one.last_s for one in execution.requests)
+        assert all(after >= ended for after, ended in zip(entered_s[2:], ended_s, strict=False))
+        with pytest.raises(LlmpqError, match="expected at least 1 in flight, with continuous"):
+            runtime.check(replace(job, concurrency=2))
+
     def test_a_stop_token_ends_an_output(
         self, runtime: Runtime, job: Job, run: tuple[Execution, list[Completion]]
     ) -> None:

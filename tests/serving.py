@@ -114,6 +114,7 @@ def steps_of(case: Case) -> list[StageStep]:
 def outcome(times: ServiceTimes) -> tuple[object, ...]:
     """Return all that was recorded as something that compares by value, bit for bit."""
     return (
+        times.arrival_s.tobytes(),
         times.first_s.tobytes(),
         times.last_s.tobytes(),
         times.gaps.summary(0.0),
@@ -163,7 +164,9 @@ def cases(
     spare = draw(st.sampled_from([-2, 0, 0, 1, 3, 10, 50]))
     blocks = max(settings.blocks(longest) + spare, 1)
     pipeline = _pipeline(random, settings, stages, blocks)
-    return pipeline, _workload(random, settings, draw(st.integers(1, 24))), settings
+    workload = _workload(random, settings, draw(st.integers(1, 24)))
+    users = draw(st.sampled_from([None, None, 1, 2, 5, 30]))
+    return pipeline, replace(workload, concurrency=users), settings
 
 
 def _pipeline(random: Random, settings: ContinuousSettings, stages: int, blocks: int) -> Pipeline:

@@ -86,6 +86,10 @@ class TraceShape:
             "--rate-scaling", help="Divide all times by a factor, or lay copies over each other."
         ),
     ] = "compress"
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="So many always in flight: each that ends lets the next in.", min=1),
+    ] = None
     arrivals: Annotated[
         str | None, typer.Option(help="Made-up arrivals: poisson, gamma or burst, with parameters.")
     ] = None

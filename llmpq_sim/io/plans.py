@@ -95,6 +95,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     task, result = outcome.task, outcome.best.result
+    users = task.workload.concurrency
     return {
         **outcome_to_dict(outcome.batch, target),
         "serving": {
@@ -103,6 +104,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
             "sha256": workload_sha256(task.workload),
             "requests": task.workload.requests,
             "rate_per_s": task.workload.rate_per_s,
+            **({} if users is None else {"concurrency": users}),
             "objective": task.objective,
             "slo": task.objectives and asdict(task.objectives),
             "predicted": {

@@ -7,9 +7,11 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import llmpq_sim
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
@@ -58,6 +60,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        "capacity": _batch_capacity(best, outcome.task),
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
@@ -88,6 +91,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "finished": result.finished if result else 0,
         "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
+        "capacity": _batch_capacity(score, task),
         "quality": quality_content(score, task),
     }
 
@@ -140,6 +144,10 @@ def _predicted(score: PlanScore, task: PlanningTask) -> Content:
     }
 
 
+def _batch_capacity(score: PlanScore, task: PlanningTask) -> Content:
+    return capacity_content(batch_capacity(score.plan, task.costs.scenario))
+
+
 def _baseline(baseline: Baseline) -> Content:
     score = baseline.score
     result = score.result if score else None
@@ -166,6 +174,8 @@ def _front_member(score: PlanScore, task: PlanningTask) -> Content:
 
 def replay_content(replay: Replay) -> Content:
     """Return a service as plain data without NaN or infinity."""
+    from llmpq_sim.simulator.continuous.capacity import service_capacity  # noqa: PLC0415 - slow
+
     service = replay.service
     return {
         "schema": SIMULATION_SCHEMA,
@@ -174,6 +184,7 @@ def replay_content(replay: Replay) -> Content:
         **service_content(service),
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
+        "capacity": capacity_content(service_capacity(service)),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
         "trace": trace_content(service.workload),
         "settings": asdict(service.settings),
@@ -220,13 +231,14 @@ def result_content(result: SimulationResult) -> Content:
 
 
 def trace_content(workload: TraceWorkload) -> Content:
-    """Return which requests were served: their name, hash and rate."""
+    """Return which requests were served: their name, hash, and rate or users."""
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     return {
         "name": workload.name,
         "sha256": workload_sha256(workload),
         "rate_per_s": workload.rate_per_s,
+        "concurrency": workload.concurrency,
         "prompt_tokens": workload.total_prompt_tokens,
         "output_tokens": workload.total_output_tokens,
     }

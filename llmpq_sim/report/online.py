@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.report.capacity import capacity_content, capacity_parts
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -56,10 +57,12 @@ from llmpq_sim.report.summary import (
 from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.search.online.task import Objective
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
     "goodput": "goodput/s",
+    "throughput": "tokens/s",
     "mean-latency": "E2E mean",
     "p99-latency": "E2E p99",
     "cost": "$/M tokens",
@@ -89,6 +92,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
+        "capacity": capacity_content(service_capacity(outcome.service)),
         "settings": asdict(outcome.best.serving.settings),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
@@ -148,7 +152,7 @@ def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | Non
 
 
 def _sought(objective: Objective, value: float) -> float | None:
-    sign = -1.0 if objective == "goodput" else 1.0
+    sign = -1.0 if objective in ("goodput", "throughput") else 1.0
     return finite(sign * value + 0.0)
 
 
@@ -216,11 +220,12 @@ def _missed(outcome: OnlineOutcome) -> list[str]:
     result = outcome.best.result
     if result.good != 0:
         return []
+    lowered = "--rate" if outcome.task.workload.concurrency is None else "--concurrency"
     return [
         "No request meets the SLO with any plan found. With this one half of the requests have a "
         f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
         f"{seconds_text(result.tpot_s.p50)} and end after {seconds_text(result.latency_s.p50)}: "
-        "allow more, lower --rate, or add devices."
+        f"allow more, lower {lowered}, or add devices."
     ]
 
 
@@ -241,6 +246,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
     return [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
+        ("capacity", capacity_parts(service_capacity(service))),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
         *[("" if number else "notes", [line]) for number, line in enumerate(profile_lines)],

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.report.capacity import capacity_parts
 from llmpq_sim.report.comparison import (
     comparison_rows,
     front_marks,
@@ -215,7 +217,8 @@ def _print_facts(
 ) -> None:
     scenario = task.costs.scenario
     batches = micro_batching_parts(score.plan.micro_batching, scenario.workload)
-    rows = [("scenario", scenario_parts(scenario)), ("batches", batches), *more]
+    fits = capacity_parts(batch_capacity(score.plan, scenario))
+    rows = [("scenario", scenario_parts(scenario)), ("batches", batches), ("capacity", fits), *more]
     print_to(console, labelled(rows, width_of(console)))
 
 

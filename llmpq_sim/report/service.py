@@ -9,6 +9,7 @@ from rich.text import Text
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib_apart
+from llmpq_sim.report.capacity import capacity_parts, crowd_sentences
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side
 from llmpq_sim.report.console import (
     WIDTH,
@@ -33,6 +34,7 @@ from llmpq_sim.report.formatting import (
 )
 from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.service import Service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
@@ -70,6 +72,7 @@ def _print_facts(console: Console, replay: Replay) -> None:
     rows = [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
+        ("capacity", capacity_parts(service_capacity(service))),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(notes)],
         ("simulated", [seconds_text(replay.wall_seconds), f"seed {replay.seed}"]),
@@ -129,7 +132,7 @@ def _print_charts(console: Console, service: Service) -> None:
     width = width_of(console)
     beside = width >= LEAST_WIDTH
     half = (width - GAP) // 2 if beside else width
-    arrival_s = service.workload.arrival_s[service.served]
+    arrival_s = service.times.arrival_s[service.served]
     named = (("to the first token", service.ttft_s), ("to the last token", service.latency_s))
     shares = [distribution(name, value_s, half, CHART_HEIGHT) for name, value_s in named]
     pairs = [("Share of requests", shares)]
@@ -192,17 +195,24 @@ def max_rate_sentence(highest: MaxRate) -> str:
     )
 
 
-def service_scenario_parts(service: Service) -> list[str]:
-    """Return what is served where: model, devices, and the trace."""
+def service_scenario_parts(service: Service, arrivals: str | None = None) -> list[str]:
+    """Return what is served where: model, devices, and the trace.
+
+    Args:
+        service: with its workload.
+        arrivals: how requests come, where one workload does not say it.
+    """
     model, cluster, workload = service.costs.model, service.costs.cluster, service.workload
     rate_per_s = workload.rate_per_s
     rate = "all at once" if rate_per_s is None else f"{rate_text(rate_per_s)} requests/s"
+    if workload.concurrency is not None:
+        rate = f"{workload.concurrency} in flight"
     prompts = workload.total_prompt_tokens / workload.requests
     outputs = workload.total_output_tokens / workload.requests
     return [
         f"{model.name} ({counted(model.layers, 'layer')})",
         f"{cluster.name} ({kinds_text(cluster)})",
-        f"{counted(workload.requests, 'request')} of {workload.name}, {rate}",
+        f"{counted(workload.requests, 'request')} of {workload.name}, {arrivals or rate}",
         f"mean {prompts:.0f} prompt + {outputs:.0f} output tokens",
     ]
 
@@ -252,7 +262,7 @@ def _lost_text(settings: ContinuousSettings) -> str:
 
 def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
-    result, sentences = service.result, []
+    result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
         capacity = service.pipeline.block_capacity * service.settings.block_tokens
         longest = min(capacity, service.settings.longest_context_tokens)

@@ -102,6 +102,10 @@ class Batching:
     batches_in_flight: Annotated[
         int | None, typer.Option(help="Most batches under way at once, likewise.", min=1)
     ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="So many always in flight: each that ends lets the next in.", min=1),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.limits import MOST_TRACE_REQUESTS, check_count
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.executions import SavedExecution, saved_execution
@@ -50,6 +51,8 @@ class Deployment:
         resume: whether answers that are there already are kept and not asked for again.
         seed: of synthetic prompts and of sampling where a request has none.
         options: where and how the runtime runs.
+        concurrency: requests in flight of a closed loop, with continuous batching; None where they
+            arrive when they do.
     """
 
     saved: SavedPlan
@@ -67,6 +70,7 @@ class Deployment:
     admission: Admission | None = None
     chunk_tokens: int | None = None
     batches_in_flight: int | None = None
+    concurrency: int | None = None
 
     @property
     def chosen_policy(self) -> Policy:
@@ -109,6 +113,7 @@ def deploy(
     runtime = load_runtime(deployment.runtime)
     model = _text_model(deployment)
     asked = requests_of(deployment, model)
+    _check_concurrency(deployment, len(asked.accepted) + len(asked.rejected))
     if deployment.out is not None:
         check_writable(deployment.out)
     with _results(deployment, asked, model) as writer:
@@ -132,7 +137,12 @@ def deploy(
         policy = deployment.chosen_policy
         execution = _with_rejected(execution, len(rejected))
         measured = saved_execution(
-            execution, deployment.saved, policy, _settings(deployment), deployment.seed
+            execution,
+            deployment.saved,
+            policy,
+            _settings(deployment),
+            deployment.seed,
+            deployment.concurrency,
         )
     return Outcome(deployment.saved, measured, totals, rejected, deployment.seed)
 
@@ -213,7 +223,25 @@ def _job(deployment: Deployment, pending: tuple[AcceptedRequest, ...]) -> Job:
         policy=deployment.chosen_policy,
         settings=_settings(deployment),
         options=deployment.options,
+        concurrency=deployment.concurrency,
     )
+
+
+def _check_concurrency(deployment: Deployment, requests: int) -> None:
+    """Raise InputError for a closed loop of nobody, or of more than there are requests."""
+    if deployment.concurrency is None:
+        return
+    check_count("--concurrency", deployment.concurrency, MOST_TRACE_REQUESTS, "in flight")
+    if deployment.trace is not None and deployment.trace.rate_per_s is not None:
+        raise InputError(
+            "--concurrency: requests of a closed loop arrive as others end, so --rate says "
+            "nothing; give one of the two"
+        )
+    if deployment.concurrency > requests:
+        raise InputError(
+            f"--concurrency: expected at most as many in flight as there are requests, {requests}, "
+            f"got {deployment.concurrency}; give more requests"
+        )
 
 
 def _settings(deployment: Deployment) -> ContinuousSettings | None:
@@ -225,6 +253,7 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
             ("--admission", deployment.admission),
             ("--chunk-tokens", deployment.chunk_tokens),
             ("--batches-in-flight", deployment.batches_in_flight),
+            ("--concurrency", deployment.concurrency),
         ):
             if value is not None:
                 raise InputError(f"{name}: is of continuous batching; give --policy continuous")

@@ -65,12 +65,28 @@ class _ContinuousService:
             self.environment.process(self._stage(number))
             self.environment.process(self._link(number))
         fits = can_be_served(workload, settings, pipeline.block_capacity)
-        for request in np.flatnonzero(fits).tolist():
-            self.environment.process(self._arrival(request))
+        self.arrival_s = np.full(workload.requests, np.nan)
+        self.to_come: list[int] = np.flatnonzero(fits).tolist()
+        if workload.concurrency is None:
+            self.arrival_s[:] = workload.arrival_s
+            for request in self.to_come:
+                self.environment.process(self._arrival(request))
+        else:
+            for _ in range(workload.concurrency):
+                self._enter_next()
 
     def _arrival(self, number: int) -> ProcessGenerator:
+        yield self.environment.timeout(float(self.workload.arrival_s[number]))
+        self._enter(number)
+
+    def _enter_next(self) -> None:
+        if self.to_come:
+            number = self.to_come.pop(0)
+            self.arrival_s[number] = self.environment.now
+            self._enter(number)
+
+    def _enter(self, number: int) -> None:
         workload = self.workload
-        yield self.environment.timeout(float(workload.arrival_s[number]))
         self.waiting.append(
             Request(
                 number,
@@ -239,6 +255,8 @@ class _ContinuousService:
             if len(request.token_s) == request.output_tokens:
                 self.blocks.release(request)
                 self.served.append(request)
+                if self.workload.concurrency is not None:
+                    self._enter_next()
 
 
 def serve_plainly(
@@ -258,6 +276,7 @@ def serve_plainly(
         gaps.values_s.extend(np.diff(request.token_s).tolist())
         gaps.counts.extend([1] * (len(request.token_s) - 1))
     return ServiceTimes(
+        service.arrival_s,
         first_s,
         last_s,
         gaps,

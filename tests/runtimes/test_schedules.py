@@ -1,7 +1,7 @@
 """Schedules: the simulator's steps, and rows of the cache that hold what steps expect."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given
@@ -212,21 +212,21 @@ def continuous_cases(draw: Any) -> tuple[list[tuple[int, int]], ContinuousSettin
     return draw(st.lists(lengths, min_size=1, max_size=12)), settings
 
 
-@given(continuous_cases())
+@given(continuous_cases(), st.none() | st.integers(1, 14))
 def test_continuous_steps_are_the_batches_of_the_simulator(
-    case: tuple[list[tuple[int, int]], ContinuousSettings],
+    case: tuple[list[tuple[int, int]], ContinuousSettings], users: int | None
 ) -> None:
     lengths, settings = case
     batches: list[tuple[int, int]] = []
     prompts, outputs = zip(*lengths, strict=True)
     simulate_service(
         even_pipeline(settings),
-        trace([0.0] * len(lengths), prompts, outputs),
+        replace(trace([0.0] * len(lengths), prompts, outputs), concurrency=users),
         settings,
         Watch(on_batch=lambda _, decodes, prompts, *__: batches.append((decodes, prompts))),
     )
     requests = [request(i, *each) for i, each in enumerate(lengths)]
-    drive = Drive(ContinuousSchedule(requests, settings, 100), empty_cache(100))
+    drive = Drive(ContinuousSchedule(requests, settings, 100, users), empty_cache(100))
     assert [(len(step.decodes), step.prompt_tokens) for step in drive.run()] == batches
 
 

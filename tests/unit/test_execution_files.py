@@ -106,6 +106,7 @@ def executions(draw: st.DrawFn) -> SavedExecution:
         model=draw(WORDS),
         policy=policy,
         settings=settings,
+        concurrency=draw(st.none() | st.integers(1, 9)),
         execution=execution,
     )
 

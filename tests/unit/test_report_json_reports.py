@@ -24,6 +24,7 @@ def test_a_search_is_plain_data_with_these_parts() -> None:
         "plan_file",
         "predicted",
         "bound",
+        "capacity",
         "quality",
         "baselines",
         "what_if",

@@ -65,6 +65,7 @@ def check_service(simulated: ServiceTimes, computed: ServiceTimes, *, is_whole: 
     Raises:
         InternalError: they differ.
     """
+    check_instants("arrival of request", simulated.arrival_s, computed.arrival_s)
     check_instants("first token of request", simulated.first_s, computed.first_s)
     check_instants("last token of request", simulated.last_s, computed.last_s)
     if not is_whole:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from llmpq_sim.core.capacity import kv_blocks
 from llmpq_sim.core.cluster import Cluster, Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
@@ -149,8 +150,7 @@ def stage_blocks(
     for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
-        block_bytes = len(stage.formats) * model.kv_bytes(1, settings.block_tokens)
-        blocks.append(max(left_bytes // block_bytes, 0))
+        blocks.append(kv_blocks(model, len(stage.formats), left_bytes, settings.block_tokens))
     return tuple(blocks)
 
 

@@ -1,10 +1,13 @@
 """SimPy model of continuous batching: requests that arrive, a scheduler, batches, stages and links.
 
-Each request is a process that arrives, waits to be served, and ends with its last token. The
+Each request is a process that arrives, waits to be served, and ends with its last token; in a
+closed loop each user is one, who brings the next request once the one before has ended. The
 scheduler is a process that forms batches as long as fewer are under way than may be.
 Each batch is a process that passes stages and links, resources that serve one batch at a time in
 order of arrival. `recurrence` computes the same instants without events.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from simpy import Environment, Resource
@@ -15,7 +18,11 @@ from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.scheduler import Batch, Request, Scheduler
-from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
+from llmpq_sim.simulator.continuous.service_times import (
+    ServiceTimes,
+    can_be_served,
+    unknown_arrivals,
+)
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.simulator.continuous.watch import Watch
 
@@ -66,14 +73,16 @@ class _Service:
         self.busy_s = [0.0] * len(pipeline.stages)
         self.gaps = Gaps()
         self.first_s, self.last_s = np.full((2, workload.requests), np.nan)
+        self.arrival_s = unknown_arrivals(workload)
 
     def run(self) -> ServiceTimes:
         """Serve all requests that can be served."""
         environment = self.environment
         environment.process(self._form_batches())
-        served = [environment.process(self._request(one)) for one in self._requests()]
+        served = [environment.process(source) for source in self._sources()]
         environment.run(until=environment.all_of(served) | self.enough)
         return ServiceTimes(
+            self.arrival_s,
             self.first_s,
             self.last_s,
             self.gaps,
@@ -99,9 +108,27 @@ class _Service:
             for number in np.flatnonzero(fits).tolist()
         ]
 
+    def _sources(self) -> list[ProcessGenerator]:
+        """Return what brings requests: each comes by itself, or users take turns with them."""
+        requests = self._requests()
+        if self.workload.concurrency is None:
+            return [self._request(each) for each in requests]
+        users, turns = min(self.workload.concurrency, len(requests)), iter(requests)
+        return [self._user(turns) for _ in range(users)]
+
     def _request(self, request: Request) -> ProcessGenerator:
-        """Arrive, and wait for the last token."""
+        """Arrive at an instant of its own."""
         yield self.environment.timeout(request.arrival_s)
+        yield from self._served(request)
+
+    def _user(self, requests: Iterator[Request]) -> ProcessGenerator:
+        """Bring the next request as soon as the one before has ended."""
+        for request in requests:
+            yield from self._served(request)
+
+    def _served(self, request: Request) -> ProcessGenerator:
+        """Wait to be served, and for the last token."""
+        self.arrival_s[request.number] = self.environment.now
         self.scheduler.waiting.append(request)
         self._wake()
         yield request.done

@@ -82,13 +82,13 @@ class Service:
     @property
     def ttft_s(self) -> FloatArray:
         """Time to first token of each request that was served."""
-        waited_s: FloatArray = (self.times.first_s - self.workload.arrival_s)[self.served]
+        waited_s: FloatArray = (self.times.first_s - self.times.arrival_s)[self.served]
         return waited_s
 
     @property
     def latency_s(self) -> FloatArray:
         """Time to last token of each request that was served."""
-        took_s: FloatArray = (self.times.last_s - self.workload.arrival_s)[self.served]
+        took_s: FloatArray = (self.times.last_s - self.times.arrival_s)[self.served]
         return took_s
 
     def of(self, workload: TraceWorkload) -> "Service":

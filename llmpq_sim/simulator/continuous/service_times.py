@@ -19,6 +19,8 @@ class ServiceTimes:
     """What happened to each request and to the stages.
 
     Attributes:
+        arrival_s: when each request arrived, or was let into a closed loop; not a number for those
+            that never were.
         first_s, last_s: when each request's first and last token was sampled, not a number for
             those refused.
         gaps: between tokens of one request.
@@ -29,6 +31,7 @@ class ServiceTimes:
         reused_tokens: prompt tokens not computed because their blocks were there.
     """
 
+    arrival_s: FloatArray
     first_s: FloatArray
     last_s: FloatArray
     gaps: Gaps
@@ -48,6 +51,13 @@ def can_be_served(
     return fits
 
 
+def unknown_arrivals(workload: TraceWorkload) -> FloatArray:
+    """Return the arrivals that are known before any request is served: none of a closed loop."""
+    if workload.concurrency is None:
+        return workload.arrival_s.copy()
+    return np.full(workload.requests, np.nan)
+
+
 def service_result(
     times: ServiceTimes,
     workload: TraceWorkload,
@@ -60,7 +70,7 @@ def service_result(
     over the tokens after the first, where there are any; ITL every gap between two tokens.
     """
     served = ~np.isnan(times.first_s)
-    arrival_s, outputs = workload.arrival_s[served], workload.output_tokens[served]
+    arrival_s, outputs = times.arrival_s[served], workload.output_tokens[served]
     first_s, last_s = times.first_s[served], times.last_s[served]
     ttft_s, latency_s = first_s - arrival_s, last_s - arrival_s
     several = outputs > 1

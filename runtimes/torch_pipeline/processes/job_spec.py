@@ -61,6 +61,7 @@ class JobSpec:
         uses_cuda_graphs: whether GPUs repeat decode steps that were recorded.
         quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
         batch_invariant: whether no token depends on what is computed beside it.
+        concurrency: requests in flight of a closed loop, or None.
     """
 
     header: ClassVar = Header("llmpq/job", 1)
@@ -78,6 +79,7 @@ class JobSpec:
     uses_cuda_graphs: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
     batch_invariant: bool = False
+    concurrency: int | None = None
 
 
 def write_job(folder: Path, job: JobSpec) -> None:
