@@ -132,9 +132,22 @@ class BatchRoom:
         )
 
     def longest_context_tokens(self, sequences: int) -> int:
-        """Return the longest context of which so many fit at once; 0 where none does."""
-        most = self.scenario.model.max_positions
-        return _most(lambda tokens: self._fits(sequences, tokens), LEAST_CONTEXT_TOKENS, most)
+        """Return the longest context of which so many fit at once; 0 where none does.
+
+        Where a prompt takes one more chunk all its chunks are smaller: what is needed grows among
+        prompts of as many chunks, and from the shortest of these to that of one chunk more.
+        """
+        most, output = (
+            self.scenario.model.max_positions,
+            self.scenario.workload.longest_output_tokens,
+        )
+        chunk = self.plan.micro_batching.chunk_tokens or most
+        shortest = (LEAST_CONTEXT_TOKENS, *range(output + chunk + 1, most + 1, chunk))
+        chunks = _most(lambda count: self._fits(sequences, shortest[count - 1]), 1, len(shortest))
+        if not chunks:
+            return 0
+        longest = (*shortest[1:], most + 1)[chunks - 1] - 1
+        return _most(lambda tokens: self._fits(sequences, tokens), shortest[chunks - 1], longest)
 
     def _fits(self, sequences: int, context_tokens: int) -> bool:
         return all(need.fits for need in self._memory(sequences, context_tokens))

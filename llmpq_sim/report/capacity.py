@@ -29,7 +29,7 @@ def capacity_parts(capacity: Capacity) -> list[str]:
     return [
         counted(capacity.kv_tokens, "KV token"),
         f"{counted(capacity.sequences, 'request')} of {capacity.context_tokens} tokens at once",
-        f"one of up to {longest}" if longest else "not one of any length",
+        f"longest context {longest} tokens" if longest else "not one request of any length",
     ]
 
 
@@ -61,10 +61,10 @@ def crowd_sentences(service: "Service", capacity: Capacity) -> list[str]:
     if users is None or users <= min(admitted, fit) or not service.result.finished:
         return []
     if admitted < fit:
-        limit = f"{counted(admitted, 'request')} are admitted at once (--sequence-limit)"
+        limit = f"{counted(admitted, 'request')} at once by --sequence-limit"
     else:
         mean = capacity.mean_context_tokens
-        limit = f"{counted(fit, 'request')} of {mean} tokens, the mean, fit the KV cache at once"
+        limit = f"room for {counted(fit, 'request')} of {mean} tokens, the mean, in the KV cache"
     return [f"Of {users} in flight some wait: {limit}."]
 
 

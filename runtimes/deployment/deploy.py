@@ -67,10 +67,10 @@ class Deployment:
     resume: bool
     seed: int
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    concurrency: int | None = None
     admission: Admission | None = None
     chunk_tokens: int | None = None
     batches_in_flight: int | None = None
-    concurrency: int | None = None
 
     @property
     def chosen_policy(self) -> Policy:
@@ -250,10 +250,10 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
         for name, value in (
             ("--token-budget", deployment.token_budget),
             ("--sequence-limit", deployment.sequence_limit),
+            ("--concurrency", deployment.concurrency),
             ("--admission", deployment.admission),
             ("--chunk-tokens", deployment.chunk_tokens),
             ("--batches-in-flight", deployment.batches_in_flight),
-            ("--concurrency", deployment.concurrency),
         ):
             if value is not None:
                 raise InputError(f"{name}: is of continuous batching; give --policy continuous")

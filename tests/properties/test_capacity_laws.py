@@ -54,16 +54,19 @@ def test_so_many_sequences_fit_a_batch_and_one_more_does_not(
     assert not batch_fits(plan, scenario, most + 1, context_tokens)
 
 
-@given(tasks_and_plans(), st.integers(1, 40))
-def test_the_longest_context_of_a_batch_fits_and_one_token_more_does_not(
-    case: tuple[PlanningTask, Plan], sequences: int
+@given(tasks_and_plans(), st.integers(1, 40), st.none() | st.integers(1, 200))
+def test_the_longest_context_of_a_batch_fits_and_no_longer_one_does(
+    case: tuple[PlanningTask, Plan], sequences: int, chunk_tokens: int | None
 ) -> None:
     task, plan = case
+    plan = replace(plan, micro_batching=replace(plan.micro_batching, chunk_tokens=chunk_tokens))
     scenario = task.costs.scenario
     longest = BatchRoom(plan, scenario).longest_context_tokens(sequences)
     assert longest == 0 or batch_fits(plan, scenario, sequences, longest)
-    if longest < scenario.model.max_positions:
-        assert not batch_fits(plan, scenario, sequences, max(longest + 1, 2))
+    beyond = range(max(longest + 1, 2), scenario.model.max_positions + 1)
+    assert not any(
+        batch_fits(plan, scenario, sequences, tokens) for tokens in (*beyond[:3], *beyond[3::97])
+    )
 
 
 @given(tasks_and_plans())

@@ -1,5 +1,6 @@
 """Options of closed loops and of capacity, as the library refuses them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,8 +25,7 @@ def saved() -> SavedPlan:
 
 
 def loop(**changes: Any) -> TraceOptions:
-    given: dict[str, Any] = {"lengths": "D(64,8)", "requests": 8, "concurrency": 4}
-    return TraceOptions(**given | changes)
+    return replace(EIGHT, **{"concurrency": 4} | changes)
 
 
 @pytest.mark.parametrize(
