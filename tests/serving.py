@@ -123,6 +123,7 @@ def outcome(times: ServiceTimes) -> tuple[object, ...]:
         times.preemptions,
         times.peak_blocks,
         times.reused_tokens,
+        times.phases,
     )
 
 

@@ -36,6 +36,11 @@ class StageMemory:
         )
 
     @property
+    def free_bytes(self) -> int:
+        """What the device has left; negative where the stage does not fit."""
+        return self.limit_bytes - self.total_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether the device has what the stage needs."""
         return self.total_bytes <= self.limit_bytes

@@ -14,7 +14,9 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
+from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
+from llmpq_sim.report.speeds import batch_speeds, service_speeds
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
@@ -61,6 +63,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "gap_fraction": finite(outcome.gap_fraction),
         },
         "capacity": _batch_capacity(best, outcome.task),
+        **_apart(best, outcome.task),
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
@@ -92,6 +95,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
         "capacity": _batch_capacity(score, task),
+        **_apart(score, task),
         "quality": quality_content(score, task),
     }
 
@@ -148,6 +152,20 @@ def _batch_capacity(score: PlanScore, task: PlanningTask) -> Content:
     return capacity_content(batch_capacity(score.plan, task.costs.scenario))
 
 
+def _apart(score: PlanScore, task: PlanningTask) -> Content:
+    """Return speeds by phase and memory by purpose."""
+    speeds = batch_speeds(score, task)
+    return {"speeds": speeds and speeds.content(), "memory": memory_content(score.memory)}
+
+
+def service_apart(service: Service) -> Content:
+    """Return a service's speeds by phase and its memory by purpose."""
+    return {
+        "speeds": service_speeds(service).content(),
+        "memory": memory_content(service.memory),
+    }
+
+
 def _baseline(baseline: Baseline) -> Content:
     score = baseline.score
     result = score.result if score else None
@@ -182,6 +200,7 @@ def replay_content(replay: Replay) -> Content:
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         **service_content(service),
+        **service_apart(service),
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
         "capacity": capacity_content(service_capacity(service)),

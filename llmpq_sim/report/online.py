@@ -33,9 +33,11 @@ from llmpq_sim.report.json_reports import (
     VERSION,
     Content,
     finite,
+    service_apart,
     service_content,
     trace_content,
 )
+from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
 from llmpq_sim.report.search import show_logbook
 from llmpq_sim.report.service import (
@@ -47,6 +49,7 @@ from llmpq_sim.report.service import (
     settings_parts,
     trouble_sentences,
 )
+from llmpq_sim.report.speeds import service_speeds, speeds_row
 from llmpq_sim.report.stages import unused_devices
 from llmpq_sim.report.summary import (
     error_fraction,
@@ -94,6 +97,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
         "bound": _bound(outcome),
         "capacity": capacity_content(service_capacity(outcome.service)),
         "settings": asdict(outcome.best.serving.settings),
+        **service_apart(outcome.service),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),
@@ -136,6 +140,7 @@ def show_online(
     print_to(console, folded_lines(trust, width), "")
     print_to(console, labelled(_facts(outcome, profile_lines), width))
     print_to(console, "", service_stage_table(service, width))
+    print_to(console, "", memory_table(service.plan, service.memory))
     unused = unused_devices(outcome.batch.best, outcome.task.batch)
     if unused:
         print_to(console, "", paragraph(f"Not used: {joined(unused)}.", width))
@@ -247,6 +252,7 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
         ("capacity", capacity_parts(service_capacity(service))),
+        *speeds_row(service_speeds(service), service.result),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
         *[("" if number else "notes", [line]) for number, line in enumerate(profile_lines)],

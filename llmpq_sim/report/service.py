@@ -32,6 +32,8 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.memory import memory_table
+from llmpq_sim.report.speeds import service_speeds, speeds_row
 from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
 from llmpq_sim.simulator.continuous.capacity import service_capacity
@@ -58,6 +60,7 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
     print_to(console, folded_lines(trust, width), "")
     _print_facts(console, replay)
     print_to(console, "", service_stage_table(service, width))
+    print_to(console, "", memory_table(service.plan, service.memory))
     if service.result.finished:
         print_to(console, "", service_latency_table(service.result))
         _print_charts(console, service)
@@ -73,6 +76,7 @@ def _print_facts(console: Console, replay: Replay) -> None:
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
         ("capacity", capacity_parts(service_capacity(service))),
+        *speeds_row(service_speeds(service), service.result),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(notes)],
         ("simulated", [seconds_text(replay.wall_seconds), f"seed {replay.seed}"]),

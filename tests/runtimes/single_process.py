@@ -48,10 +48,15 @@ def load_stages(
 
 
 def static(
-    requests: list[TokenRequest], batch: int, prefill: int, decode: int, in_flight: int
+    requests: list[TokenRequest],
+    batch: int,
+    prefill: int,
+    decode: int,
+    in_flight: int,
+    chunk_tokens: int | None = None,
 ) -> StaticSchedule:
     """Return the static policy's schedule."""
-    return StaticSchedule(requests, batch, MicroBatching(prefill, decode, in_flight))
+    return StaticSchedule(requests, batch, MicroBatching(prefill, decode, in_flight, chunk_tokens))
 
 
 def continuous(

@@ -81,7 +81,7 @@ JOBS = st.builds(
     dtype=st.sampled_from(("bf16", "fp16", "fp32")),
     stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
     batch=COUNTS,
-    micro_batching=st.builds(MicroBatching, COUNTS, COUNTS, COUNTS),
+    micro_batching=st.builds(MicroBatching, COUNTS, COUNTS, COUNTS, st.none() | COUNTS),
     settings=st.none() | service_settings(),
     cache_rows=COUNTS,
     cache_context_tokens=COUNTS,

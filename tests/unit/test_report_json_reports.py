@@ -25,6 +25,8 @@ def test_a_search_is_plain_data_with_these_parts() -> None:
         "predicted",
         "bound",
         "capacity",
+        "speeds",
+        "memory",
         "quality",
         "baselines",
         "what_if",

@@ -43,7 +43,8 @@ def test_the_metrics_page_has_an_entry_for_every_key() -> None:
     content = replay_content(found)
     listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", page, re.MULTILINE))))
     assert set(content) <= listed
-    parts = {key for name in ("queue", "max_rate", "capacity") for key in content[name]}
+    names = ("queue", "max_rate", "capacity", "speeds")
+    parts = {key for name in names for key in content[name]}
     assert parts <= listed <= {*content, *parts}
 
 

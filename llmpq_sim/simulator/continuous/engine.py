@@ -25,6 +25,7 @@ from llmpq_sim.simulator.continuous.service_times import (
 )
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.simulator.continuous.watch import Watch
+from llmpq_sim.simulator.phases import PassedStep, phases_of
 
 
 def simulate_service(
@@ -71,6 +72,7 @@ class _Service:
         self.steps_left = watch.most_steps
         self.peak_blocks = 0
         self.busy_s = [0.0] * len(pipeline.stages)
+        self.passed: list[PassedStep] = []
         self.gaps = Gaps()
         self.first_s, self.last_s = np.full((2, workload.requests), np.nan)
         self.arrival_s = unknown_arrivals(workload)
@@ -91,6 +93,7 @@ class _Service:
             self.scheduler.preemptions,
             self.peak_blocks,
             self.scheduler.reused_tokens,
+            phases_of(self.passed),
         )
 
     def _requests(self) -> list[Request]:
@@ -156,14 +159,17 @@ class _Service:
 
     def _batch(self, batch: Batch) -> ProcessGenerator:
         """Pass every stage and the link behind it, and come back to the scheduler."""
-        environment = self.environment
+        environment, entered_s = self.environment, 0.0
         for number, (stage, link) in enumerate(zip(self.stages, self.links, strict=True)):
             with stage.request() as turn:
                 yield turn
                 began_s, service_s = environment.now, self.pipeline.service_s(number, batch.load)
                 yield environment.timeout(service_s)
+            entered_s = began_s if number == 0 else entered_s
             self.busy_s[number] += service_s
             self._note_step(number, batch, began_s)
+            if number == len(self.stages) - 1:
+                self._note_passed(batch, entered_s)
             with link.request() as turn:
                 yield turn
                 yield environment.timeout(self.pipeline.transfer_s(number, batch.load))
@@ -194,6 +200,10 @@ class _Service:
         self.steps_left -= 1
         if self.steps_left == 0:
             self.enough.succeed()
+
+    def _note_passed(self, batch: Batch, entered_s: float) -> None:
+        rows, tokens = batch.load.rows, batch.load.tokens
+        self.passed.append(PassedStep(entered_s, self.environment.now, rows, tokens - rows))
 
     def _note_token(self, request: Request) -> None:
         now = self.environment.now

@@ -79,6 +79,7 @@ class _Service:
         self.pool = BlockPool(pipeline.block_capacity, per_prefix, settings.block_tokens)
         self.batcher = Batcher(settings, self.pool, self.gaps, workload.requests)
         self.transit = Transit(pipeline)
+        self.output_tokens = workload.output_tokens
         self.in_flight: deque[Cohort] = deque()
         self.most_in_flight = settings.most_in_flight(len(pipeline.stages))
         self.fewest_available = pipeline.block_capacity
@@ -184,6 +185,11 @@ class _Service:
             in_flight.rotate(-1)
         self.fewest_available = min(self.fewest_available, pool.available)
 
+    def _served_tokens(self) -> int:
+        """Return the output tokens of all requests that were served."""
+        served = ~np.isnan(np.frombuffer(self.batcher.first_s))
+        return int(self.output_tokens[served].sum())
+
     def _times(self) -> ServiceTimes:
         return ServiceTimes(
             arrival_s=self.arrival_s,
@@ -195,6 +201,7 @@ class _Service:
             preemptions=self.batcher.preemptions,
             peak_blocks=self.pool.capacity - self.fewest_available,
             reused_tokens=self.batcher.reused_tokens,
+            phases=self.transit.phases(self._served_tokens()),
         )
 
 

@@ -10,6 +10,7 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.phases import Phases
 
 FloatArray = NDArray[np.float64]
 
@@ -29,6 +30,7 @@ class ServiceTimes:
         preemptions: how often a sequence lost its blocks.
         peak_blocks: most KV blocks in use at once.
         reused_tokens: prompt tokens not computed because their blocks were there.
+        phases: how long prompts were prefilled and tokens decoded.
     """
 
     arrival_s: FloatArray
@@ -40,6 +42,7 @@ class ServiceTimes:
     preemptions: int
     peak_blocks: int
     reused_tokens: int
+    phases: Phases
 
 
 def can_be_served(
