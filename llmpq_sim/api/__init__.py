@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmpq_sim.api.quality_target import QualityOptions
     from llmpq_sim.api.replaying import Replay, ServingOptions, replay
     from llmpq_sim.api.simulation import Simulation, simulate
+    from llmpq_sim.api.splitting import Rows, Split, plan_split
     from llmpq_sim.api.sweeping import Sweep, sweep_concurrency
     from llmpq_sim.api.verification import Verification, verify
     from llmpq_sim.io.workloads import TraceOptions
@@ -31,6 +32,7 @@ _ROOMS = {
     "llmpq_sim.api.quality_target": ("QualityOptions",),
     "llmpq_sim.api.replaying": ("Replay", "ServingOptions", "replay"),
     "llmpq_sim.api.simulation": ("Simulation", "simulate"),
+    "llmpq_sim.api.splitting": ("Rows", "Split", "plan_split"),
     "llmpq_sim.api.sweeping": ("Sweep", "sweep_concurrency"),
     "llmpq_sim.api.verification": ("Verification", "verify"),
     "llmpq_sim.io.workloads": ("TraceOptions",),
@@ -42,15 +44,18 @@ __all__ = [
     "Prediction",
     "QualityOptions",
     "Replay",
+    "Rows",
     "SearchSettings",
     "ServingOptions",
     "Simulation",
+    "Split",
     "Sweep",
     "TraceOptions",
     "Verification",
     "capacity",
     "load",
     "plan",
+    "plan_split",
     "predict",
     "replay",
     "simulate",

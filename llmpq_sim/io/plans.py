@@ -223,8 +223,10 @@ def with_workload(
 ) -> tuple[PlanningTask, Plan]:
     """Return a saved plan with its task under another batch, unchanged where nothing is given.
 
+    Micro-batches larger than a smaller batch become as small as it is.
+
     Raises:
-        InputError: the batch cannot be, or the plan's micro-batches are larger than it.
+        InputError: the batch cannot be.
     """
     scenario = saved.task.costs.scenario
     workload = scenario.workload
@@ -239,8 +241,10 @@ def with_workload(
         workload.longest_output_tokens if output_tokens is None else output_tokens,
     )
     costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
-    check_plan(saved.plan, costs.scenario)
-    return replace(saved.task, costs=costs), saved.plan
+    cut = saved.plan.micro_batching.within(changed.requests)
+    plan = replace(saved.plan, micro_batching=cut)
+    check_plan(plan, costs.scenario)
+    return replace(saved.task, costs=costs), plan
 
 
 def task_from_dict(

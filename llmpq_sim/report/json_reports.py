@@ -75,6 +75,10 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "ended": outcome.ended,
         },
     }
+    if outcome.pins is not None:
+        content["pins"] = to_dict(outcome.pins)
+    if outcome.unpinned is not None:
+        content["without_pins"] = _front_member(outcome.unpinned, outcome.task)
     if outcome.settings.wants_front:
         content["front"] = [_front_member(score, outcome.task) for score in outcome.front]
     return content
@@ -171,6 +175,8 @@ def _baseline(baseline: Baseline) -> Content:
         "tokens_per_s": result and finite(result.tokens_per_s),
         "quality_loss": score and finite(score.loss),
         "why_not": baseline.infeasible_reason,
+        "unmoved_reason": baseline.unmoved_reason,
+        "micro_batching": score and to_dict(score.plan.micro_batching),
     }
 
 

@@ -30,6 +30,7 @@ from llmpq_sim.search.genetic.batches import (
 from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
@@ -80,6 +81,8 @@ class SearchOutcome:
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
         cut_short: the steps that the time budget ended or left out.
         logbook: generations of the genetic search; makespans in seconds.
+        pins: what of the best plan was decided by the user, or None.
+        unpinned: the best plan that does not keep to the pins, where one was sought.
     """
 
     task: PlanningTask
@@ -95,6 +98,8 @@ class SearchOutcome:
     ended: Ending
     cut_short: tuple[str, ...] = ()
     logbook: tuple[LogbookRow, ...] = ()
+    pins: Pins | None = None
+    unpinned: PlanScore | None = None
 
     @property
     def bound_tokens_per_s(self) -> float:
@@ -142,7 +147,7 @@ class _Search:
         grid = task_grid(self.task)
         screen = Screen(self.task)
         seeds = Seeds(self._bounded(screen, grid))
-        baselines = self._baselines(screen)
+        baselines = self._baselines(screen, seeds.certificate)
         if resumed is None:
             self._seek(seeds, baselines, screen, grid)
         state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
@@ -173,10 +178,11 @@ class _Search:
         check_feasible(self.task, certificate)
         return certificate
 
-    def _baselines(self, screen: Screen) -> tuple[Baseline, ...]:
+    def _baselines(self, screen: Screen, certificate: Certificate) -> tuple[Baseline, ...]:
         self.frame.tell("baselines", 0, 1)
+        floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
         with share_of_time(BASELINES_SHARE):
-            baselines = tuple(all_baselines(screen))
+            baselines = tuple(all_baselines(screen, floors_s))
         if any(baseline.infeasible_reason == NOT_TRIED for baseline in baselines):
             self.frame.cut("baselines")
         return baselines

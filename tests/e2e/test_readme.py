@@ -53,7 +53,9 @@ def test_the_cluster_example_is_a_cluster(block: str) -> None:
 
 
 def test_every_command_of_the_readme_exists(tmp_path: Path) -> None:
-    known = "search|simulate|verify|fit|list|deploy|compare|profile|cluster|quality|reproduce|demo"
+    known = (
+        "search|plan|simulate|verify|fit|list|deploy|compare|profile|cluster|quality|reproduce|demo"
+    )
     commands = set(re.findall(rf"llmpq ({known})\b", README))
     shown = llmpq("--help", cwd=tmp_path).stdout
     listed = set(re.findall(r"^  (\w+) {2,}", shown, flags=re.MULTILINE))

@@ -56,7 +56,7 @@ class Operators:
     def mutate(self, plan: Plan, rng: Generator) -> Plan:
         """Return the plan after one or two random changes."""
         for _ in range(int(rng.integers(1, 3))):
-            change = self._changes()[int(rng.integers(len(self._changes())))]
+            change = self.changes()[int(rng.integers(len(self.changes())))]
             plan = change(plan, rng)
         return plan
 
@@ -74,7 +74,8 @@ class Operators:
         chosen = first if rng.random() < 0.5 else second
         return self._plan(draft, chosen.micro_batching)
 
-    def _changes(self) -> tuple[Callable[[Plan, Generator], Plan], ...]:
+    def changes(self) -> tuple[Callable[[Plan, Generator], Plan], ...]:
+        """Return the mutations that there are."""
         return (
             self.shift_boundary,
             self.change_formats,
