@@ -14,6 +14,7 @@ import llmpq_sim
 from llmpq_sim.commands.fit import fit, list_bundled
 from llmpq_sim.commands.guard import Failure, guarded
 from llmpq_sim.commands.help import GroupedCommand, GroupedCommands
+from llmpq_sim.commands.plan import plan
 from llmpq_sim.commands.reproduce import reproduce
 from llmpq_sim.commands.search import search
 from llmpq_sim.commands.simulate import simulate, verify
@@ -33,6 +34,12 @@ COMMANDS = (
         "Plan",
         search,
         "llmpq search --model llama-3.1-70b --cluster a100-l40s --quality-at-least int4",
+    ),
+    (
+        "Plan",
+        plan,
+        "llmpq plan --model llama-3.1-70b --cluster a100-l40s --layers 40,20,20 "
+        "--layer-formats int4",
     ),
     ("Plan", simulate, "llmpq simulate plan.json --trace azure-conv --rate 1 --slo-ttft-ms 500"),
     ("Plan", verify, "llmpq verify plan.json"),

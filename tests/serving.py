@@ -114,6 +114,7 @@ def steps_of(case: Case) -> list[StageStep]:
 def outcome(times: ServiceTimes) -> tuple[object, ...]:
     """Return all that was recorded as something that compares by value, bit for bit."""
     return (
+        times.arrival_s.tobytes(),
         times.first_s.tobytes(),
         times.last_s.tobytes(),
         times.gaps.summary(0.0),
@@ -122,6 +123,7 @@ def outcome(times: ServiceTimes) -> tuple[object, ...]:
         times.preemptions,
         times.peak_blocks,
         times.reused_tokens,
+        times.phases,
     )
 
 
@@ -163,7 +165,9 @@ def cases(
     spare = draw(st.sampled_from([-2, 0, 0, 1, 3, 10, 50]))
     blocks = max(settings.blocks(longest) + spare, 1)
     pipeline = _pipeline(random, settings, stages, blocks)
-    return pipeline, _workload(random, settings, draw(st.integers(1, 24))), settings
+    workload = _workload(random, settings, draw(st.integers(1, 24)))
+    users = draw(st.sampled_from([None, None, 1, 2, 5, 30]))
+    return pipeline, replace(workload, concurrency=users), settings
 
 
 def _pipeline(random: Random, settings: ContinuousSettings, stages: int, blocks: int) -> Pipeline:
@@ -197,6 +201,8 @@ def _workload(random: Random, settings: ContinuousSettings, requests: int) -> Tr
     prompts = [random.randint(1, half + 1) for _ in range(requests)]
     outputs = [random.choice([1, 2, random.randint(1, half + 2)]) for _ in range(requests)]
     unit = settings.block_tokens * random.choice([1, 2])
+    if random.random() < 0.2:
+        return trace(arrival_s, prompts, outputs)
     names = tuple(_names(random, -(-prompt // unit)) for prompt in prompts)
     return trace(arrival_s, prompts, outputs, names, unit)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions, load_target
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
+from llmpq_sim.api.splitting import Split, check_split, search_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
@@ -38,6 +39,7 @@ def plan(
     profiles: Profiles = (),
     seed: int = 0,
     settings: SearchSettings | None = None,
+    split: Split | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     on_progress: Callable[[SearchProgress], None] = lambda _: None,
@@ -54,8 +56,9 @@ def plan(
         trace: requests over time instead of a batch: a file, a bundled name, or what
             ``llmpq_sim.io.workloads.TraceOptions`` says.
         service: limits in milliseconds that a good request of the trace meets.
-        objective: of the plan for a trace: ``goodput``, ``mean-latency``, ``p99-latency`` or
-            ``cost``; goodput where there are limits, or else mean latency.
+        objective: of the plan for a trace: ``goodput``, ``throughput``, ``mean-latency``,
+            ``p99-latency`` or ``cost``; goodput where there are limits, throughput of a closed
+            loop, or else mean latency.
         quality: no worse than this format everywhere, or the largest loss in nominal nats per
             token, or what ``QualityOptions`` says; as int4 everywhere unless told.
         formats: weight formats that layers may have, in a sequence or with commas between.
@@ -63,6 +66,8 @@ def plan(
         profiles: latency profiles of the user's own, or files that hold them.
         seed: the same seed gives the same plan.
         settings: of the search, instead of ``seed``.
+        split: layers of each device where they are decided already; the rest is sought, and the
+            best plan without it too. Not with ``trace`` or ``checkpoint``.
         checkpoint: file that keeps the state of a search for a batch after each generation.
         resume: whether to go on from the state in ``checkpoint``.
         on_progress: receives every step.
@@ -77,6 +82,7 @@ def plan(
     how = settings or SearchSettings(seed=seed)
     if resume and (checkpoint is None or trace is not None):
         raise InputError("resume: goes with the checkpoint of a search for a batch")
+    check_split(split, trace, checkpoint, how)
     if trace is not None:
         if (batch, prompt_tokens, output_tokens) != (None, None, None):
             raise InputError("trace: brings its own requests; leave the batch out")
@@ -84,6 +90,9 @@ def plan(
         served, notes = trace_task(spec, asked, service or ServingOptions(), objective, options)
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
+    if split is not None:
+        asked_quality = _quality_options(quality)
+        return search_split(split, spec, workload, options, asked_quality, how, on_progress)
     task, notes = batch_task(spec, workload, options)
     found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
     return replace(found, notes=(*notes, *found.notes))

@@ -5,11 +5,13 @@ from math import isclose
 
 from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import CertificateError
+from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+from llmpq_sim.search.shortage import why_infeasible
 
 TOLERANCE = 1e-6
 """Relative difference of a stated figure: processors round differently."""
@@ -24,12 +26,15 @@ class Verification:
         bound_s: makespan that no plan is below, recomputed.
         entries: micro-batchings covered.
         refined: how many of them are proven by cells.
+        covers_chunks: whether plans that cut their prompts are covered where a search considers
+            them; files of versions that did not cut prompts leave them out.
     """
 
     score: PlanScore
     bound_s: float
     entries: int
     refined: int
+    covers_chunks: bool = True
 
     @property
     def gap_fraction(self) -> float:
@@ -51,11 +56,10 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
             one recomputed.
     """
     saved = load(plan, profiles=profiles)
-    scenario = saved.task.costs.scenario
     score = score_in_simpy(saved.plan, saved.task)
     if not score.is_feasible:
-        raise CertificateError(f"plan: {score.infeasible_reason()}")
-    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+        raise CertificateError(f"plan: {why_infeasible(score, saved.task)}")
+    grid, covers_chunks = _covered(saved)
     bound_s = check_certificate(saved.certificate, Screen(saved.task), grid)
     entries = saved.certificate.entries
     if saved.plan.micro_batching in grid and bound_s > score.makespan_s * (1 + 1e-9):
@@ -65,7 +69,20 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
     _check_stated(saved, found)
     refined = sum(entry.cells is not None for entry in entries.values())
-    return Verification(score, bound_s, len(entries), refined)
+    return Verification(score, bound_s, len(entries), refined, covers_chunks)
+
+
+def _covered(saved: SavedPlan) -> tuple[list[MicroBatching], bool]:
+    """Return the micro-batchings that a certificate must cover, and whether those are all.
+
+    One that leaves out every way to cut prompts is about plans with whole prompts alone.
+    """
+    grid = task_grid(saved.task)
+    whole = [batching for batching in grid if batching.chunk_tokens is None]
+    is_cut = any(batching.chunk_tokens is not None for batching in saved.certificate.entries)
+    if is_cut or len(whole) == len(grid) or saved.plan.micro_batching.chunk_tokens is not None:
+        return grid, True
+    return whole, False
 
 
 def _check_stated(saved: SavedPlan, found: dict[str, float]) -> None:

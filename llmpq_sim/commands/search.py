@@ -21,6 +21,7 @@ from llmpq_sim.commands.options import (
     serving_options,
     trace_options,
 )
+from llmpq_sim.commands.split_options import SplitOptions
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.termination import interruption_exit_code
 
@@ -50,8 +51,11 @@ class ObjectiveOptions(SloOptions):
     """What is sought of requests over time."""
 
     objective: Annotated[
-        Literal["goodput", "mean-latency", "p99-latency", "cost"] | None,
-        typer.Option(help="With --trace; default: goodput where there is an SLO, or mean-latency."),
+        Literal["goodput", "throughput", "mean-latency", "p99-latency", "cost"] | None,
+        typer.Option(
+            help="With --trace; default: goodput where there is an SLO, throughput with "
+            "--concurrency, or mean-latency."
+        ),
     ] = None
 
     @property
@@ -184,11 +188,13 @@ def search(
     shape: TraceShape,
     objective: ObjectiveOptions,
     limits: QualityLimits,
+    split: SplitOptions,
     effort: Effort,
     output: PlanOutput,
 ) -> None:
     """Find the best plan for a model on a cluster: for a batch, or for requests over time."""
     _check_together(context, source, effort, output)
+    decided = split.split(resume=output.resume)
     from llmpq_sim.api import plan
 
     output.check()
@@ -207,12 +213,13 @@ def search(
             kernels=asked.kernels,
             profiles=asked.profile or (),
             settings=settings,
-            checkpoint=output.checkpoint,
+            split=decided,
+            checkpoint=output.checkpoint if decided is None else None,
             resume=output.resume,
             on_progress=on_progress,
         )
         planned.save(output.out)
-    _show(planned, output)
+    show_planned(planned, output.out, as_json=output.as_json, verbose=output.verbose)
     _end_if_interrupted(planned, output)
 
 
@@ -258,7 +265,10 @@ def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:
     raise typer.Exit(interruption_exit_code())
 
 
-def _show(planned: "Planned", output: PlanOutput) -> None:
+def show_planned(
+    planned: "Planned", out: Path, *, as_json: bool = False, verbose: bool = False
+) -> None:
+    """Print what was found, and where its plan is, as text or as JSON."""
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.json_reports import search_content
     from llmpq_sim.report.online import online_content, show_online
@@ -266,18 +276,18 @@ def _show(planned: "Planned", output: PlanOutput) -> None:
     from llmpq_sim.search.online.planner import OnlineOutcome
     from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 
-    outcome, notes, plan_file = planned.outcome, list(planned.notes), str(output.out)
+    outcome, notes, plan_file = planned.outcome, list(planned.notes), str(out)
     if isinstance(outcome, OnlineOutcome):
-        if output.as_json:
+        if as_json:
             print_json(online_content(outcome, planned.content, plan_file))
         else:
-            show_online(answer_console(), outcome, plan_file, notes, verbose=output.verbose)
+            show_online(answer_console(), outcome, plan_file, notes, verbose=verbose)
         return
     notes += extrapolations(outcome.best.plan, outcome.task.costs)
-    if output.as_json:
+    if as_json:
         print_json({**search_content(outcome, planned.content, plan_file), "notes": notes})
         return
     console = answer_console()
-    show_search(console, outcome, plan_file, notes, verbose=output.verbose)
+    show_search(console, outcome, plan_file, notes, verbose=verbose)
     if outcome.settings.wants_front:
         show_front(console, outcome)

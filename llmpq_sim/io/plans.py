@@ -95,6 +95,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     task, result = outcome.task, outcome.best.result
+    users = task.workload.concurrency
     return {
         **outcome_to_dict(outcome.batch, target),
         "serving": {
@@ -103,6 +104,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
             "sha256": workload_sha256(task.workload),
             "requests": task.workload.requests,
             "rate_per_s": task.workload.rate_per_s,
+            **({} if users is None else {"concurrency": users}),
             "objective": task.objective,
             "slo": task.objectives and asdict(task.objectives),
             "predicted": {
@@ -221,8 +223,10 @@ def with_workload(
 ) -> tuple[PlanningTask, Plan]:
     """Return a saved plan with its task under another batch, unchanged where nothing is given.
 
+    Micro-batches larger than a smaller batch become as small as it is.
+
     Raises:
-        InputError: the batch cannot be, or the plan's micro-batches are larger than it.
+        InputError: the batch cannot be.
     """
     scenario = saved.task.costs.scenario
     workload = scenario.workload
@@ -237,8 +241,10 @@ def with_workload(
         workload.longest_output_tokens if output_tokens is None else output_tokens,
     )
     costs = LayerCosts(replace(scenario, workload=changed), saved.task.costs.profiles)
-    check_plan(saved.plan, costs.scenario)
-    return replace(saved.task, costs=costs), saved.plan
+    cut = saved.plan.micro_batching.within(changed.requests)
+    plan = replace(saved.plan, micro_batching=cut)
+    check_plan(plan, costs.scenario)
+    return replace(saved.task, costs=costs), plan
 
 
 def task_from_dict(

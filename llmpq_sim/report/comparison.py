@@ -24,9 +24,10 @@ class ComparisonRow:
     Attributes:
         name: what it is called.
         tokens_per_s: its throughput, or None where it is not feasible.
-        speedup: throughput of the plan found over its own; None for the plan found itself.
+        speedup: throughput of the plan found over its own; None for the plan found itself, and for
+            a baseline that ended where it started.
         loss: its quality loss.
-        notes: its formats, or why it is not feasible.
+        notes: its formats, or why it is not feasible or could not move.
     """
 
     name: str
@@ -68,11 +69,13 @@ class WhatIfRow:
 
 
 def comparison_rows(outcome: SearchOutcome) -> list[ComparisonRow]:
-    """Return the plan found, then each baseline in its order."""
+    """Return the plan, the best without its pins where one was sought, then each baseline."""
     from llmpq_sim.search.baselines.simple import Baseline  # noqa: PLC0415 - loads all planners
 
     best = outcome.best
-    rows = [(Baseline("this plan", best, None)), *outcome.baselines]
+    unpinned = outcome.unpinned
+    free = [] if unpinned is None else [Baseline("without pins", unpinned, None)]
+    rows = [Baseline("this plan", best, None), *free, *outcome.baselines]
     return [_row(baseline, best) for baseline in rows]
 
 
@@ -81,12 +84,14 @@ def _row(baseline: Baseline, best: PlanScore) -> ComparisonRow:
     if score is None or score.result is None:
         infeasible_reason = baseline.infeasible_reason or "not feasible"
         return ComparisonRow(baseline.name, None, None, None, [infeasible_reason])
+    formats, unmoved = format_parts(score.plan.layer_formats), baseline.unmoved_reason
+    is_compared = score is not best and unmoved is None
     return ComparisonRow(
         name=baseline.name,
         tokens_per_s=score.result.tokens_per_s,
-        speedup=None if score is best else score.makespan_s / best.makespan_s,
+        speedup=score.makespan_s / best.makespan_s if is_compared else None,
         loss=score.loss,
-        notes=format_parts(score.plan.layer_formats),
+        notes=formats if unmoved is None else [*formats, unmoved],
     )
 
 

@@ -16,7 +16,7 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline, all_baselines
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
-from llmpq_sim.search.bound.feasibility import check_feasible, explain
+from llmpq_sim.search.bound.feasibility import check_feasible, explain, task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import check_time, share_of_time, time_limit
@@ -30,7 +30,7 @@ from llmpq_sim.search.genetic.batches import (
 from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
-from llmpq_sim.search.grid import micro_batching_grid
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
@@ -81,6 +81,8 @@ class SearchOutcome:
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
         cut_short: the steps that the time budget ended or left out.
         logbook: generations of the genetic search; makespans in seconds.
+        pins: what of the best plan was decided by the user, or None.
+        unpinned: the best plan that does not keep to the pins, where one was sought.
     """
 
     task: PlanningTask
@@ -96,6 +98,8 @@ class SearchOutcome:
     ended: Ending
     cut_short: tuple[str, ...] = ()
     logbook: tuple[LogbookRow, ...] = ()
+    pins: Pins | None = None
+    unpinned: PlanScore | None = None
 
     @property
     def bound_tokens_per_s(self) -> float:
@@ -140,11 +144,10 @@ class _Search:
     on_state: Callable[[PlanState], None]
 
     def run(self, resumed: PlanState | None) -> SearchOutcome:
-        scenario = self.task.costs.scenario
-        grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+        grid = task_grid(self.task)
         screen = Screen(self.task)
         seeds = Seeds(self._bounded(screen, grid))
-        baselines = self._baselines(screen)
+        baselines = self._baselines(screen, seeds.certificate)
         if resumed is None:
             self._seek(seeds, baselines, screen, grid)
         state = self._evolved(seeds, resumed, Operators(self.task, grid), screen)
@@ -175,10 +178,11 @@ class _Search:
         check_feasible(self.task, certificate)
         return certificate
 
-    def _baselines(self, screen: Screen) -> tuple[Baseline, ...]:
+    def _baselines(self, screen: Screen, certificate: Certificate) -> tuple[Baseline, ...]:
         self.frame.tell("baselines", 0, 1)
+        floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
         with share_of_time(BASELINES_SHARE):
-            baselines = tuple(all_baselines(screen))
+            baselines = tuple(all_baselines(screen, floors_s))
         if any(baseline.infeasible_reason == NOT_TRIED for baseline in baselines):
             self.frame.cut("baselines")
         return baselines

@@ -40,28 +40,19 @@ classes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tiny model, a cluster and a plan, put on two stages by hand."""
+    """Return a folder with a tiny model, a cluster and a plan by hand of two stages."""
     folder = tmp_path_factory.mktemp("deployed")
     save_model("llama", folder / "model")
     (folder / "two.yaml").write_text(CLUSTER, encoding="utf-8")
-    found = llmpq(
-        *("search", "--model", "model", "--cluster", "two.yaml", "--batch", "4"),
+    (folder / "formats.txt").write_text("2 x int8\nbf16\nint8\n", encoding="utf-8")
+    written = llmpq(
+        *("plan", "--model", "model", "--cluster", "two.yaml", "--batch", "4"),
         *("--prompt-tokens", "16", "--output-tokens", "12", "--quality-at-least", "int8"),
-        *("--generations", "2"),
+        *("--layers", "1,3", "--layer-formats", "formats.txt", "--prefill-micro-batch", "2"),
+        *("--decode-micro-batch", "2", "--groups-in-flight", "2"),
         cwd=folder,
     )
-    assert found.returncode == 0, found.stderr
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    plan["plan"] = {
-        "stages": [
-            {"device": "cpu-0", "first_layer": 0, "formats": ["int8"]},
-            {"device": "cpu-1", "first_layer": 1, "formats": ["int8", "bf16", "int8"]},
-        ],
-        "prefill_micro_batch": 2,
-        "decode_micro_batch": 2,
-        "groups_in_flight": 2,
-    }
-    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert written.returncode == 0, written.stderr
     return folder
 
 
@@ -278,12 +269,15 @@ def test_synthetic_prompts_are_served_by_continuous_batching(folder: Path) -> No
     (folder / "few.yaml").write_text(PRESET, encoding="utf-8")
     done = llmpq(
         *DEPLOY, "--trace", "few.yaml", "--requests", "5", "--policy", "continuous",
-        "--token-budget", "16", "--json", "--compare", cwd=folder,
+        "--token-budget", "16", "--chunk-tokens", "4", "--admission", "no-evict", "--json",
+        "--compare", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["measured"]["finished"] == 5
     assert told["policy"] == "continuous"
+    settings = told["comparison"]["settings"]
+    assert (settings["chunk_tokens"], settings["admission"]) == (4, "no-evict")
     assert told["comparison"]["predicted"]["finished"] == 5
 
 
@@ -296,6 +290,7 @@ REFUSALS = [
     ((*DEPLOY, "--requests", "missing.jsonl"), "missing.jsonl"),
     ((*DEPLOY, "--resume"), "--resume: give the file of answers with --out"),
     ((*DEPLOY, "--token-budget", "9"), "--token-budget: is of continuous batching"),
+    ((*DEPLOY, "--chunk-tokens", "9"), "--chunk-tokens: is of continuous batching"),
     ((*DEPLOY, "--devices", "cuda:0,cpu"), "needs cuda:0, this machine has"),
     ((*DEPLOY, "--out", "no/where.jsonl"), "cannot write no/where.jsonl"),
     ((*DEPLOY, "--batch-invariant", "--cuda-graphs"), "expected without --cuda-graphs"),

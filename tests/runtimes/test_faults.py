@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,7 +114,7 @@ def test_a_hung_stage_is_named_and_everything_stops(folder: Path) -> None:
     error, served, took_s = run_with(job, lambda: os.kill(stage_process(0), signal.SIGSTOP))
     assert isinstance(error, ExecutionError)
     assert str(error).startswith("stage 0 on cpu-0: process ")
-    assert "has not responded for 3 s" in str(error)
+    assert re.search(r"has not responded for \d+ s", str(error))
     assert len(served) >= 2
     assert took_s < PATIENCE_S
     assert descendants() == set()

@@ -85,6 +85,18 @@ def test_the_last_one_admitted_gives_its_blocks_and_keeps_its_tokens(run: Run) -
 
 
 @either_engine
+@pytest.mark.parametrize(("caches", "last_s", "reused"), [(False, 8.0, 0), (True, 7.0, 8)])
+def test_who_is_evicted_finds_what_is_left_of_its_blocks_again(
+    run: Run, caches: bool, last_s: float, reused: int
+) -> None:
+    limit = limits(longest_context_tokens=12, prefix_caching=caches)
+    times = run(even_pipeline(limit, blocks=5), trace([0.0, 0.0], [4, 4], [6, 6]), limit)
+    # At 5 both need a third block and one is left. Of the 9 tokens of request 1, 8 fill 2 blocks.
+    assert (times.preemptions, times.reused_tokens) == (1, reused)
+    assert times.last_s.tolist() == [6.0, last_s]
+
+
+@either_engine
 def test_who_would_take_the_blocks_of_others_waits_until_they_are_done(run: Run) -> None:
     limit = limits(longest_context_tokens=12, admission="no-evict")
     pipeline = even_pipeline(limit, blocks=6)

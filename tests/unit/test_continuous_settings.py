@@ -3,6 +3,9 @@ from typing import Any
 import pytest
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.serving import limits
 
 
@@ -56,3 +59,13 @@ def test_more_batches_than_stages_are_refused() -> None:
 
 def test_a_block_begun_is_a_block_taken() -> None:
     assert [limits().blocks(tokens) for tokens in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+def test_files_hold_choices_that_differ_from_those_of_old_files() -> None:
+    old = to_dict(limits())
+    assert not old.keys() & {"admission", "chunk_tokens", "batches_in_flight"}
+    for settings in (
+        limits(),
+        limits(admission="no-evict", chunk_tokens=6, batches_in_flight=2),
+    ):
+        assert from_dict(ContinuousSettings, Fields(to_dict(settings), "file")) == settings

@@ -10,6 +10,7 @@ import pytest
 
 from llmpq_sim.api.verification import verify
 from llmpq_sim.core.errors import CertificateError, InputError
+from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.checkpoints import (
     load_checkpoint,
@@ -266,9 +267,14 @@ def test_a_profile_that_is_not_the_plans_is_noticed(damaged: Callable[..., Path]
             "plan.json.plan.groups_in_flight: expected 1 to 1, got 99",
         ),
         (
+            lambda plan: plan.update(prefill_chunk_tokens=100_000),
+            "plan.json.plan.prefill_chunk_tokens: expected 1 to 64 (the prompt), got 100000; "
+            "leave it out to prefill whole prompts",
+        ),
+        (
             lambda plan: plan.update(comment="fast"),
             "plan.json.plan: unknown keys ['comment']; known are: decode_micro_batch, "
-            "groups_in_flight, prefill_micro_batch, stages",
+            "groups_in_flight, prefill_chunk_tokens, prefill_micro_batch, stages",
         ),
     ],
 )
@@ -286,6 +292,15 @@ def test_a_plan_serves_another_batch(damaged: Callable[..., Path]) -> None:
     result = score_plan(plan, task).result
     assert result is not None
     assert (result.finished, result.output_tokens) == (8, 16)
+
+
+def test_a_smaller_batch_than_planned_cuts_the_micro_batches(damaged: Callable[..., Path]) -> None:
+    saved = load_plan(damaged(lambda _: None), {})
+    task, plan = with_workload(saved, 1, None, 2)
+    assert plan == replace(saved.plan, micro_batching=MicroBatching(1, 1, 1))
+    result = score_plan(plan, task).result
+    assert result is not None
+    assert (result.finished, result.output_tokens) == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["makespan_s", "quality_loss", "bound_s"])

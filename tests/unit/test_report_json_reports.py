@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_sim.api.verification import Verification
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.json_reports import (
     fit_content,
     predicted_content,
@@ -11,7 +12,7 @@ from llmpq_sim.report.json_reports import (
     verification_content,
 )
 from llmpq_sim.search.scoring import score_plan
-from tests.reports import GOOD, small_fit, small_outcome, small_task
+from tests.reports import GOOD, SLOW, small_fit, small_outcome, small_task
 
 
 def test_a_search_is_plain_data_with_these_parts() -> None:
@@ -23,6 +24,9 @@ def test_a_search_is_plain_data_with_these_parts() -> None:
         "plan_file",
         "predicted",
         "bound",
+        "capacity",
+        "speeds",
+        "memory",
         "quality",
         "baselines",
         "what_if",
@@ -56,7 +60,17 @@ def test_a_baseline_without_a_plan_has_only_a_reason() -> None:
         "tokens_per_s": None,
         "quality_loss": None,
         "why_not": "does not fit: stage 0 on t4-0 needs 2 GiB, has 1",
+        "unmoved_reason": None,
+        "micro_batching": None,
     }
+
+
+def test_a_baseline_that_could_not_move_says_so_and_states_its_micro_batches() -> None:
+    outcome = small_outcome(small_task())
+    unmoved = replace(outcome.baselines[0], unmoved_reason="as adabits: could not move")
+    content = search_content(replace(outcome, baselines=(unmoved,)), {}, None)["baselines"][0]
+    assert content["unmoved_reason"] == "as adabits: could not move"
+    assert content["micro_batching"] == to_dict(SLOW.micro_batching)
 
 
 def test_a_front_comes_only_where_it_was_sought() -> None:

@@ -9,10 +9,11 @@ from llmpq_sim.search.baselines import simple as baselines
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.simple import Baseline, all_baselines, best_of
+from llmpq_sim.search.bound.bound import first_certificate
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import time_limit
-from llmpq_sim.search.grid import paper_micro_batchings
+from llmpq_sim.search.grid import micro_batching_grid, paper_micro_batchings
 from llmpq_sim.search.scoring import fits, keeps_budget, score_plan, shortfall_bytes
 from tests.builders import every_plan, tiny_device, tiny_model, tiny_scenario, tiny_task
 from tests.strategies import tasks
@@ -60,6 +61,39 @@ def test_a_baseline_is_feasible_or_says_why_not(task: PlanningTask) -> None:
             assert baseline.score.result is not None
         else:
             assert baseline.score is None or not baseline.score.is_feasible
+
+
+@settings(deadline=None, max_examples=25)
+@given(tasks())
+def test_no_micro_batching_of_the_grid_makes_a_baselines_partition_faster(
+    task: PlanningTask,
+) -> None:
+    scenario, screen = task.costs.scenario, Screen(task)
+    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+    certificate = first_certificate(screen, grid, lambda _done, _total: None)
+    floors_s = {batching: entry.bound_s for batching, entry in certificate.entries.items()}
+    for baseline in all_baselines(screen, floors_s):
+        if baseline.score is None or not baseline.score.is_feasible:
+            continue
+        plan = baseline.score.plan
+        others = [replace(plan, micro_batching=batching) for batching in grid]
+        fitting = [screen.makespan_s(other) for other in others if fits(other, task)]
+        assert screen.makespan_s(plan) <= min(fitting)
+
+
+@settings(deadline=None, max_examples=25)
+@given(tasks())
+def test_bit_transfer_says_where_it_ended_with_the_plan_of_adabits(task: PlanningTask) -> None:
+    found = {baseline.name: baseline for baseline in all_baselines(Screen(task))}
+    start, end = found.pop("adabits"), found.pop("bit-transfer")
+    ended_there = (
+        start.score is not None
+        and end.score is not None
+        and start.score.is_feasible
+        and start.score.plan == end.score.plan
+    )
+    assert end.unmoved_reason == ("as adabits: could not move" if ended_there else None)
+    assert {other.unmoved_reason for other in found.values()} == {None}
 
 
 def test_baselines_that_time_ran_out_for_say_so() -> None:

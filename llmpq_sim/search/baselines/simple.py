@@ -1,7 +1,7 @@
 """Simple baselines, each a list of candidates for the same simulator."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,13 @@ from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.baselines.pipeedge import pipeedge_layers
-from llmpq_sim.search.baselines.registry import BaselinePlanner, offered_planners, plans_of
+from llmpq_sim.search.baselines.registry import (
+    BUNDLED,
+    BaselinePlanner,
+    offered_planners,
+    plans_of,
+)
+from llmpq_sim.search.baselines.tuning import with_best_batching
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
@@ -29,29 +35,56 @@ class Baseline:
         name: what tables call it.
         score: its plan, simulated; None where not even a plan could be written down.
         infeasible_reason: why the plan is not feasible, or None.
+        unmoved_reason: why the plan is another baseline's and tells nothing of its own, or None.
     """
 
     name: str
     score: PlanScore | None
     infeasible_reason: str | None
+    unmoved_reason: str | None = None
 
 
+UNMOVED = "as adabits: could not move"
 NOT_TRIED = "not tried: the time budget ended"
 
 
-def all_baselines(screen: Screen) -> list[Baseline]:
+def all_baselines(
+    screen: Screen, floors_s: Mapping[MicroBatching, float] | None = None
+) -> list[Baseline]:
     """Return every baseline, our own first; those that time ran out for say so.
+
+    Args:
+        screen: judges plans.
+        floors_s: makespans that no plan with a micro-batching is below, where they are known.
 
     Raises:
         InputError: one of another package is broken.
     """
-    return [_tried(name, planner, screen) for name, planner in offered_planners().items()]
+    floors_s = floors_s or {}
+    tried = [
+        _tried(name, planner, screen, floors_s) for name, planner in offered_planners().items()
+    ]
+    start = next(each.score for each in tried if each.name == "adabits")
+    return [_marked(each, start) for each in tried]
 
 
-def _tried(name: str, planner: BaselinePlanner, screen: Screen) -> Baseline:
+def _marked(baseline: Baseline, start: PlanScore | None) -> Baseline:
+    """Return a baseline; bit-transfer, which starts from adabits, says where it ended there."""
+    if baseline.name != "bit-transfer" or start is None or not start.is_feasible:
+        return baseline
+    moved = baseline.score is None or baseline.score.plan != start.plan
+    return baseline if moved else replace(baseline, unmoved_reason=UNMOVED)
+
+
+def _tried(
+    name: str, planner: BaselinePlanner, screen: Screen, floors_s: Mapping[MicroBatching, float]
+) -> Baseline:
     try:
         check_time()
-        return best_of(name, plans_of(name, planner, screen.task), screen)
+        plans = plans_of(name, planner, screen.task)
+        if name in BUNDLED:
+            plans = with_best_batching(plans, screen, floors_s)
+        return best_of(name, plans, screen)
     except OutOfTime:
         return Baseline(name, None, NOT_TRIED)
     except InfeasibleError as refusal:

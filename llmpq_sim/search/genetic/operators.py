@@ -56,7 +56,7 @@ class Operators:
     def mutate(self, plan: Plan, rng: Generator) -> Plan:
         """Return the plan after one or two random changes."""
         for _ in range(int(rng.integers(1, 3))):
-            change = self._changes()[int(rng.integers(len(self._changes())))]
+            change = self.changes()[int(rng.integers(len(self.changes())))]
             plan = change(plan, rng)
         return plan
 
@@ -74,7 +74,8 @@ class Operators:
         chosen = first if rng.random() < 0.5 else second
         return self._plan(draft, chosen.micro_batching)
 
-    def _changes(self) -> tuple[Callable[[Plan, Generator], Plan], ...]:
+    def changes(self) -> tuple[Callable[[Plan, Generator], Plan], ...]:
+        """Return the mutations that there are."""
         return (
             self.shift_boundary,
             self.change_formats,
@@ -171,12 +172,10 @@ class Operators:
     def change_micro_batching(self, plan: Plan, rng: Generator) -> Plan:
         """Take another micro-batching of the grid, most often one alike in one of the phases."""
         now = plan.micro_batching
-        decode = (now.decode, now.groups_in_flight)
         near = [
             batching
             for batching in self.grid
-            if (batching.prefill == now.prefill)
-            != ((batching.decode, batching.groups_in_flight) == decode)
+            if (_prefill(batching) == _prefill(now)) != (_decode(batching) == _decode(now))
         ]
         choices = near if near and rng.random() < 0.8 else self.grid
         return Plan(plan.stages, choices[int(rng.integers(len(choices)))])
@@ -318,6 +317,14 @@ class Operators:
             )
             stages.append(Stage(self._members[stage.device].name, formats))
         return Plan(tuple(stages), micro_batching)
+
+
+def _prefill(batching: MicroBatching) -> tuple[int, int | None]:
+    return batching.prefill, batching.chunk_tokens
+
+
+def _decode(batching: MicroBatching) -> tuple[int, int]:
+    return batching.decode, batching.groups_in_flight
 
 
 def _step(rng: Generator) -> int:

@@ -12,6 +12,7 @@ from simpy import Event
 
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
+from llmpq_sim.simulator.continuous.sequence import Name, Names
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
@@ -22,7 +23,7 @@ class Request:
     Attributes:
         number: its position in the workload.
         arrival_s: when it arrives.
-        names: of the prefix blocks that its prompt fills.
+        names: of the prefix blocks that its prompt fills, and that it filled when evicted.
         done: happens when its last token is back.
         token_s: when each of its tokens was sampled.
         computed_tokens: whose keys and values are in its blocks.
@@ -37,12 +38,12 @@ class Request:
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
-    names: tuple[int, ...]
+    names: Names
     done: Event
     token_s: list[float] = field(default_factory=list)
     computed_tokens: int = 0
     blocks: int = 0
-    prefix: list[int] = field(default_factory=list)
+    prefix: list[Name] = field(default_factory=list)
     decodes: bool = False
     is_running: bool = False
     in_flight: bool = False
@@ -242,6 +243,8 @@ class Scheduler:
         return None
 
     def _preempt(self, request: Request) -> None:
+        if self.settings.prefix_caching:
+            self.pool.name_own(request, request.number)
         self._leave(request)
         request.computed_tokens, request.decodes = 0, False
         self.waiting.appendleft(request)

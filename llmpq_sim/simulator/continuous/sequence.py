@@ -1,7 +1,10 @@
 """Sequence: the progress of a request from its arrival to its last token."""
 
-Names = tuple[int, ...]
-"""Names of the blocks that a prompt starts with; equal names mean equal prompts up to there."""
+Name = int | tuple[int, int]
+"""Name of a prefix block: a trace's, or (request, place) of a block that only one request has."""
+
+Names = tuple[Name, ...]
+"""Names of the blocks that a request starts with; equal names mean equal tokens up to there."""
 
 
 class Sequence:
@@ -18,7 +21,7 @@ class Sequence:
         in_flight: whether a batch under way holds it.
         base: its context less the rounds of its cohort, while it is in one.
         blocks: KV blocks it holds, shared ones included; not kept up while it is in a cohort.
-        names: names of the prefix blocks that its prompt fills.
+        names: names of the prefix blocks that its prompt fills, and that it filled when evicted.
         prefix: names of the shared ones among them.
     """
 
@@ -47,4 +50,4 @@ class Sequence:
         self.token_s = -1.0
         self.in_flight = False
         self.names = names
-        self.prefix: list[int] = []
+        self.prefix: list[Name] = []
