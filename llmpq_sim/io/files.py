@@ -26,6 +26,7 @@ __all__ = [
     "open_regular",
     "parse_json",
     "parse_yaml",
+    "read_foreign_json",
     "read_json",
     "read_text",
     "read_yaml",
@@ -43,6 +44,15 @@ def read_json(path: Path) -> object:
         InputError: it cannot be read, is not JSON, or is unsafe (see ``parse_json``).
     """
     return parse_json(read_text(path), path.name)
+
+
+def read_foreign_json(path: Path) -> object:
+    """Return the content of a JSON file of others, who write Infinity and NaN as Python does.
+
+    Raises:
+        InputError: it cannot be read, is not JSON, or is unsafe (see ``parse_json``).
+    """
+    return parse_json(read_text(path), path.name, finite=False)
 
 
 def read_yaml(path: Path) -> object:

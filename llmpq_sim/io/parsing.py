@@ -25,12 +25,13 @@ from llmpq_sim.core.limits import (
 # ---- JSON
 
 
-def parse_json(text: str, where: str) -> object:
+def parse_json(text: str, where: str, *, finite: bool = True) -> object:
     """Return the content of a JSON text.
 
     Args:
         text: the JSON text.
         where: what messages call it.
+        finite: whether numbers must be finite, as those of JSON are.
 
     Raises:
         InputError: it is not JSON; it has duplicate keys, numbers that are not finite, lone
@@ -47,7 +48,7 @@ def parse_json(text: str, where: str) -> object:
         raise _too_deep(where) from None
     except ValueError as error:
         raise InputError(f"{where}: {_short(error)}") from None
-    _check_tree(content, where)
+    _check_tree(content, where, finite=finite)
     return content
 
 
@@ -83,7 +84,7 @@ def _too_deep(where: str) -> InputError:
     return InputError(f"{where}: expected at most {DEEPEST_NESTING} levels of nesting, got more")
 
 
-def _check_tree(content: object, where: str) -> None:
+def _check_tree(content: object, where: str, *, finite: bool = True) -> None:
     """Raise InputError for what the formats allow and no file of ours holds."""
     level = [content]
     for _ in range(DEEPEST_NESTING):
@@ -94,7 +95,7 @@ def _check_tree(content: object, where: str) -> None:
                 below += value.values()
             elif isinstance(value, list):
                 below += value
-            elif isinstance(value, float) and not math.isfinite(value):
+            elif finite and isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{where}: expected finite numbers, got {value}")
             elif isinstance(value, str) and _has_surrogate(value):
                 raise InputError(f"{where}: expected Unicode text, got {kind_of(value)}")

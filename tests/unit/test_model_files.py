@@ -10,6 +10,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import to_dict
+from llmpq_sim.io.families import FAMILIES
 from llmpq_sim.io.files import read_json
 from llmpq_sim.io.models import bundled_models, load_model, model_from_config, model_from_dict
 from llmpq_sim.io.resources import bundled_dir
@@ -130,6 +131,99 @@ def test_biases_are_counted_where_the_config_asks_for_them() -> None:
     assert read("opt-125m", enable_bias=False).bias_elements == 0
 
 
+def test_a_mistral_that_does_not_say_it_has_eight_key_value_heads() -> None:
+    content = config("mistral-7b")
+    del content["num_key_value_heads"]
+    assert model_from_config(content, "mistral-7b", "x") == load_model("mistral-7b")
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        ({"rope_type": "yarn", "factor": 2.0}, 262144),
+        ({"type": "linear", "factor": 2}, 262144),
+        ({"rope_type": "llama3", "factor": 8.0}, 131072),
+        ({"type": "longrope", "factor": 8.0}, 131072),
+        ({"type": "mrope", "mrope_section": [16, 24, 24]}, 131072),
+        (None, 131072),
+    ],
+)
+def test_scaled_positions_lengthen_the_context(rope: object, positions: int) -> None:
+    assert read("llama-3.1-8b", rope_scaling=rope).max_positions == positions
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"architectures": ["LlamaForCausalLMEagle3"]},
+            "config.json.architectures: expected LlamaForCausalLM, the language model of "
+            "model_type 'llama', got 'LlamaForCausalLMEagle3', which is another model",
+        ),
+        (
+            {"auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}},
+            "config.json.architectures: expected LlamaForCausalLM, the language model of "
+            "model_type 'llama', got 'XForCausalLM', which is another model",
+        ),
+        (
+            {"num_local_experts": 8},
+            "config.json.num_local_experts: expected a model without experts, got 8; mixtures of "
+            "experts are not supported",
+        ),
+        (
+            {"quantization": {"bits": 4}},
+            "config.json.quantization: expected a model with 16-bit weights, got a quantized one; "
+            "give the model it was made from",
+        ),
+    ],
+)
+def test_what_only_shares_a_familys_name_is_refused(changes: dict[str, object], said: str) -> None:
+    assert message("llama-2-7b", **changes) == said
+
+
+def test_an_empty_quantization_config_and_own_classes_are_nothing() -> None:
+    same = {
+        "quantization_config": {},
+        "num_experts": 0,
+        "auto_map": {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"},
+    }
+    assert read("llama-2-7b", **same) == load_model("llama-2-7b")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hf_quant_config.json", "expected a model with 16-bit weights, got a quantized one"),
+        ("quantize_config.json", "expected a model with 16-bit weights, got a quantized one"),
+        ("adapter_config.json", "got a LoRA adapter"),
+        ("params.json", "got weights in the layout of params.json"),
+        ("model-q4.gguf", "got a GGUF file"),
+    ],
+)
+def test_a_folder_of_something_else_is_named(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_text("{}")
+    if "quant" in name:
+        (tmp_path / "config.json").write_text(json.dumps(config("opt-125m")))
+    with pytest.raises(InputError) as caught:
+        load_model(str(tmp_path))
+    assert said in str(caught.value)
+
+
+def test_a_gguf_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(InputError) as caught:
+        load_model(str(path))
+    assert "got a GGUF file" in str(caught.value)
+
+
+def test_infinities_of_others_are_read(tmp_path: Path) -> None:
+    content = config("opt-125m", time_step_limit=[0.0, float("inf")])
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert load_model(str(tmp_path)).layers == 12
+
+
 def test_a_head_may_be_wider_than_its_share_of_the_hidden_size() -> None:
     spec = read("mistral-7b", head_dim=256)
     assert spec.linears[0].out_features == (32 + 2 * 8) * 256
@@ -155,8 +249,8 @@ def test_keys_of_others_are_left_alone() -> None:
         (
             "llama-2-7b",
             {"model_type": "mamba"},
-            "config.json: model_type 'mamba' is not supported; supported are opt, bloom, llama, "
-            "mistral, qwen2, qwen3, gemma",
+            "config.json: model_type 'mamba' is not supported; supported are "
+            + ", ".join(FAMILIES),
         ),
         (
             "llama-2-7b",
