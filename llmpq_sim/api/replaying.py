@@ -12,6 +12,8 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.core.units import MS
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions, load_workload
+from llmpq_sim.search.bound.rate import known_certificate
+from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
 from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
@@ -58,6 +60,7 @@ class Replay:
         max_rate: the highest rate at which the objectives hold, where it was asked for.
         seed: of all draws.
         wall_seconds: how long reading and simulating took.
+        rate: the rate at which no plan serves these requests, proven, or None.
     """
 
     saved: SavedPlan
@@ -66,6 +69,7 @@ class Replay:
     max_rate: MaxRate | None
     seed: int
     wall_seconds: float
+    rate: RateCertificate | None = None
 
 
 def replay(
@@ -109,8 +113,9 @@ def replay(
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)
+    rate = known_certificate(saved.task, workload, saved.rate)
     seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds)
+    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate)
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:

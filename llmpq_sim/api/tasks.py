@@ -22,6 +22,7 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.rate import rate_certificate
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.settings import default_settings
@@ -119,6 +120,7 @@ def trace_task(
         defaults=default_settings(model, workload),
         objectives=objectives,
         objective=objective or ("mean-latency" if objectives is None else "goodput"),
+        rate=rate_certificate(batch, workload),
     )
     return task, notes
 

@@ -7,6 +7,8 @@ from llmpq_sim.api.planned import AnyPlan, Profiles, load
 from llmpq_sim.core.errors import CertificateError
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.rate_certificate import check_rate
+from llmpq_sim.search.bound.rate_problem import rate_problem
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
@@ -24,12 +26,15 @@ class Verification:
         bound_s: makespan that no plan is below, recomputed.
         entries: micro-batchings covered.
         refined: how many of them are proven by cells.
+        requests_per_s: rate at which no plan serves the requests of the trace that the plan was
+            made for, or None where it was made for a batch alone.
     """
 
     score: PlanScore
     bound_s: float
     entries: int
     refined: int
+    requests_per_s: float | None = None
 
     @property
     def gap_fraction(self) -> float:
@@ -65,7 +70,14 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
     _check_stated(saved, found)
     refined = sum(entry.cells is not None for entry in entries.values())
-    return Verification(score, bound_s, len(entries), refined)
+    return Verification(score, bound_s, len(entries), refined, _checked_rate(saved))
+
+
+def _checked_rate(saved: SavedPlan) -> float | None:
+    """Return the proven limit on the rate of the plan's trace, None where there is none."""
+    if saved.rate is None:
+        return None
+    return check_rate(rate_problem(saved.task, saved.rate.workload), saved.rate)
 
 
 def _check_stated(saved: SavedPlan, found: dict[str, float]) -> None:

@@ -22,6 +22,7 @@ from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.models import model_from_dict
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
+from llmpq_sim.io.rate_limits import rate_from_dict, rate_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -32,6 +33,7 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class SavedPlan:
         seed: of the search that found it.
         serving: how to batch continuously, where the plan was made for a trace.
         stated: figures that the file states, by name; ``verify`` recomputes them.
+        rate: the proof of how many requests of that trace any plan serves a second, or None.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class SavedPlan:
     seed: int
     serving: ContinuousSettings | None = None
     stated: Mapping[str, float] = field(default_factory=dict)
+    rate: RateCertificate | None = None
 
     @property
     def quantizers(self) -> dict[str, str]:
@@ -115,6 +119,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
                 "latency_s": asdict(result.latency_s),
             },
             "logbook": logbook_to_dict(outcome.logbook),
+            **({} if task.rate is None else {"bound": rate_to_dict(task.rate)}),
         },
     }
 
@@ -190,9 +195,11 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         certificate = certificate_from_dict(fields.each("certificate"))
         if fields.has("logbook"):  # for readers
             logbook_from_dict(fields)
-        serving = _serving(fields.fields("serving")) if fields.has("serving") else None
+        serving, rate = None, None
+        if fields.has("serving"):
+            serving, rate = _serving(fields.fields("serving"), task.costs.scenario.model)
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed, serving, stated)
+    return SavedPlan(plan, task, target, certificate, seed, serving, stated, rate)
 
 
 def _stated(fields: Fields) -> dict[str, float]:
@@ -206,11 +213,15 @@ def _stated(fields: Fields) -> dict[str, float]:
     return stated
 
 
-def _serving(fields: Fields) -> ContinuousSettings:
-    """Return the settings of a plan for a trace; what else is said of it is for readers."""
+def _serving(fields: Fields, model: ModelSpec) -> tuple[ContinuousSettings, RateCertificate | None]:
+    """Return the settings of a plan for a trace, and the proven limit on the rate of any.
+
+    What else is said of it is for readers.
+    """
     settings = from_dict(ContinuousSettings, fields.fields("settings"))
+    rate = rate_from_dict(fields.fields("bound"), model) if fields.has("bound") else None
     fields.ignore_rest()
-    return settings
+    return settings, rate
 
 
 def with_workload(

@@ -12,6 +12,7 @@ from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.quality import interval_of, quality_content
+from llmpq_sim.report.rate_limit import rate_limit_content
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
@@ -97,6 +98,7 @@ def verification_content(verification: Verification) -> Content:
         "gap_fraction": finite(verification.gap_fraction),
         "micro_batchings": verification.entries,
         "refined": verification.refined,
+        "requests_per_s": verification.requests_per_s,
     }
 
 
@@ -168,6 +170,7 @@ def replay_content(replay: Replay) -> Content:
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
+        "bound": rate_limit_content(replay.rate, service.workload),
         "trace": trace_content(service.workload),
         "settings": to_dict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),

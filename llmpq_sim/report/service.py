@@ -30,6 +30,7 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.rate_limit import rate_limit_parts, rate_limit_sentences
 from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
@@ -45,11 +46,13 @@ BAR_WIDTH = 6
 def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -> None:
     """Write what a plan does with a trace, the answer first."""
     service, width = replay.service, width_of(console)
-    print_to(console, folded_lines(service_headline(service), width, "bold"))
+    headline = [*service_headline(service), *rate_limit_parts(replay.rate)]
+    print_to(console, folded_lines(headline, width, "bold"))
     print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    print_to(console, *(paragraph(text, width) for text in trouble_sentences(service)))
+    troubles = [*rate_limit_sentences(replay.rate, service.workload), *trouble_sentences(service)]
+    print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")
     _print_facts(console, replay)

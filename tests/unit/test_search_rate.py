@@ -17,9 +17,9 @@ from tests.builders import plan_at, task_grid, tiny_device, tiny_scenario, tiny_
 from tests.serving import trace
 
 
-def one_device(**others: float) -> PlanningTask:
+def one_device(room_mib: float = 64.0) -> PlanningTask:
     """Return the tiny model on one device, in 16 bits."""
-    return tiny_task(tiny_scenario([tiny_device(**others)]), formats=("fp16",))
+    return tiny_task(tiny_scenario([tiny_device(room_mib=room_mib)]), formats=("fp16",))
 
 
 def saturated(requests: int, prompt: int, output: int) -> TraceWorkload:

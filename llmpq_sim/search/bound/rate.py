@@ -5,6 +5,7 @@ limit is highest, until cutting no longer helps.
 """
 
 from functools import partial
+from math import isfinite
 
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -42,8 +43,28 @@ def rate_certificate(task: PlanningTask, workload: TraceWorkload) -> RateCertifi
     if asked is None:
         return None
     problem = rate_problem(task, asked)
-    intervals = _intervals(problem)
-    return RateCertificate(proven_per_s(problem, intervals), asked, intervals)
+    return _certificate(problem, _intervals(problem))
+
+
+def known_certificate(
+    task: PlanningTask, workload: TraceWorkload, known: RateCertificate | None
+) -> RateCertificate | None:
+    """Return the proven limit as `rate_certificate`, by the multipliers of a certificate if it can.
+
+    That is where it is about a workload of the same sums; its own figure is not relied on.
+    """
+    if known is None or known.workload != workload_of(task, workload):
+        return rate_certificate(task, workload)
+    return _certificate(rate_problem(task, known.workload), known.intervals)
+
+
+def _certificate(
+    problem: RateProblem, intervals: tuple[RateInterval, ...]
+) -> RateCertificate | None:
+    limit_per_s = proven_per_s(problem, intervals)
+    if not isfinite(limit_per_s):
+        return None
+    return RateCertificate(limit_per_s, problem.workload, intervals)
 
 
 def _intervals(problem: RateProblem) -> tuple[RateInterval, ...]:

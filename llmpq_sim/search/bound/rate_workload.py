@@ -75,6 +75,7 @@ def rate_workload(workload: TraceWorkload, most_tokens: int) -> RateWorkload | N
     attending, uncached = full == 0, shared == 0
     contexts = steps * prompts + steps * outputs // 2
     decoding = attending & (steps > 0)
+    shortest = int((prompts[decoding] + 1).min()) if decoding.any() else 1
     return RateWorkload(
         requests=int(served.sum()),
         prompt_tokens=max(int(prompts.sum()) - spared, 1),
@@ -84,7 +85,7 @@ def rate_workload(workload: TraceWorkload, most_tokens: int) -> RateWorkload | N
         attended_squares=int(np.square(prompts[uncached].astype(np.float64)).sum()),
         attending_steps=int(steps[attending].sum()),
         attended_contexts=int(contexts[attending].sum()),
-        shortest_context=int((prompts[decoding] + 1).min(initial=most_tokens)),
+        shortest_context=shortest,
         longest_context=int((prompts[decoding] + steps[decoding]).max(initial=1)),
         longest_prompt=int(prompts[uncached].max(initial=1)),
         longest_request_tokens=int((prompts + outputs).max()),
