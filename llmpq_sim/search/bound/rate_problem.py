@@ -116,11 +116,13 @@ def _works(
         attention = attention_work(model, profile, workload, rows)
         works[EMBEDDING, place, 0] = embedding_work(model, profile, workload)
         works[HEAD, place, 0] = head_work(model, profile, workload)
+        alike: dict[tuple[str, bool], BlockWork] = {}  # formats priced as another take its times
         for number, name in enumerate(task.formats):
             if name in device.formats:
-                works[LAYER, place, number] = layer_work(
-                    model, profile, name, workload, attention, model.layers
-                )
+                key = (profile.aliases.get(name, name), FORMATS[name].is_weight_only)
+                if key not in alike:
+                    alike[key] = layer_work(model, profile, name, workload, attention, model.layers)
+                works[LAYER, place, number] = alike[key]
     return works
 
 
