@@ -11,7 +11,7 @@ from llmpq_sim.latency.models import Overhead
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.rate import rate_certificate
-from llmpq_sim.search.bound.rate_certificate import least_makespan_s, proven_per_s
+from llmpq_sim.search.bound.rate_certificate import proven_per_s
 from llmpq_sim.search.bound.rate_problem import rate_problem
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, stage_blocks
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
@@ -77,8 +77,8 @@ def limits(draw: st.DrawFn, workload: TraceWorkload) -> ContinuousSettings:
 @st.composite
 def services(
     draw: st.DrawFn,
-) -> tuple[PlanningTask, ServingCosts, TraceWorkload, float]:
-    """Return a task, its costs, requests, and the rate at which some plan serves them all."""
+) -> tuple[PlanningTask, TraceWorkload, float]:
+    """Return a task, requests, and the rate at which some plan serves them all."""
     task = draw(tasks())
     scenario = task.costs.scenario
     changed = {kind: draw(profiles(each)) for kind, each in task.costs.profiles.items()}
@@ -96,28 +96,18 @@ def services(
     assume(min(stage_blocks(plan, scenario.model, scenario.cluster, chosen)) > 0)
     result = simulate_continuous(plan, costs, workload, chosen)
     assume(not result.refused)
-    return task, costs, workload, result.requests_per_s
+    return task, workload, result.requests_per_s
 
 
-@settings(max_examples=60)
-@given(services())
-def test_no_plan_serves_faster_than_the_limit(
-    case: tuple[PlanningTask, ServingCosts, TraceWorkload, float],
+@settings(max_examples=30)
+@given(services(), st.data())
+def test_no_plan_serves_faster_than_the_limit_that_any_multipliers_give(
+    case: tuple[PlanningTask, TraceWorkload, float], data: st.DataObject
 ) -> None:
-    task, _, workload, requests_per_s = case
+    task, workload, requests_per_s = case
     certificate = rate_certificate(task, workload)
     assert certificate is not None
     assert requests_per_s <= certificate.requests_per_s
-
-
-@settings(max_examples=60)
-@given(services(), st.data())
-def test_any_multipliers_give_a_limit(
-    case: tuple[PlanningTask, ServingCosts, TraceWorkload, float], data: st.DataObject
-) -> None:
-    task, _, workload, requests_per_s = case
-    certificate = rate_certificate(task, workload)
-    assert certificate is not None
     factors = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 3.0, 100.0])
 
     def changed(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -136,6 +126,4 @@ def test_any_multipliers_give_a_limit(
         for each in certificate.intervals
     )
     problem = rate_problem(task, certificate.workload)
-    weaker_per_s = proven_per_s(problem, intervals)
-    assert requests_per_s <= weaker_per_s
-    assert all(least_makespan_s(problem, each) < np.inf for each in intervals)
+    assert requests_per_s <= proven_per_s(problem, intervals)

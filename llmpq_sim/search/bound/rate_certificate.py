@@ -4,7 +4,7 @@ Let a plan serve R requests in M seconds, and let its KV cache hold C tokens. Th
 of every batch with T tokens, whose sampled sequences hold s tokens of the cache for themselves and
 whose decodes attend to a of them, whatever the scheduler does:
 
-  a <= s <= C;  a layer takes at least t = seconds(T) + attention x a        (`rate_work`)
+  a <= s <= C;  a layer takes at least t = seconds(T) + attention(a)         (`rate_work`)
   over all batches, T, s and a sum up to what the workload says at least     (`rate_workload`)
 
 No device is busy longer than M. And the cache holds what batches under way hold: over all batches
@@ -15,9 +15,10 @@ attended, a block costs
   sum over batches (m + h s) t >= p x tokens + c x held + d x attended,
   p = least over T, a, s of ((m + h s) t - c s - d a) / T,
 
-which is arithmetic: the least over s is at an end or at the vertex of a parabola, that over T at a
-knot of the table. Each block may be placed where it is cheapest, with a price per byte and per unit
-of loss for what memory and quality allow, as in `certificate`. So
+which is arithmetic: attention is convex in a, so that the least is at a = 0, a = s or where its
+lines meet; that over s is at an end or at the vertex of a parabola, that over T at a knot. Each
+block may be placed where it is cheapest, with a price per byte and per unit of loss for what memory
+and quality allow, as in `certificate`. So
 
   M >= (sum of the blocks' costs - byte prices x capacities - loss price x budget)
        / (sum of m over the devices + h C).
@@ -154,7 +155,7 @@ def work_price_s(
     """
     fixed_s = busy * work.fixed_s
     price_s = max(prices_s[0], 0.0)
-    attended_s = min(max(prices_s[1], 0.0), busy * work.attention_limit_s)
+    attended_s = min(max(prices_s[1], 0.0), busy * work.attention.limit_s)
     prices = token_prices_s(work, busy, held, most_held, (price_s, attended_s))
     token_s = min(float(prices.min()), busy * work.slope_s)  # beyond the last knot too
     if token_s < 0.0:
@@ -171,17 +172,32 @@ def token_prices_s(
 
     The tokens held and attended to are those that leave the least. Arguments: see `work_price_s`.
     """
+    attention, most = work.attention, float(most_held)
+    bend = min(attention.wide_from, most)
     slope_s = held * work.seconds - prices_s[0]
-    alone_s = np.minimum(slope_s * most_held, 0.0)  # no decodes: at one end
-    slope_s = slope_s + busy * work.attention_s - prices_s[1]
-    curve_s = held * work.attention_s
+    alone_s = np.minimum(slope_s * most, 0.0)  # nothing is attended to: at one end
+    few_s = _least_s(
+        slope_s + busy * attention.token_s - prices_s[1], held * attention.token_s, 0.0, bend
+    )
+    # as many are attended to as both lines meet at, and as many held as can be
+    at_bend_s = attention.token_s * bend
+    bent_s = (slope_s + held * at_bend_s) * most + busy * at_bend_s - prices_s[1] * bend
+    left_s = np.minimum(np.minimum(alone_s, few_s), bent_s)
+    if bend < most:
+        wide_slope_s = slope_s - held * attention.spared_s
+        wide_slope_s = wide_slope_s + busy * attention.wide_token_s - prices_s[1]
+        many_s = _least_s(wide_slope_s, held * attention.wide_token_s, bend, most)
+        left_s = np.minimum(left_s, many_s - busy * attention.spared_s)
+    return np.asarray((busy * work.seconds + left_s) / work.tokens)
+
+
+def _least_s(slope_s: FloatArray, curve_s: float, low: float, high: float) -> FloatArray:
+    """Return the least of ``slope s + curve s^2`` over s between two ends."""
     if curve_s > 0.0:
-        vertex = np.clip(-slope_s / (2.0 * curve_s), 0.0, most_held)
-        decoding_s = (slope_s + curve_s * vertex) * vertex
+        at = np.clip(-slope_s / (2.0 * curve_s), low, high)
     else:
-        decoding_s = np.minimum(slope_s * most_held, 0.0)
-    left_s = busy * work.seconds + np.minimum(alone_s, decoding_s)
-    return np.asarray(left_s / work.tokens)
+        at = np.where(slope_s > 0.0, low, high)
+    return np.asarray((slope_s + curve_s * at) * at)
 
 
 def proven_per_s(problem: RateProblem, intervals: tuple[RateInterval, ...]) -> float:

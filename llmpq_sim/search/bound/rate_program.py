@@ -293,8 +293,11 @@ def _batches(work: BlockWork, most_held: int, knots: IntArray) -> Batches:
     held = HELD_SHARES * most_held
     attended = np.zeros(len(held))
     if work.attended:
-        held, attended = np.append(held, held[1:]), np.append(attended, held[1:])
+        bend = work.attention.wide_from
+        some = np.union1d(held[1:], [bend] if bend < most_held else [])
+        kinds = np.array([(each, to) for each in some for to in {min(each, bend), each}])
+        held, attended = np.append(held, kinds[:, 0]), np.append(attended, kinds[:, 1])
     all_tokens, all_held = (each.ravel() for each in np.meshgrid(tokens, held, indexing="ij"))
     all_attended = np.tile(attended, len(tokens))
-    all_seconds = np.repeat(seconds, len(held)) + work.attention_s * all_attended
+    all_seconds = np.repeat(seconds, len(held)) + work.attention.seconds(all_attended)
     return Batches(all_seconds, all_tokens, all_held, all_attended)

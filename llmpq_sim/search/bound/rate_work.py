@@ -1,13 +1,15 @@
 """Least seconds of a block in any batch of continuous batching, as a function of few figures.
 
 A batch of T tokens, whose sampled sequences hold s tokens of KV cache and whose decodes attend to a
-of them, keeps a layer for at least ``seconds(T) + attention x a``. The first is the simulator's own
+of them, keeps a layer for at least ``seconds(T) + attention(a)``. The first is the simulator's own
 table, linear between its knots; beyond the last the times of kernels are convex, so that a line
-through the last two knots is below them. The rest are lines below the attention kernels' times.
+through the last two knots is below them. The second is the higher of two lines below the attention
+kernels' times for any number of sequences: through the origin, and for batches of many, which a
+cache no longer holds, steeper but less by a constant.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,39 @@ from llmpq_sim.simulator.continuous.compilation import (
 
 FloatArray = NDArray[np.float64]
 
+WIDE_ROWS = 64
+"""Sequences from which a batch is one of many."""
+
+
+@dataclass(frozen=True)
+class DecodeAttention:
+    """Least seconds of a batch's decodes by the tokens they attend to.
+
+    Attributes:
+        token_s: per token.
+        wide_token_s, spared_s: per token, and less by so much, where that is more.
+        limit_s: most that a token may be priced at, see `attention_work`.
+    """
+
+    token_s: float
+    wide_token_s: float
+    spared_s: float
+    limit_s: float
+
+    @property
+    def wide_from(self) -> float:
+        """Tokens from which the second line is the higher one."""
+        steeper_s = self.wide_token_s - self.token_s
+        return self.spared_s / steeper_s if steeper_s > 0.0 else inf
+
+    def seconds(self, attended: FloatArray) -> FloatArray:
+        """Return the least seconds of batches that attend to so many tokens."""
+        wide_s = self.wide_token_s * attended - self.spared_s
+        return np.maximum(self.token_s * attended, wide_s)
+
+
+NO_ATTENTION = DecodeAttention(0.0, 0.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True)
 class BlockWork:
@@ -35,8 +70,7 @@ class BlockWork:
         tokens: knots of the tokens of a batch; for the LM head, of sampled tokens.
         seconds: at each knot.
         slope_s: seconds per token beyond the last.
-        attention_s: per token that a decode attends to.
-        attention_limit_s: most that such a token may be priced at, see `attention_work`.
+        attention: of decodes.
         units: tokens that all batches compute together, at least.
         attended: tokens that all decodes attend to.
         fixed_s: what the block takes for the whole workload besides.
@@ -46,25 +80,9 @@ class BlockWork:
     seconds: FloatArray
     slope_s: float
     units: int
-    attention_s: float = 0.0
-    attention_limit_s: float = 0.0
+    attention: DecodeAttention = NO_ATTENTION
     attended: int = 0
     fixed_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class AttentionWork:
-    """Least seconds of a layer's attention.
-
-    Attributes:
-        token_s: of each token that a decode attends to.
-        limit_s: most that such a token may be priced at.
-        fixed_s: of the whole workload besides.
-    """
-
-    token_s: float
-    limit_s: float
-    fixed_s: float
 
 
 def layer_work(
@@ -72,7 +90,7 @@ def layer_work(
     profile: DeviceProfile,
     format_name: str,
     workload: RateWorkload,
-    attention: AttentionWork,
+    attention: tuple[DecodeAttention, float],
     most_layers: int,
 ) -> BlockWork:
     """Return the work of a layer in a format.
@@ -82,7 +100,7 @@ def layer_work(
         profile: of the device.
         format_name: of the weights.
         workload: what is asked.
-        attention: of the layer.
+        attention: see `attention_work`.
         most_layers: that share what each step of the device costs beside them.
     """
     tokens = token_knots(_far_tokens(profile, format_name))
@@ -93,10 +111,9 @@ def layer_work(
         seconds,
         _last_slope_s(tokens, seconds),
         workload.computed_tokens,
-        attention.token_s,
-        attention.limit_s,
+        attention[0],
         workload.attended_contexts,
-        attention.fixed_s,
+        attention[1],
     )
 
 
@@ -116,45 +133,43 @@ def head_work(model: ModelSpec, profile: DeviceProfile, workload: RateWorkload) 
 
 def attention_work(
     model: ModelSpec, profile: DeviceProfile, workload: RateWorkload, most_rows: int
-) -> AttentionWork:
-    """Return the least seconds of a layer's attention.
+) -> tuple[DecodeAttention, float]:
+    """Return a layer's least seconds of decode attention, and those of all prompts together.
 
     A request that loses its KV cache computes all it knows as a prompt anew: the token that it
     samples then is no decode, and the prefill attention over as many tokens stands in for the
-    decode's. So a decode counts no more than half of that attention, and may be priced at no more
-    than the other half.
+    decode's. So a token that a decode attends to is priced at no more than that attention takes.
     """
     layout = (model.heads, model.kv_heads, model.head_dim)
     prompts = token_knots(max(workload.longest_prompt, workload.longest_context))
     prompts_s = profile.prefill_attention_s(np.ones_like(prompts), prompts, *layout)
-    fixed_s = _prompts_s(prompts, prompts_s, workload)
+    all_prompts_s = _prompts_s(prompts, prompts_s, workload)
     if not workload.attending_steps:
-        return AttentionWork(0.0, 0.0, fixed_s)
-    contexts, decode_s = _decodes_s(model, profile, workload, most_rows)
+        return NO_ATTENTION, all_prompts_s
     least, most = workload.shortest_context, workload.longest_context
-    between = prompts[(prompts > least) & (prompts < most)]
-    anew = np.concatenate([[least], between, [most]]).astype(float)
-    anew_s = np.interp(anew, prompts, prompts_s) / 2
-    points, points_s = np.append(contexts, anew), np.append(decode_s, anew_s)
-    token_s = float((points_s / points).min())
-    mean = workload.attended_contexts / workload.attending_steps
-    besides_s = max(_hull(points, points_s, mean) - token_s * mean, 0.0)
-    return AttentionWork(
-        token_s, float((anew_s / anew).min()), fixed_s + workload.attending_steps * besides_s
-    )
+    anew = np.concatenate([[least], prompts[(prompts > least) & (prompts < most)], [most]])
+    limit_s = float((np.interp(anew, prompts, prompts_s) / anew).min())
+    rows, attended, decode_s = _decodes_s(model, profile, workload, most_rows)
+    some = attended > 0
+    per_token_s = decode_s[some] / attended[some]
+    token_s = float(per_token_s.min())
+    wide_token_s = float(per_token_s[rows[some] >= min(WIDE_ROWS, most_rows)].min())
+    spared_s = max(float((wide_token_s * attended - decode_s).max()), 0.0)
+    return DecodeAttention(token_s, wide_token_s, spared_s, limit_s), all_prompts_s
 
 
 def _decodes_s(
     model: ModelSpec, profile: DeviceProfile, workload: RateWorkload, most_rows: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return the knots of mean contexts, and the least seconds of a decode at each."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return sequences, tokens attended to and seconds of batches of decodes, at all knots."""
     step = knot_tokens(model.max_positions)
     first, last = workload.shortest_context // step, workload.longest_context // step + 1
     contexts = np.arange(first, last + 1) * float(step)
-    rows, tokens = np.meshgrid(row_knots(most_rows), np.maximum(contexts, 1.0), indexing="ij")
-    decode_s = profile.decode_attention_s(rows, tokens, model.heads, model.kv_heads, model.head_dim)
-    # a context of 0 counts as 1: the line of the first segment is as high at either
-    return np.maximum(contexts, 1e-9), np.asarray((decode_s / rows).min(axis=0))
+    rows, tokens = np.meshgrid(row_knots(most_rows), contexts, indexing="ij")
+    decode_s = profile.decode_attention_s(
+        rows, np.maximum(tokens, 1.0), model.heads, model.kv_heads, model.head_dim
+    )
+    return rows, rows * tokens, decode_s
 
 
 def _prompts_s(prompts: FloatArray, prompts_s: FloatArray, workload: RateWorkload) -> float:
