@@ -3,7 +3,9 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.latency.costs import LayerCosts
@@ -15,6 +17,7 @@ from llmpq_sim.search.bound.rate_certificate import proven_per_s
 from llmpq_sim.search.bound.rate_problem import rate_problem
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, stage_blocks
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
+from llmpq_sim.simulator.continuous.service_times import can_be_served
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from tests.builders import every_placement, plan_at
 from tests.serving import trace
@@ -87,16 +90,31 @@ def services(
     placements = list(every_placement(len(scenario.cluster.devices), scenario.model.layers))
     placement = draw(st.sampled_from(placements))
     kinds = [scenario.cluster.devices[at].device for at, count in placement for _ in range(count)]
-    runs = [[name for name in task.formats if name in each.formats] for each in kinds]
-    assume(all(runs))
+    runs = [[name for name in task.formats if name in each.formats] or ["fp16"] for each in kinds]
     plan = plan_at(scenario, placement, [draw(st.sampled_from(names)) for names in runs], ONE)
-    assume(task.quality.plan_loss(plan.layer_formats) <= task.allowed_loss)
+    loss = task.quality.plan_loss(plan.layer_formats)
+    assume(np.isfinite(loss))
+    formats = tuple(name for name in FORMATS if name in {*task.formats, *plan.layer_formats})
+    task = replace(task, formats=formats, budget=max(task.budget, loss))
     workload = draw(saturated())
     chosen = draw(limits(workload))
-    assume(min(stage_blocks(plan, scenario.model, scenario.cluster, chosen)) > 0)
-    result = simulate_continuous(plan, costs, workload, chosen)
-    assume(not result.refused)
-    return task, workload, result.requests_per_s
+    blocks = min(stage_blocks(plan, scenario.model, scenario.cluster, chosen))
+    served = can_be_served(workload, chosen, blocks)
+    assume(served.any())
+    workload = only(workload, served)
+    return task, workload, simulate_continuous(plan, costs, workload, chosen).requests_per_s
+
+
+def only(workload: TraceWorkload, kept: NDArray[np.bool_]) -> TraceWorkload:
+    """Return the requests that are kept."""
+    names = workload.prefix_blocks
+    return replace(
+        workload,
+        arrival_s=workload.arrival_s[kept],
+        prompt_tokens=workload.prompt_tokens[kept],
+        output_tokens=workload.output_tokens[kept],
+        prefix_blocks=names and tuple(each for each, keep in zip(names, kept, strict=True) if keep),
+    )
 
 
 @settings(max_examples=30)

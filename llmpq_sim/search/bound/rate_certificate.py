@@ -28,6 +28,7 @@ which the cache takes at least what the lower end needs and holds at most the up
 neither order nor contiguity of stages, no limits of the scheduler, and no arrivals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,9 @@ from llmpq_sim.search.bound.rate_workload import RateWorkload
 from llmpq_sim.search.bound.schedule_terms import LAYER
 
 FloatArray = NDArray[np.float64]
+
+HALVINGS = 20
+"""Of what is not known of a share."""
 
 ROUNDING = 1 + 1e-9
 """What sums of floats may be off by."""
@@ -90,7 +94,7 @@ def least_makespan_s(problem: RateProblem, interval: RateInterval) -> float:
     """Return the time that any plan of an interval takes at least for the whole workload.
 
     Any multipliers give a true limit: negative ones count as 0, and what a price claims too much
-    lessens the price of a token.
+    lessens all prices of that block.
     """
     counts = problem.place_counts
     busy = np.maximum(np.array(interval.busy), 0.0)
@@ -153,16 +157,31 @@ def work_price_s(
         most_held: tokens that a batch may hold at most.
         prices_s: of a token held and of one attended to.
     """
-    fixed_s = busy * work.fixed_s
-    price_s = max(prices_s[0], 0.0)
+    held_s = max(prices_s[0], 0.0)
     attended_s = min(max(prices_s[1], 0.0), busy * work.attention.limit_s)
-    prices = token_prices_s(work, busy, held, most_held, (price_s, attended_s))
-    token_s = min(float(prices.min()), busy * work.slope_s)  # beyond the last knot too
-    if token_s < 0.0:
-        price_s = attended_s = 0.0
-        prices = token_prices_s(work, busy, held, most_held, (0.0, 0.0))
-        token_s = min(float(prices.min()), busy * work.slope_s)
-    return token_s * work.units + price_s * held_tokens + attended_s * work.attended + fixed_s
+
+    def token_s(share: float) -> float:
+        prices = (share * held_s, share * attended_s)
+        found = token_prices_s(work, busy, held, most_held, prices)
+        return min(float(found.min()), busy * work.slope_s)  # beyond the last knot too
+
+    share = _largest_share(token_s)
+    priced_s = share * (held_s * held_tokens + attended_s * work.attended)
+    return max(token_s(share), 0.0) * work.units + priced_s + busy * work.fixed_s
+
+
+def _largest_share(token_s: Callable[[float], float]) -> float:
+    """Return about the largest share of the prices that leaves a token no negative price.
+
+    A token's price falls as that share grows; without prices, at 0, no batch costs less than 0.
+    """
+    if token_s(1.0) >= 0.0:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if token_s(middle) >= 0.0 else (low, middle)
+    return low
 
 
 def token_prices_s(

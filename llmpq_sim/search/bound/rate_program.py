@@ -267,6 +267,11 @@ class RateProgram:
         self.upper.add(first + 1, columns, -batches * kinds.held / max(workload.held_tokens, 1))
         if work.attended:
             self.upper.add(first + 2, columns, -batches * kinds.attended / work.attended)
+            # computed anew instead, so that no price is above the limit
+            limit_s = work.attention.limit_s * work.attended
+            self.upper.add(first + 2, self.columns, -1.0)
+            self.upper.add(place, self.columns, limit_s / self.unit_s)
+            self.columns += 1
 
 
 def _unit_s(problem: RateProblem) -> float:
