@@ -139,6 +139,9 @@ class Job:
         policy: ``static`` (the plan's micro-batches) or ``continuous``.
         settings: of continuous batching; None for the static policy.
         options: where and how it runs.
+        concurrency: requests in flight of a closed loop, with continuous batching: so many are
+            there at the start, in order, and each that is finished lets the next one in, whatever
+            its ``arrival_s`` says. None where each arrives at an instant of its own.
     """
 
     saved: "SavedPlan"
@@ -147,6 +150,7 @@ class Job:
     policy: Policy = "static"
     settings: ContinuousSettings | None = None
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    concurrency: int | None = None
 
 
 def ignore_completion(_: Completion) -> None:

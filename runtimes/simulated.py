@@ -53,7 +53,7 @@ class SimulatedRuntime:
             RequestTiming(one.name, len(one.prompt), len(done.tokens), one.arrival_s, 0.0, 0.0)
             for one, done in zip(job.requests, served, strict=True)
         ]
-        predicted = predict_requests(job.saved, lengths, job.policy, job.settings)
+        predicted = predict_requests(job.saved, lengths, job.policy, job.settings, job.concurrency)
         position = {one.name: number for number, one in enumerate(job.requests)}
         for times in sorted(predicted.requests, key=lambda one: one.last_s):
             on_completion(served[position[times.name]])

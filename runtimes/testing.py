@@ -80,6 +80,7 @@ REQUESTS = tuple(
     TokenRequest(f"request-{number}", tuple(range(3 + number, 8 + 2 * number)), tokens)
     for number, tokens in enumerate((6, 1, 4, 6, 3))
 )
+SHARDS: list[tuple[str, ...]] = [("int8",), ("bf16", "int4", "int3")]
 SAMPLED = Sampling(temperature=1.0, top_k=50, top_p=0.95, seed=7)
 SETTINGS = ContinuousSettings(token_budget=16, sequence_limit=4, longest_context_tokens=64)
 
@@ -215,7 +216,7 @@ class RuntimeContract:
     @classmethod
     def job(cls, folder: Path) -> Job:
         """Return two uneven stages of several formats, and requests of several lengths."""
-        saved = saved_plan(folder, [("int8",), ("bf16", "int4", "int3")], prompt_tokens=16)
+        saved = saved_plan(folder, SHARDS, prompt_tokens=16)
         return Job(saved, REQUESTS, folder)
 
     @pytest.fixture(scope="class")
@@ -277,6 +278,23 @@ class RuntimeContract:
             for before, after in pairwise(steps):
                 assert before.ended_s <= after.began_s
 
+    def test_prompts_are_cut_as_the_plan_says(
+        self, runtime: Runtime, job: Job, folder: Path
+    ) -> None:
+        batching = MicroBatching(2, 2, 2, chunk_tokens=4)
+        saved = saved_plan(folder, SHARDS, micro_batching=batching, prompt_tokens=10)
+        requests = tuple(
+            TokenRequest(f"request-{number}", tuple(range(3 + number, 13 + number)), tokens)
+            for number, tokens in enumerate((3, 1, 2, 3))
+        )
+        execution, served = executed(runtime, replace(job, saved=saved, requests=requests))
+        assert sorted(len(one.tokens) for one in served) == [1, 2, 3, 3]
+        for stage in range(2):
+            own = sorted((s for s in execution.steps if s.stage == stage), key=lambda s: s.step)
+            chunks = [step.prompt_tokens for step in own if step.prompt_tokens]
+            assert chunks == [2 * 4, 2 * 3, 2 * 3] * 2
+            assert all(not step.decodes for step in own if step.prompt_tokens)
+
     def test_continuous_batching_finishes_every_request(self, runtime: Runtime, job: Job) -> None:
         late = replace(REQUESTS[4], arrival_s=0.05)
         online = replace(
@@ -285,6 +303,20 @@ class RuntimeContract:
         execution, served = executed(runtime, online)
         assert sorted(one.request for one in served) == list(range(len(REQUESTS)))
         assert execution.requests[4].first_s >= 0.05
+
+    def test_a_closed_loop_lets_a_request_in_as_one_is_finished(
+        self, runtime: Runtime, job: Job
+    ) -> None:
+        closed = replace(job, policy="continuous", settings=SETTINGS, concurrency=2)
+        execution, served = executed(runtime, closed)
+        assert sorted(one.request for one in served) == list(range(len(REQUESTS)))
+        entered_s = [one.arrival_s for one in execution.requests]
+        assert entered_s == sorted(entered_s)
+        assert entered_s[:2] == [0.0, 0.0]
+        ended_s = sorted(one.last_s for one in execution.requests)
+        assert all(after >= ended for after, ended in zip(entered_s[2:], ended_s, strict=False))
+        with pytest.raises(LlmpqError, match="expected at least 1 in flight, with continuous"):
+            runtime.check(replace(job, concurrency=2))
 
     def test_a_stop_token_ends_an_output(
         self, runtime: Runtime, job: Job, run: tuple[Execution, list[Completion]]

@@ -12,7 +12,6 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.grid import micro_batching_grid
 
 FORMATS_OF_TESTS = ("int4", "int8", "fp16")
 
@@ -112,12 +111,6 @@ def tiny_task(
     table = quality or nominal_quality(scenario.model.layers, sensitivity)
     limit = table.uniform_loss(formats[0]) if budget is None else budget
     return PlanningTask(tiny_costs(scenario), table, formats, limit)
-
-
-def task_grid(task: PlanningTask) -> list[MicroBatching]:
-    """Return the micro-batchings that a search of the task considers."""
-    scenario = task.costs.scenario
-    return micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
 
 
 def every_placement(devices: int, layers: int) -> Iterator[Placement]:

@@ -14,7 +14,7 @@ from llmpq_sim.simulator.continuous.engine import simulate_service
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
 from llmpq_sim.simulator.continuous.recurrence import compute_service
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.continuous.settings import Admission, ContinuousSettings
 from llmpq_sim.simulator.continuous.watch import Watch
 from tests.oracles.continuous import serve_plainly
 
@@ -114,6 +114,7 @@ def steps_of(case: Case) -> list[StageStep]:
 def outcome(times: ServiceTimes) -> tuple[object, ...]:
     """Return all that was recorded as something that compares by value, bit for bit."""
     return (
+        times.arrival_s.tobytes(),
         times.first_s.tobytes(),
         times.last_s.tobytes(),
         times.gaps.summary(0.0),
@@ -122,11 +123,18 @@ def outcome(times: ServiceTimes) -> tuple[object, ...]:
         times.preemptions,
         times.peak_blocks,
         times.reused_tokens,
+        times.phases,
     )
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, shared: bool = True, cut: bool | None = None) -> Case:
+def cases(
+    draw: st.DrawFn,
+    *,
+    shared: bool = True,
+    cut: bool | None = None,
+    admission: Admission | None = None,
+) -> Case:
     """Any small pipeline, trace and limits: blocks for one request only, to more than enough.
 
     Durations are few, so that instants coincide.
@@ -135,9 +143,11 @@ def cases(draw: st.DrawFn, *, shared: bool = True, cut: bool | None = None) -> C
         draw: given by hypothesis.
         shared: whether prompts may share prefixes.
         cut: whether prompts are cut; either unless told.
+        admission: when requests are admitted; either unless told.
     """
     longest = draw(st.sampled_from([8, 20, 40]))
     chunked = draw(st.booleans()) if cut is None else cut
+    stages = draw(st.integers(1, 4))
     budget = draw(st.integers(1, 24)) if chunked else longest + draw(st.integers(0, 20))
     settings = ContinuousSettings(
         token_budget=budget,
@@ -147,12 +157,17 @@ def cases(draw: st.DrawFn, *, shared: bool = True, cut: bool | None = None) -> C
         block_tokens=draw(st.sampled_from([1, 2, 4, 8])),
         prefix_caching=shared and draw(st.booleans()),
         schedules_ahead=draw(st.booleans()),
+        admission=draw(st.sampled_from(["evict", "no-evict"])) if admission is None else admission,
+        chunk_tokens=draw(st.none() | st.integers(1, 8)) if chunked else None,
+        batches_in_flight=draw(st.none() | st.integers(1, stages)),
     )
     random = Random(draw(st.integers(0, 10**6)))
     spare = draw(st.sampled_from([-2, 0, 0, 1, 3, 10, 50]))
     blocks = max(settings.blocks(longest) + spare, 1)
-    pipeline = _pipeline(random, settings, draw(st.integers(1, 4)), blocks)
-    return pipeline, _workload(random, settings, draw(st.integers(1, 24))), settings
+    pipeline = _pipeline(random, settings, stages, blocks)
+    workload = _workload(random, settings, draw(st.integers(1, 24)))
+    users = draw(st.sampled_from([None, None, 1, 2, 5, 30]))
+    return pipeline, replace(workload, concurrency=users), settings
 
 
 def _pipeline(random: Random, settings: ContinuousSettings, stages: int, blocks: int) -> Pipeline:
@@ -186,6 +201,8 @@ def _workload(random: Random, settings: ContinuousSettings, requests: int) -> Tr
     prompts = [random.randint(1, half + 1) for _ in range(requests)]
     outputs = [random.choice([1, 2, random.randint(1, half + 2)]) for _ in range(requests)]
     unit = settings.block_tokens * random.choice([1, 2])
+    if random.random() < 0.2:
+        return trace(arrival_s, prompts, outputs)
     names = tuple(_names(random, -(-prompt // unit)) for prompt in prompts)
     return trace(arrival_s, prompts, outputs, names, unit)
 

@@ -10,6 +10,7 @@ from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import simulate_static
@@ -17,7 +18,6 @@ from tests.builders import (
     every_placement,
     every_plan,
     plan_at,
-    task_grid,
     tiny_device,
     tiny_model,
     tiny_scenario,
@@ -120,6 +120,9 @@ def tasks_and_plans(draw: st.DrawFn) -> tuple[PlanningTask, Plan]:
     )
     task = tiny_task(scenario, formats=("fp16",))
     batching = draw(st.sampled_from(task_grid(task)))
+    if draw(st.booleans()):
+        most = scenario.workload.prompt_tokens
+        batching = replace(batching, chunk_tokens=draw(st.integers(max(most // 6, 1), most)))
     placement = draw(st.sampled_from(list(every_placement(places, layers))))
     return task, plan_at(scenario, placement, ["fp16"] * layers, batching)
 
@@ -130,15 +133,19 @@ class Enumerated:
 
     Attributes:
         task: the task.
+        grid: micro-batchings of its plans; those of a search unless told.
         makespans_s: by micro-batching, then by plan; plans that differ only in the order of formats
             within a stage take the same time, and one stands for all.
     """
 
     task: PlanningTask
+    grid: tuple[MicroBatching, ...] | None = None
 
     @cached_property
     def makespans_s(self) -> dict[MicroBatching, dict[Plan, float]]:
-        return {batching: self._simulated(batching) for batching in task_grid(self.task)}
+        return {
+            batching: self._simulated(batching) for batching in self.grid or task_grid(self.task)
+        }
 
     def _simulated(self, batching: MicroBatching) -> dict[Plan, float]:
         found: dict[Plan, float] = {}

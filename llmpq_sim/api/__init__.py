@@ -11,23 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmpq_sim.api.capacities import capacity
     from llmpq_sim.api.planned import Planned, load
     from llmpq_sim.api.planning import plan
     from llmpq_sim.api.prediction import Prediction, predict
     from llmpq_sim.api.quality_target import QualityOptions
     from llmpq_sim.api.replaying import Replay, ServingOptions, replay
     from llmpq_sim.api.simulation import Simulation, simulate
+    from llmpq_sim.api.sweeping import Sweep, sweep_concurrency
     from llmpq_sim.api.verification import Verification, verify
     from llmpq_sim.io.workloads import TraceOptions
     from llmpq_sim.search.planner import SearchSettings
 
 _ROOMS = {
+    "llmpq_sim.api.capacities": ("capacity",),
     "llmpq_sim.api.planned": ("Planned", "load"),
     "llmpq_sim.api.planning": ("plan",),
     "llmpq_sim.api.prediction": ("Prediction", "predict"),
     "llmpq_sim.api.quality_target": ("QualityOptions",),
     "llmpq_sim.api.replaying": ("Replay", "ServingOptions", "replay"),
     "llmpq_sim.api.simulation": ("Simulation", "simulate"),
+    "llmpq_sim.api.sweeping": ("Sweep", "sweep_concurrency"),
     "llmpq_sim.api.verification": ("Verification", "verify"),
     "llmpq_sim.io.workloads": ("TraceOptions",),
     "llmpq_sim.search.planner": ("SearchSettings",),
@@ -41,13 +45,16 @@ __all__ = [
     "SearchSettings",
     "ServingOptions",
     "Simulation",
+    "Sweep",
     "TraceOptions",
     "Verification",
+    "capacity",
     "load",
     "plan",
     "predict",
     "replay",
     "simulate",
+    "sweep_concurrency",
     "verify",
 ]
 

@@ -55,8 +55,9 @@ def plan(
         trace: requests over time instead of a batch: a file, a bundled name, or what
             ``llmpq_sim.io.workloads.TraceOptions`` says.
         service: limits in milliseconds that a good request of the trace meets.
-        objective: of the plan for a trace: ``goodput``, ``mean-latency``, ``p99-latency`` or
-            ``cost``; goodput where there are limits, or else mean latency.
+        objective: of the plan for a trace: ``goodput``, ``throughput``, ``mean-latency``,
+            ``p99-latency`` or ``cost``; goodput where there are limits, throughput of a closed
+            loop, or else mean latency.
         quality: no worse than this format everywhere, or the largest loss in nominal nats per
             token, or what ``QualityOptions`` says; as int4 everywhere unless told.
         formats: weight formats that layers may have, in a sequence or with commas between.

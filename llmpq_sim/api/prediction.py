@@ -74,14 +74,30 @@ def predict(
     if not isinstance(execution, SavedExecution):
         execution = load_execution(Path(execution))
     return predict_requests(
-        saved, execution.execution.requests, execution.policy, execution.settings
+        saved,
+        execution.execution.requests,
+        execution.policy,
+        execution.settings,
+        execution.concurrency,
     )
 
 
 def predict_requests(
-    saved: SavedPlan, requests: Requests, policy: Policy, settings: ContinuousSettings | None
+    saved: SavedPlan,
+    requests: Requests,
+    policy: Policy,
+    settings: ContinuousSettings | None,
+    concurrency: int | None = None,
 ) -> Prediction:
     """Return what the simulator says of requests, of which lengths and arrivals are read.
+
+    Args:
+        saved: the plan.
+        requests: of a closed loop in the order in which they enter.
+        policy: how they are batched.
+        settings: of continuous batching; None for the static policy.
+        concurrency: requests in flight of a closed loop, which enter when the simulation lets them
+            in; None for requests that arrive when they did.
 
     Raises:
         InputError, InfeasibleError: see ``predict``.
@@ -93,7 +109,7 @@ def predict_requests(
         return _predict_static(saved, requests)
     if settings is None:
         raise InputError("settings: expected those of continuous batching, got none")
-    return _predict_continuous(saved, requests, settings)
+    return _predict_continuous(saved, requests, settings, concurrency)
 
 
 def _check_tokens(requests: Requests, model: ModelSpec) -> None:
@@ -169,11 +185,11 @@ def _batch_bytes(saved: SavedPlan, plan: Plan, batch: Requests) -> list[int]:
 def _recording(steps: list[StageStep], plan: Plan, workload: BatchWorkload) -> RunSteps:
     """Return a runner that appends the steps of a batch's waves, which it runs in order."""
     schedules = iter(batch_schedules(workload, plan.micro_batching))
-    prompt, simulate = workload.prompt_tokens, every_step()
+    simulate = every_step()
 
     def run(graph: StepGraph, start_s: float) -> StepTimes:
         schedule, first = next(schedules), len(steps) // len(plan.stages)
-        loads = [(0, rows * prompt) for rows in schedule.prefill_rows]
+        loads = [(0, step.step_tokens) for step in schedule.prefill_steps]
         loads += [(schedule.decode_rows[group][turn], 0) for group, turn in schedule.decode_order]
 
         def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
@@ -206,7 +222,7 @@ def _static_notes(batches: list[Requests]) -> tuple[str, ...]:
 
 
 def _predict_continuous(
-    saved: SavedPlan, requests: Requests, settings: ContinuousSettings
+    saved: SavedPlan, requests: Requests, settings: ContinuousSettings, concurrency: int | None
 ) -> Prediction:
     scenario = saved.task.costs.scenario
     costs = ServingCosts(scenario.model, scenario.cluster, saved.task.costs.profiles)
@@ -217,7 +233,7 @@ def _predict_continuous(
     service = serve(
         saved.plan,
         costs,
-        _workload(ordered, begin_s),
+        replace(_workload(ordered, begin_s), concurrency=concurrency),
         settings,
         watch=Watch(
             on_step=lambda *step: steps.append(step),
@@ -246,10 +262,17 @@ def _workload(ordered: Requests, begin_s: float) -> TraceWorkload:
 
 
 def _served(ordered: Requests, service: Service, begin_s: float) -> tuple[RequestTiming, ...]:
+    arrives = service.workload.concurrency is None
     return tuple(
-        replace(request, first_s=first_s + begin_s, last_s=last_s + begin_s)
-        for request, first_s, last_s, is_served in zip(
+        replace(
+            request,
+            arrival_s=request.arrival_s if arrives else entered_s,
+            first_s=first_s + begin_s,
+            last_s=last_s + begin_s,
+        )
+        for request, entered_s, first_s, last_s, is_served in zip(
             ordered,
+            service.times.arrival_s.tolist(),
             service.times.first_s.tolist(),
             service.times.last_s.tolist(),
             service.served.tolist(),

@@ -15,11 +15,13 @@ from llmpq_sim.io.workloads import TraceOptions, load_workload
 from llmpq_sim.search.bound.rate import known_certificate
 from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
 from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import (
+    Admission,
     ContinuousSettings,
     ServiceObjectives,
     default_settings,
@@ -33,8 +35,9 @@ class ServingOptions:
     """What is asked of a simulated service; None where an option was not given.
 
     Attributes:
-        token_budget, sequence_limit, chunked_prefill, prefix_caching: of the scheduler; where
-            they are not given, as in the plan file, or else by default.
+        token_budget, sequence_limit, chunked_prefill, prefix_caching, admission, chunk_tokens,
+            batches_in_flight: of the scheduler; where they are not given, as in the plan file, or
+            else by default.
         ttft_ms, tpot_ms, latency_ms: what a request must meet to be good.
         attainment: share of good requests at which to seek the highest rate, or None not to.
     """
@@ -43,6 +46,9 @@ class ServingOptions:
     sequence_limit: int | None = None
     chunked_prefill: bool | None = None
     prefix_caching: bool | None = None
+    admission: Admission | None = None
+    chunk_tokens: int | None = None
+    batches_in_flight: int | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     latency_ms: float | None = None
@@ -61,6 +67,7 @@ class Replay:
         seed: of all draws.
         wall_seconds: how long reading and simulating took.
         rate: the rate at which no plan serves these requests, proven, or None.
+        advice: settings that serve more, where requests evict each other, the best first.
     """
 
     saved: SavedPlan
@@ -70,6 +77,7 @@ class Replay:
     seed: int
     wall_seconds: float
     rate: RateCertificate | None = None
+    advice: tuple[Remedy, ...] = ()
 
 
 def replay(
@@ -113,9 +121,11 @@ def replay(
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)
-    rate = known_certificate(saved.task, workload, saved.rate)
+    cached = settings.prefix_caching
+    rate = known_certificate(saved.task, workload, saved.rate, is_cached=cached)
+    advice = eviction_advice(service)
     seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate)
+    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate, advice)
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:
@@ -136,12 +146,17 @@ def chosen_settings(
         "sequence_limit": options.sequence_limit,
         "chunked_prefill": options.chunked_prefill,
         "prefix_caching": options.prefix_caching,
+        "admission": options.admission,
+        "chunk_tokens": options.chunk_tokens,
+        "batches_in_flight": options.batches_in_flight,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if saved.serving is not None:
         budget = options.token_budget or saved.serving.token_budget
-        limit = {"sequence_limit": min(saved.serving.sequence_limit, budget)}
-        return replace(saved.serving, **limit | given)
+        planned: dict[str, Any] = {"sequence_limit": min(saved.serving.sequence_limit, budget)}
+        if options.chunked_prefill is False:
+            planned["chunk_tokens"] = None
+        return replace(saved.serving, **planned | given)
     return default_settings(saved.task.costs.scenario.model, workload, **given)
 
 

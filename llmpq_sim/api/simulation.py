@@ -12,6 +12,7 @@ from llmpq_sim.io.plans import with_workload
 from llmpq_sim.io.tasks import load_output_lengths
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy
+from llmpq_sim.search.shortage import why_infeasible
 from llmpq_sim.simulator.static.policies import STATIC, batch_policy
 
 
@@ -39,7 +40,7 @@ class Simulation:
             InfeasibleError: the plan does not fit, or loses too much.
         """
         if self.score.result is None:
-            raise InfeasibleError(f"plan: {self.score.infeasible_reason()}")
+            raise InfeasibleError(f"plan: {why_infeasible(self.score, self.task)}")
         return self.score.result
 
     @property

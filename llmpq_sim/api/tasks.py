@@ -10,6 +10,7 @@ from llmpq_sim.api.replaying import ServingOptions, service_objectives
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.io.tasks import (
@@ -25,7 +26,7 @@ from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.rate import rate_certificate
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
-from llmpq_sim.simulator.continuous.settings import default_settings
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives, default_settings
 from llmpq_sim.workloads.shaping import noted
 
 
@@ -100,8 +101,9 @@ def trace_task(
 ) -> tuple[OnlineTask, list[str]]:
     """Return the task of planning for a trace, and what the user should know of its profiles.
 
-    The objective is goodput where requests have limits to meet, or else mean latency, unless told;
-    requests are as many as a simulation draws by default, of a file the first ones.
+    The objective is goodput where requests have limits to meet, throughput of a closed loop, or
+    else mean latency, unless told; requests are as many as a simulation draws by default, of a file
+    the first ones.
 
     Raises:
         InputError: a name, a file or an option says something that cannot be.
@@ -119,10 +121,16 @@ def trace_task(
         workload=workload,
         defaults=default_settings(model, workload),
         objectives=objectives,
-        objective=objective or ("mean-latency" if objectives is None else "goodput"),
         rate=rate_certificate(batch, workload),
+        objective=objective or _objective(workload, objectives),
     )
     return task, notes
+
+
+def _objective(workload: TraceWorkload, objectives: ServiceObjectives | None) -> Objective:
+    if objectives is not None:
+        return "goodput"
+    return "mean-latency" if workload.concurrency is None else "throughput"
 
 
 def _cluster(options: TaskOptions) -> Cluster:

@@ -86,6 +86,10 @@ class TraceShape:
             "--rate-scaling", help="Divide all times by a factor, or lay copies over each other."
         ),
     ] = "compress"
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="So many always in flight: each that ends lets the next in.", min=1),
+    ] = None
     arrivals: Annotated[
         str | None, typer.Option(help="Made-up arrivals: poisson, gamma or burst, with parameters.")
     ] = None
@@ -145,6 +149,21 @@ class SchedulerOptions:
             "--prefix-caching/--no-prefix-caching",
             help="Share KV blocks of equal prefixes; default: on where the trace has hashes.",
         ),
+    ] = None
+    admission: Annotated[
+        Literal["evict", "no-evict"] | None,
+        typer.Option(
+            help="Admit requests at once and evict when KV runs out, or only those whose whole "
+            "output fits; default: evict."
+        ),
+    ] = None
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most prompt tokens of one request in a batch; default: all.", min=1),
+    ] = None
+    batches_in_flight: Annotated[
+        int | None,
+        typer.Option(help="Most batches under way at once; default: one a stage.", min=1),
     ] = None
 
 

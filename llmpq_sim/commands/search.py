@@ -51,8 +51,11 @@ class ObjectiveOptions(SloOptions):
     """What is sought of requests over time."""
 
     objective: Annotated[
-        Literal["goodput", "mean-latency", "p99-latency", "cost"] | None,
-        typer.Option(help="With --trace; default: goodput where there is an SLO, or mean-latency."),
+        Literal["goodput", "throughput", "mean-latency", "p99-latency", "cost"] | None,
+        typer.Option(
+            help="With --trace; default: goodput where there is an SLO, throughput with "
+            "--concurrency, or mean-latency."
+        ),
     ] = None
 
     @property

@@ -3,10 +3,16 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmpq_sim.commands.capacity import (
+    CapacityOptions,
+    SweepOptions,
+    print_capacity,
+    print_sweep,
+)
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     JsonFlag,
@@ -21,6 +27,11 @@ from llmpq_sim.commands.options import (
     serving_options,
     trace_options,
 )
+from llmpq_sim.core.errors import InputError
+
+if TYPE_CHECKING:
+    from llmpq_sim.api import ServingOptions, TraceOptions
+    from llmpq_sim.io.plans import SavedPlan
 
 
 @dataclass(frozen=True)
@@ -75,17 +86,71 @@ def simulate(
     scheduler: SchedulerOptions,
     slo: SloOptions,
     rates: RateSearch,
+    sweep: SweepOptions,
+    fits: CapacityOptions,
     picture: LatencyPlot,
     output: SimulationOutput,
     seed: Seed = 0,
 ) -> None:
     """Predict what a plan does with its own batch, with another, or with requests over time."""
-    if not source.is_given:
-        of_traces = (TraceShape, SchedulerOptions, SloOptions, RateSearch, LatencyPlot)
-        check_not_given(context, of_traces, "give --trace or --lengths as well")
+    _check_together(context, source, sweep, fits)
+    if not (source.is_given or fits.capacity):
         _simulate_batch(plan, batch, output)
         return
-    check_not_given(context, (OtherBatchOptions,), "a trace brings its own requests")
+    serving = serving_options(slo, scheduler, rates.share)
+    if fits.capacity:
+        asked = trace_options(source, shape, seed) if source.is_given else None
+        saved = _loaded(plan, output)
+        print_capacity(saved, batch, asked, serving, fits, as_json=output.as_json)
+    elif sweep.sweep_concurrency is not None:
+        asked = trace_options(source, shape, seed)
+        print_sweep(_loaded(plan, output), sweep, asked, serving, as_json=output.as_json)
+    else:
+        _replay(plan, trace_options(source, shape, seed), serving, picture, output)
+
+
+def _check_together(
+    context: typer.Context, source: TraceSource, sweep: SweepOptions, fits: CapacityOptions
+) -> None:
+    """Raise InputError if options do not go together."""
+    if fits.capacity:
+        timed = (SloOptions, RateSearch, SweepOptions, LatencyPlot)
+        check_not_given(context, timed, "is of a simulation; leave it or --capacity out")
+    else:
+        check_not_given(context, (CapacityOptions,), "give --capacity as well")
+    if source.is_given:
+        check_not_given(context, (OtherBatchOptions,), "a trace brings its own requests")
+    elif not fits.capacity:
+        of_traces = (
+            TraceShape,
+            SchedulerOptions,
+            SloOptions,
+            RateSearch,
+            SweepOptions,
+            LatencyPlot,
+        )
+        check_not_given(context, of_traces, "give --trace or --lengths as well")
+    if sweep.sweep_concurrency is not None:
+        unused = (RateSearch, LatencyPlot)
+        check_not_given(context, unused, "is of one simulation; leave --sweep-concurrency out")
+
+
+def _loaded(plan: Path, output: SimulationOutput) -> "SavedPlan":
+    """Return the plan of a command that draws no timeline."""
+    from llmpq_sim.api import load
+
+    if output.timeline is not None:
+        raise InputError("--timeline: draws one simulation; leave it out")
+    return load(plan, profiles=output.profile or ())
+
+
+def _replay(
+    plan: Path,
+    trace: "TraceOptions",
+    serving: "ServingOptions",
+    picture: LatencyPlot,
+    output: SimulationOutput,
+) -> None:
     from llmpq_sim.api import load
     from llmpq_sim.report.artifacts import Artifacts, replay_drawn
     from llmpq_sim.report.console import answer_console, print_json
@@ -94,8 +159,8 @@ def simulate(
 
     found, written = replay_drawn(
         load(plan, profiles=output.profile or ()),
-        trace_options(source, shape, seed),
-        serving_options(slo, scheduler, rates.share),
+        trace,
+        serving,
         Artifacts(output.timeline, picture.plot),
         watched=sys.stderr.isatty(),
     )
@@ -108,6 +173,7 @@ def simulate(
 def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutput) -> None:
     from llmpq_sim.api import simulate as simulated
     from llmpq_sim.report.console import answer_console, print_json
+    from llmpq_sim.search.shortage import why_infeasible
 
     found = simulated(
         plan,
@@ -126,7 +192,7 @@ def _simulate_batch(plan: Path, batch: OtherBatchOptions, output: SimulationOutp
         written = [timeline_text(drawn, str(output.timeline))]
     if found.policy != "static":
         written.append(f"Micro-batches follow each other as the policy {found.policy} has it.")
-    infeasible_reason = found.score.infeasible_reason()
+    infeasible_reason = why_infeasible(found.score, found.task)
     if output.as_json:
         from llmpq_sim.report.json_reports import predicted_content
 

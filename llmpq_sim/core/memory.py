@@ -36,6 +36,11 @@ class StageMemory:
         )
 
     @property
+    def free_bytes(self) -> int:
+        """What the device has left; negative where the stage does not fit."""
+        return self.limit_bytes - self.total_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether the device has what the stage needs."""
         return self.total_bytes <= self.limit_bytes
@@ -71,8 +76,12 @@ def ends_bytes(model: ModelSpec, is_first: bool, is_last: bool) -> int:
 def temporaries_bytes(
     model: ModelSpec, workload: BatchWorkload, micro_batching: MicroBatching
 ) -> int:
-    """Return the bytes of activations and workspace for the larger of the two micro-batches."""
-    tokens = max(micro_batching.prefill * workload.prompt_tokens, micro_batching.decode)
+    """Return the bytes of activations and workspace for the larger of the two micro-batches.
+
+    A prefill micro-batch has those of its largest chunk.
+    """
+    chunk_tokens = micro_batching.chunks(workload.prompt_tokens)[0]
+    tokens = max(micro_batching.prefill * chunk_tokens, micro_batching.decode)
     return batch_temporaries_bytes(model, tokens)
 
 

@@ -10,7 +10,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.formats import format_named
 from llmpq_sim.core.records import Codec, Key, Place
-from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,26 @@ class MicroBatching:
     micro-batches of at most ``prefill`` rows, then decoded in rounds, and the next wave starts
     when the last request of the wave is done. With all groups in flight there is one wave, which
     is the paper's schedule.
+
+    With ``chunk_tokens`` the prompts of a prefill micro-batch are cut into equal consecutive chunks
+    of at most so many tokens a row, which follow each other through the stages; None leaves prompts
+    whole (Agrawal et al., Sarathi, arXiv:2308.16369, sec. 4.2).
     """
 
     prefill: Annotated[int, Key("prefill_micro_batch")]
     decode: Annotated[int, Key("decode_micro_batch")]
     groups_in_flight: int
+    chunk_tokens: Annotated[int | None, Key("prefill_chunk_tokens"), Place.OPTIONAL] = None
 
     def within(self, requests: int) -> "MicroBatching":
         """Return the same cuts for a batch of so many requests, which may be a smaller one."""
         decode = min(self.decode, requests)
         groups = min(self.groups_in_flight, ceil(requests / decode))
-        return MicroBatching(min(self.prefill, requests), decode, groups)
+        return MicroBatching(min(self.prefill, requests), decode, groups, self.chunk_tokens)
+
+    def chunks(self, prompt_tokens: int) -> tuple[int, ...]:
+        """Return the tokens of each chunk of a prompt of so many, the largest first."""
+        return equal_parts(prompt_tokens, self.chunk_tokens or prompt_tokens)
 
     def waves(self, requests: int) -> list[tuple[int, ...]]:
         """Return the rows of each group of each wave."""
@@ -117,7 +126,7 @@ def check_plan(plan: Plan, scenario: Scenario, where: str = "plan") -> None:
             f"{where}.stages: expected {scenario.model.layers} layers in all, got {layers}"
         )
     _check_stages(plan, scenario, where)
-    _check_micro_batching(plan.micro_batching, scenario.workload.requests, where)
+    _check_micro_batching(plan.micro_batching, scenario.workload, where)
 
 
 def _check_stages(plan: Plan, scenario: Scenario, where: str) -> None:
@@ -140,7 +149,10 @@ def _check_stages(plan: Plan, scenario: Scenario, where: str) -> None:
                 )
 
 
-def _check_micro_batching(micro_batching: MicroBatching, requests: int, where: str) -> None:
+def _check_micro_batching(
+    micro_batching: MicroBatching, workload: BatchWorkload, where: str
+) -> None:
+    requests, prompt_tokens = workload.requests, workload.prompt_tokens
     sizes = {
         "prefill_micro_batch": micro_batching.prefill,
         "decode_micro_batch": micro_batching.decode,
@@ -152,4 +164,10 @@ def _check_micro_batching(micro_batching: MicroBatching, requests: int, where: s
     if not 1 <= micro_batching.groups_in_flight <= most:
         raise InputError(
             f"{where}.groups_in_flight: expected 1 to {most}, got {micro_batching.groups_in_flight}"
+        )
+    chunk_tokens = micro_batching.chunk_tokens
+    if chunk_tokens is not None and not 1 <= chunk_tokens <= prompt_tokens:
+        raise InputError(
+            f"{where}.prefill_chunk_tokens: expected 1 to {prompt_tokens} (the prompt), got "
+            f"{chunk_tokens}; leave it out to prefill whole prompts"
         )

@@ -1,13 +1,35 @@
-"""Batch schedule: rows of each prefill micro-batch and decode group."""
+"""Batch schedule: steps of prefill, and rows of each decode group."""
 
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from llmpq_sim.core.plan import MicroBatching, equal_parts
 from llmpq_sim.core.scenario import BatchWorkload
+
+
+class PrefillStep(NamedTuple):
+    """A chunk of the prompts of one prefill micro-batch.
+
+    Attributes:
+        rows: prompts.
+        before_tokens: of each prompt that chunks before it have computed.
+        tokens: of each prompt that this one computes.
+        is_last: whether the prompts end with it: only then tokens are sampled.
+    """
+
+    rows: int
+    before_tokens: int
+    tokens: int
+    is_last: bool
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.rows * self.tokens
 
 
 @dataclass(frozen=True)
@@ -15,15 +37,21 @@ class BatchSchedule:
     """The micro-batches of one wave.
 
     Attributes:
-        prefill_rows: rows of each prefill micro-batch, in order.
+        prefill_steps: chunks of each prefill micro-batch, one micro-batch after another; a prompt
+            that is not cut is one chunk.
         group_rows: rows of each decode group, in order.
         decode_rows: for each group, in order, the rows still generating in rounds 1, 2, ...;
             a group that is done after its first token has no round.
     """
 
-    prefill_rows: tuple[int, ...]
+    prefill_steps: tuple[PrefillStep, ...]
     group_rows: tuple[int, ...]
     decode_rows: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def prefill_rows(self) -> tuple[int, ...]:
+        """Rows of each prefill step, in order."""
+        return tuple(step.rows for step in self.prefill_steps)
 
     @property
     def rounds(self) -> int:
@@ -43,18 +71,18 @@ class BatchSchedule:
     @cached_property
     def step_of(self) -> dict[tuple[int, int], int]:
         """Number of the step of a group and turn; prefill steps are numbered first."""
-        starts = len(self.prefill_rows)
+        starts = len(self.prefill_steps)
         return {place: starts + number for number, place in enumerate(self.decode_order)}
 
     @property
     def steps(self) -> int:
-        """Micro-batches that pass each stage."""
-        return len(self.prefill_rows) + len(self.decode_order)
+        """Steps that pass each stage: chunks of prefill, and decode micro-batches."""
+        return len(self.prefill_steps) + len(self.decode_order)
 
     def releases(self) -> list[list[int]]:
-        """Return, per prefill micro-batch, the groups whose last prompt it holds."""
-        released: list[list[int]] = [[] for _ in self.prefill_rows]
-        prefilled = list(accumulate(self.prefill_rows))
+        """Return, per prefill step, the groups whose last prompt ends with it."""
+        released: list[list[int]] = [[] for _ in self.prefill_steps]
+        prefilled = list(accumulate(step.rows * step.is_last for step in self.prefill_steps))
         for group, last_row in enumerate(accumulate(self.group_rows)):
             released[bisect_left(prefilled, last_row)].append(group)
         return released
@@ -65,7 +93,8 @@ def batch_schedules(workload: BatchWorkload, micro_batching: MicroBatching) -> l
     schedules, start = [], 0
     for groups in micro_batching.waves(workload.requests):
         wanted = workload.output_tokens[start : start + sum(groups)]
-        schedules.append(_schedule(wanted, groups, micro_batching.prefill))
+        steps = prefill_steps(sum(groups), micro_batching, workload.prompt_tokens)
+        schedules.append(_schedule(wanted, groups, steps))
         start += sum(groups)
     return schedules
 
@@ -78,13 +107,27 @@ def counted_batch_schedules(
 
 
 @lru_cache(maxsize=512)
+def prefill_steps(
+    wave_rows: int, micro_batching: MicroBatching, prompt_tokens: int
+) -> tuple[PrefillStep, ...]:
+    """Return the prefill steps of a wave of so many rows, in order."""
+    chunks = micro_batching.chunks(prompt_tokens)
+    ends = list(accumulate(chunks))
+    return tuple(
+        PrefillStep(rows, end - tokens, tokens, end == prompt_tokens)
+        for rows in equal_parts(wave_rows, micro_batching.prefill)
+        for tokens, end in zip(chunks, ends, strict=True)
+    )
+
+
+@lru_cache(maxsize=512)
 def _schedule(
-    output_tokens: tuple[int, ...], groups: tuple[int, ...], prefill: int
+    output_tokens: tuple[int, ...], groups: tuple[int, ...], steps: tuple[PrefillStep, ...]
 ) -> BatchSchedule:
     """Return the schedule of a wave; a search asks for the same ones in every generation."""
     ends = list(accumulate(groups))
     return BatchSchedule(
-        prefill_rows=equal_parts(len(output_tokens), prefill),
+        prefill_steps=steps,
         group_rows=groups,
         decode_rows=tuple(
             _rows_by_round(output_tokens[end - rows : end])

@@ -26,6 +26,9 @@ class TraceWorkload:
         block_tokens: tokens of such a block; the last of a prompt may hold fewer.
         session: number of the conversation each request belongs to, or None.
         notes: what was assumed, dropped or changed, in sentences.
+        concurrency: requests in flight of a closed loop: so many are there at 0, in order, and each
+            that ends lets the next one in at that instant, whatever ``arrival_s`` says. None for
+            an open loop, in which requests arrive when they do.
     """
 
     name: str
@@ -36,9 +39,11 @@ class TraceWorkload:
     block_tokens: int | None = None
     session: IntArray | None = None
     notes: tuple[str, ...] = ()
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         _check(self)
+        _check_arrivals(self)
         for column in (self.arrival_s, self.prompt_tokens, self.output_tokens, self.session):
             if column is not None:
                 column.flags.writeable = False
@@ -50,12 +55,12 @@ class TraceWorkload:
 
     @property
     def span_s(self) -> float:
-        """Time from the first arrival to the last."""
-        return float(self.arrival_s[-1])
+        """Time from the first arrival to the last; 0 of a closed loop, whose service decides it."""
+        return float(self.arrival_s[-1]) if self.concurrency is None else 0.0
 
     @property
     def rate_per_s(self) -> float | None:
-        """Requests over the span, or None where all arrive at once."""
+        """Requests over the span, or None where all arrive at once, and of a closed loop."""
         return self.requests / self.span_s if self.span_s > 0 else None
 
     @property
@@ -94,6 +99,15 @@ def _check(workload: TraceWorkload) -> None:
         least = int(columns[column].min())
         if least < 1:
             raise InputError(f"{name}.{column}: expected at least 1 token, got {least}")
+
+
+def _check_arrivals(workload: TraceWorkload) -> None:
+    """Raise InputError for arrivals that no workload can have."""
+    name = workload.name
+    if workload.concurrency is not None and workload.concurrency < 1:
+        raise InputError(
+            f"{name}.concurrency: expected at least 1 request in flight, got {workload.concurrency}"
+        )
     arrival_s = workload.arrival_s
     if not np.isfinite(arrival_s).all() or arrival_s[0] != 0 or (np.diff(arrival_s) < 0).any():
         raise InputError(f"{name}.arrival_s: expected finite instants, sorted, the first at 0")

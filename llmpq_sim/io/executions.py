@@ -42,6 +42,7 @@ class SavedExecution:
         settings: of continuous batching; None for the static policy.
         seed: of what was drawn for the run: synthetic prompts, sampled tokens.
         llmpq_version: that wrote the file.
+        concurrency: requests in flight of a closed loop; None of an open one.
         execution: what was measured; requests and steps are kept as columns.
     """
 
@@ -55,6 +56,7 @@ class SavedExecution:
     settings: Annotated[
         ContinuousSettings | None, Codec(_settings, lambda given: given and to_dict(given))
     ]
+    concurrency: Annotated[Natural | None, Place.OPTIONAL] = None
     execution: Annotated[Execution, Place.INLINE]
 
 
@@ -81,6 +83,7 @@ def saved_execution(
     policy: Policy,
     settings: ContinuousSettings | None,
     seed: int,
+    concurrency: int | None = None,
 ) -> SavedExecution:
     """Return an execution with what it is of, as ``load_execution`` would."""
     model = saved.task.costs.scenario.model.name
@@ -90,6 +93,7 @@ def saved_execution(
         model=model,
         policy=policy,
         settings=settings,
+        concurrency=concurrency,
         execution=execution,
     )
 

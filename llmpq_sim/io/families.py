@@ -121,6 +121,7 @@ def _read_mpt(fields: Fields, name: str) -> ModelSpec:
 
 
 _LLAMA = DecoderFamily("LlamaForCausalLM", qkv_bias=_ATTENTION, out_bias=_ATTENTION, mlp_bias=_MLP)
+_ATTENTION_BIASED = replace(_LLAMA, mlp_bias=False)
 _GPT = DecoderFamily(
     "GPT2LMHeadModel",
     gated=False,
@@ -142,18 +143,22 @@ _GPT = DecoderFamily(
 DECODERS: Mapping[str, DecoderFamily] = MappingProxyType(
     {
         "llama": _LLAMA,
-        "mistral": replace(_LLAMA, model_class="MistralForCausalLM", kv_heads=8),
-        "ministral3": replace(_LLAMA, model_class="Ministral3ForCausalLM", kv_heads=8),
+        "mistral": DecoderFamily("MistralForCausalLM", kv_heads=8),
+        "ministral3": DecoderFamily("Ministral3ForCausalLM", kv_heads=8),
         "qwen2": DecoderFamily("Qwen2ForCausalLM", qkv_bias=True),
-        "qwen3": replace(_LLAMA, model_class="Qwen3ForCausalLM", has_head_norms=True, head_dim=128),
-        "gemma": replace(_LLAMA, model_class="GemmaForCausalLM", tied=True, head_dim=256),
+        "qwen3": replace(
+            _ATTENTION_BIASED, model_class="Qwen3ForCausalLM", has_head_norms=True, head_dim=128
+        ),
+        "gemma": replace(
+            _ATTENTION_BIASED, model_class="GemmaForCausalLM", tied=True, head_dim=256
+        ),
         "phi3": DecoderFamily("Phi3ForCausalLM"),
         "granite": replace(_LLAMA, model_class="GraniteForCausalLM"),
         "smollm3": replace(_LLAMA, model_class="SmolLM3ForCausalLM", tied=True, kv_heads=4),
         "helium": replace(_LLAMA, model_class="HeliumForCausalLM", out_bias=False, head_dim=128),
         "arcee": replace(_LLAMA, model_class="ArceeForCausalLM", gated=False),
         "hunyuan_v1_dense": replace(
-            _LLAMA, model_class="HunYuanDenseV1ForCausalLM", has_head_norms=True
+            _ATTENTION_BIASED, model_class="HunYuanDenseV1ForCausalLM", has_head_norms=True
         ),
         "seed_oss": replace(
             _LLAMA,
@@ -163,22 +168,20 @@ DECODERS: Mapping[str, DecoderFamily] = MappingProxyType(
             head_dim=128,
             kv_heads=8,
         ),
-        "olmo": replace(_LLAMA, model_class="OlmoForCausalLM", norms=0, mlp_bias=False),
+        "olmo": replace(_ATTENTION_BIASED, model_class="OlmoForCausalLM", norms=0),
         "olmo2": replace(
-            _LLAMA,
+            _ATTENTION_BIASED,
             model_class="Olmo2ForCausalLM",
             has_head_norms=True,
             head_norms="each",
-            mlp_bias=False,
         ),
         "cohere": replace(
-            _LLAMA,
+            _ATTENTION_BIASED,
             model_class="CohereForCausalLM",
             tied=True,
             norms=1,
             has_head_norms=("use_qk_norm", False),
             head_norms="each",
-            mlp_bias=False,
         ),
         "glm": DecoderFamily(
             "GlmForCausalLM", qkv_bias=("attention_bias", True), head_dim=128, kv_heads=2
@@ -187,11 +190,10 @@ DECODERS: Mapping[str, DecoderFamily] = MappingProxyType(
             "Glm4ForCausalLM", norms=4, qkv_bias=("attention_bias", True), head_dim=128, kv_heads=2
         ),
         "apertus": replace(
-            _LLAMA,
+            _ATTENTION_BIASED,
             model_class="ApertusForCausalLM",
             gated=False,
             has_head_norms=True,
-            mlp_bias=False,
             extra=2,
         ),
         "ernie4_5": DecoderFamily(

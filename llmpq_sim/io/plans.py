@@ -22,7 +22,6 @@ from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.models import model_from_dict
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
-from llmpq_sim.io.rate_limits import rate_from_dict, rate_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
@@ -33,12 +32,12 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.bound.rate_certificate import RateCertificate
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:
+    from llmpq_sim.search.bound.rate_certificate import RateCertificate
     from llmpq_sim.search.online.planner import OnlineOutcome
     from llmpq_sim.search.planner import LogbookRow, SearchOutcome
+    from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 SCHEMA = "llmpq/plan"
 VERSION = 1
@@ -96,9 +95,11 @@ def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, 
 
 def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
+    from llmpq_sim.io.rate_limits import rate_to_dict  # noqa: PLC0415 - slow to load
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     task, result = outcome.task, outcome.best.result
+    users = task.workload.concurrency
     return {
         **outcome_to_dict(outcome.batch, target),
         "serving": {
@@ -107,6 +108,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
             "sha256": workload_sha256(task.workload),
             "requests": task.workload.requests,
             "rate_per_s": task.workload.rate_per_s,
+            **({} if users is None else {"concurrency": users}),
             "objective": task.objective,
             "slo": task.objectives and asdict(task.objectives),
             "predicted": {
@@ -197,7 +199,9 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
             logbook_from_dict(fields)
         serving, rate = None, None
         if fields.has("serving"):
-            serving, rate = _serving(fields.fields("serving"), task.costs.scenario.model)
+            from llmpq_sim.io.rate_limits import serving_from_dict  # noqa: PLC0415 - slow to load
+
+            serving, rate = serving_from_dict(fields.fields("serving"), task.costs.scenario.model)
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
     return SavedPlan(plan, task, target, certificate, seed, serving, stated, rate)
 
@@ -211,17 +215,6 @@ def _stated(fields: Fields) -> dict[str, float]:
     }
     fields.ignore_rest()
     return stated
-
-
-def _serving(fields: Fields, model: ModelSpec) -> tuple[ContinuousSettings, RateCertificate | None]:
-    """Return the settings of a plan for a trace, and the proven limit on the rate of any.
-
-    What else is said of it is for readers.
-    """
-    settings = from_dict(ContinuousSettings, fields.fields("settings"))
-    rate = rate_from_dict(fields.fields("bound"), model) if fields.has("bound") else None
-    fields.ignore_rest()
-    return settings, rate
 
 
 def with_workload(

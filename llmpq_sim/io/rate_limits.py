@@ -9,6 +9,7 @@ from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import sha256_of
 from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.search.bound.rate_workload import RateWorkload
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
 def rate_to_dict(certificate: RateCertificate) -> dict[str, Any]:
@@ -32,6 +33,19 @@ def rate_from_dict(fields: Fields, model: ModelSpec) -> RateCertificate:
     certificate = from_dict(RateCertificate, fields)
     _check(certificate.workload, model, f"{fields.where}.workload")
     return certificate
+
+
+def serving_from_dict(
+    fields: Fields, model: ModelSpec
+) -> tuple[ContinuousSettings, RateCertificate | None]:
+    """Return the settings of a plan for a trace, and the proven limit on the rate of any plan.
+
+    What else is said of it is for readers.
+    """
+    settings = from_dict(ContinuousSettings, fields.fields("settings"))
+    rate = rate_from_dict(fields.fields("bound"), model) if fields.has("bound") else None
+    fields.ignore_rest()
+    return settings, rate
 
 
 def _check(workload: RateWorkload, model: ModelSpec, where: str) -> None:

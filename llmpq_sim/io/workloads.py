@@ -25,7 +25,7 @@ from llmpq_sim.io.traces.collecting import TimeUnit
 from llmpq_sim.io.traces.loading import Overlong, load_trace
 from llmpq_sim.workloads.arrivals import arrivals_from_text
 from llmpq_sim.workloads.generate import arriving, preset_from_options, synthesize
-from llmpq_sim.workloads.shaping import drop_overlong, scale_rate, truncate_overlong
+from llmpq_sim.workloads.shaping import closed_loop, drop_overlong, scale_rate, truncate_overlong
 
 DEFAULT_REQUESTS = 1000
 """Requests drawn from a preset or from laws, unless told."""
@@ -42,6 +42,7 @@ class TraceOptions:
         requests: how many, the first ones of a trace.
         rate_per_s: requests per second to scale to.
         rate_how: whether times are compressed or copies superposed.
+        concurrency: requests always in flight, each let in by one that ends, instead of arrivals.
         trace_format, columns, time_unit: what is not to be told from the content.
         tokenizer, chars_per_token: how texts are counted.
         overlong: what to do with requests longer than the model's context.
@@ -54,6 +55,7 @@ class TraceOptions:
     requests: int | None = None
     rate_per_s: float | None = None
     rate_how: Literal["compress", "superpose"] = "compress"
+    concurrency: int | None = None
     trace_format: str | None = None
     columns: str | None = None
     time_unit: TimeUnit | None = None
@@ -95,6 +97,8 @@ def load_workload(
     else:
         read = _read(options, longest_context_tokens, devices, rng)
         workload = _arriving(read, options, rng)
+    if options.concurrency is not None:
+        return _closed(workload, options.concurrency)
     if options.rate_per_s is None:
         return workload
     return scale_rate(workload, options.rate_per_s, options.rate_how, rng)
@@ -106,6 +110,14 @@ def check_trace_options(options: TraceOptions) -> None:
         check_count("--requests", options.requests, MOST_TRACE_REQUESTS, "requests")
     if options.rate_per_s is not None:
         check_number("--rate", options.rate_per_s, LEAST_RATE_PER_S, MOST_RATE_PER_S, "requests/s")
+    if options.concurrency is not None:
+        check_count("--concurrency", options.concurrency, MOST_TRACE_REQUESTS, "requests in flight")
+        for name, given in (("--rate", options.rate_per_s), ("--arrivals", options.arrivals)):
+            if given is not None:
+                raise InputError(
+                    f"--concurrency: requests of a closed loop arrive as others end, so {name} "
+                    "says nothing; give one of the two"
+                )
     if options.chars_per_token is not None:
         check_number(
             "--chars-per-token",
@@ -113,6 +125,15 @@ def check_trace_options(options: TraceOptions) -> None:
             LEAST_CHARS_PER_TOKEN,
             MOST_CHARS_PER_TOKEN,
         )
+
+
+def _closed(workload: TraceWorkload, concurrency: int) -> TraceWorkload:
+    if concurrency > workload.requests:
+        raise InputError(
+            f"--concurrency: expected at most as many in flight as there are requests, "
+            f"{workload.requests}, got {concurrency}; --requests asks for more"
+        )
+    return closed_loop(workload, concurrency)
 
 
 def _requests(options: TraceOptions) -> int:
@@ -135,6 +156,7 @@ def _is_preset(trace: str) -> bool:
 def _read(
     options: TraceOptions, longest_context_tokens: int, devices: int, rng: np.random.Generator
 ) -> TraceWorkload:
+    uses_times = options.concurrency is None and options.arrivals is None
     path = Path(options.trace or "")
     if not os.path.lexists(path) and path.suffix == "" and path.name == str(path):
         load_preset(str(path))  # says which names there are
@@ -148,7 +170,7 @@ def _read(
         limit=options.requests,
         longest_context_tokens=longest_context_tokens,
         overlong=options.overlong,
-        devices=devices,
+        devices=devices if uses_times else None,
         rng=rng,
     )
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
+from llmpq_sim.core.schedule import PrefillStep
 from llmpq_sim.latency.profile import DeviceProfile
 
 FloatArray = NDArray[np.float64]
@@ -70,8 +71,8 @@ class LayerCosts:
     def __init__(self, scenario: Scenario, profiles: Mapping[str, DeviceProfile]) -> None:
         self.scenario = scenario
         self.profiles = dict(profiles)
-        self._prefill: dict[tuple[str, str, int], float] = {}
         self._products: dict[tuple[str, str, int], float] = {}
+        self._prompts: dict[tuple[str, int, int], float] = {}
         self._attention: dict[tuple[str, int], FloatArray] = {}
         self._embedding: dict[tuple[str, int], float] = {}
         self._head: dict[tuple[str, int], float] = {}
@@ -88,15 +89,23 @@ class LayerCosts:
 
     def prefill_layer_s(self, kind: str, format_name: str, rows: int) -> float:
         """Return the time of one layer for ``rows`` whole prompts."""
-        key = (kind, format_name, rows)
-        if key not in self._prefill:
-            model, prompt = self.scenario.model, self.scenario.workload.prompt_tokens
-            attention = self.profiles[kind].prefill_attention_s(
-                _array(rows), _array(prompt), model.heads, model.kv_heads, model.head_dim
-            )
-            products_s = self._products_s(kind, format_name, rows * prompt)
-            self._prefill[key] = products_s + float(attention[0])
-        return self._prefill[key]
+        prompt_tokens = self.scenario.workload.prompt_tokens
+        whole = PrefillStep(rows, 0, prompt_tokens, is_last=True)
+        return self.prefill_step_s(kind, format_name, whole)
+
+    def prefill_step_s(self, kind: str, format_name: str, step: PrefillStep) -> float:
+        """Return the time of one layer for a chunk of prompts.
+
+        Its attention is what it adds to that of the tokens before it, as in continuous batching
+        (`llmpq_sim.simulator.continuous.mixed_costs`), so that the attention of all chunks of a
+        prompt together is that of the whole prompt.
+        """
+        products_s = self._products_s(kind, format_name, step.step_tokens)
+        before, after = step.before_tokens, step.before_tokens + step.tokens
+        attention_s = self._prompts_s(kind, step.rows, after)
+        if before:
+            attention_s = max(attention_s - self._prompts_s(kind, step.rows, before), 0.0)
+        return products_s + attention_s
 
     def decode_layer_s(self, kind: str, format_name: str, rows: int) -> FloatArray:
         """Return the time of one layer in each decode round, round 1 first. Shape: (rounds,)."""
@@ -128,6 +137,17 @@ class LayerCosts:
             model, profile = self.scenario.model, self.profiles[kind]
             self._products[key] = float(products_s(model, profile, format_name, _array(tokens))[0])
         return self._products[key]
+
+    def _prompts_s(self, kind: str, rows: int, tokens: int) -> float:
+        """Return the attention of one layer over the first so many tokens of prompts."""
+        key = (kind, rows, tokens)
+        if key not in self._prompts:
+            model, profile = self.scenario.model, self.profiles[kind]
+            attention_s = profile.prefill_attention_s(
+                _array(rows), _array(tokens), model.heads, model.kv_heads, model.head_dim
+            )
+            self._prompts[key] = float(attention_s[0])
+        return self._prompts[key]
 
     def _decode_attention_s(self, kind: str, rows: int) -> FloatArray:
         key = (kind, rows)

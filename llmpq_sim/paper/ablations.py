@@ -14,6 +14,7 @@ same simulator, prefill and all.
 from dataclasses import dataclass, replace
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.schedule import PrefillStep
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.methods import (
@@ -64,7 +65,7 @@ class Ablated:
 class DecodeCosts(LayerCosts):
     """Costs of a planner that looks at decode alone."""
 
-    def prefill_layer_s(self, kind: str, format_name: str, rows: int) -> float:  # noqa: ARG002
+    def prefill_step_s(self, kind: str, format_name: str, step: PrefillStep) -> float:  # noqa: ARG002
         """Return next to nothing."""
         return NOTHING_S
 

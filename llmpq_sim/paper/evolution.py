@@ -24,6 +24,7 @@ from llmpq_sim.paper.ablations import WHOLE, Ablated, budgeted, judged_plan
 from llmpq_sim.paper.cases import Case
 from llmpq_sim.paper.measurements import REQUESTS, WORKLOADS
 from llmpq_sim.paper.methods import GENERATIONS, SEED
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.genetic.batches import (
@@ -36,7 +37,6 @@ from llmpq_sim.search.genetic.batches import (
 from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
-from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.planner import SearchSettings, search
@@ -140,9 +140,7 @@ def searched(task: PlanningTask, generations: int) -> Plan | None:
 
 def evolved_alone(task: PlanningTask) -> Plan | None:
     """Return the plan of a genetic search begun with random plans, or None if none fits."""
-    scenario = task.costs.scenario
-    grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
-    operators, rng = Operators(task, grid), stream(SEED, b"evolution alone")
+    operators, rng = Operators(task, task_grid(task)), stream(SEED, b"evolution alone")
     state: PlanState = EvolutionState(rng, SimulatedFront())
     toolbox = plan_toolbox(operators, Evaluator(Screen(task), 1), rng)
     begin(state, toolbox, plan_effort(), random_plans(operators, rng))

@@ -109,7 +109,7 @@ def write_batch_timeline(path: Path, plan: Plan, costs: LayerCosts, policy: str)
 
         def run(graph: StepGraph, start_s: float) -> StepTimes:
             nonlocal first
-            begin, prefills = first, len(next(schedules).prefill_rows)
+            begin, prefills = first, len(next(schedules).prefill_steps)
 
             def on_step(stage: int, step: int, began_s: float, ended_s: float) -> None:
                 phase = "prefill" if step < prefills else "decode"
@@ -162,7 +162,7 @@ def _draw(figure: Any, service: Service) -> None:
     workload = service.workload
     figure.suptitle(f"{workload.name} on {service.costs.cluster.name}, {service.costs.model.name}")
     above, below = figure.subplots(2, 2)
-    arrival_s = workload.arrival_s[service.served]
+    arrival_s = service.times.arrival_s[service.served]
     limits = service.objectives
     named = (
         ("time to first token", service.ttft_s, limits and limits.ttft_s),

@@ -32,6 +32,9 @@ MOST_REASONS = 3
 LABELS = {
     "tokens_per_s": "tokens/s",
     "requests_per_s": "requests/s",
+    "prefill_tokens_per_s": "prefill tokens/s",
+    "decode_tokens_per_s": "decode tokens/s",
+    "tokens_per_s_per_user": "tokens/s per user",
     "makespan_s": "makespan",
     "ttft_s.mean": "TTFT, mean",
     "ttft_s.p50": "TTFT, p50",

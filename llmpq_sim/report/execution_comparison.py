@@ -10,6 +10,7 @@ from llmpq_sim.core.execution import StageStep
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.io.executions import SavedExecution, plan_sha256
 from llmpq_sim.io.plans import SavedPlan
+from llmpq_sim.report.speeds import steps_speeds
 from llmpq_sim.report.summary import error_fraction, used_profiles
 from llmpq_sim.report.timeline import phase_of
 
@@ -135,7 +136,10 @@ def compare(saved: SavedPlan, loaded: SavedExecution) -> Comparison:
     check_same_plan(saved, loaded)
     prediction = predict(saved, execution=loaded)
     stated = error_fraction(used_profiles(saved.plan, saved.task))
-    figures = _figures(prediction.result, loaded.execution.result, stated)
+    figures = (
+        *_figures(prediction.result, loaded.execution.result, stated),
+        *_speeds(saved, loaded, prediction, stated),
+    )
     return Comparison(saved, loaded, prediction, figures, _stages(saved, loaded, prediction))
 
 
@@ -163,6 +167,20 @@ def _figures(
         *_summary("tpot_s", predicted.tpot_s, measured.tpot_s, stated),
     ]
     return tuple(figure for figure in figures if figure.predicted or figure.measured)
+
+
+def _speeds(
+    saved: SavedPlan, loaded: SavedExecution, prediction: Prediction, stated: float
+) -> list[Figure]:
+    """Return the speeds that both have."""
+    stages, execution = len(saved.plan.stages), loaded.execution
+    predicted = steps_speeds(prediction.steps, stages, prediction.result).content()
+    measured = steps_speeds(execution.steps, stages, execution.result).content()
+    return [
+        Figure(name, "rate", predicted[name], measured[name], stated)
+        for name in predicted
+        if predicted[name] is not None and measured[name] is not None
+    ]
 
 
 def _summary(name: str, predicted: Summary, measured: Summary, stated: float) -> list[Figure]:

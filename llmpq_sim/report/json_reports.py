@@ -7,12 +7,17 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import llmpq_sim
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.capacity import capacity_content
+from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
+from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.rate_limit import rate_limit_content
+from llmpq_sim.report.speeds import batch_speeds, service_speeds
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.scoring import PlanScore
@@ -58,6 +63,8 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        "capacity": _batch_capacity(best, outcome.task),
+        **_apart(best, outcome.task),
         "quality": quality_content(best, outcome.task),
         "baselines": [_baseline(baseline) for baseline in outcome.baselines],
         "what_if": [asdict(changed) for changed in outcome.what_if],
@@ -84,12 +91,15 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
         "finished": result.finished if result else 0,
         "requests_per_s": result and finite(result.requests_per_s),
         **_predicted(score, task),
+        "capacity": _batch_capacity(score, task),
+        **_apart(score, task),
         "quality": quality_content(score, task),
     }
 
 
 def verification_content(verification: Verification) -> Content:
     """Return what a plan's certificate proves as plain data."""
+    limit_per_s = verification.requests_per_s
     return {
         "schema": VERIFICATION_SCHEMA,
         "version": VERSION,
@@ -98,7 +108,7 @@ def verification_content(verification: Verification) -> Content:
         "gap_fraction": finite(verification.gap_fraction),
         "micro_batchings": verification.entries,
         "refined": verification.refined,
-        "requests_per_s": verification.requests_per_s,
+        **({} if limit_per_s is None else {"requests_per_s": limit_per_s}),
     }
 
 
@@ -137,6 +147,24 @@ def _predicted(score: PlanScore, task: PlanningTask) -> Content:
     }
 
 
+def _batch_capacity(score: PlanScore, task: PlanningTask) -> Content:
+    return capacity_content(batch_capacity(score.plan, task.costs.scenario))
+
+
+def _apart(score: PlanScore, task: PlanningTask) -> Content:
+    """Return speeds by phase and memory by purpose."""
+    speeds = batch_speeds(score, task)
+    return {"speeds": speeds and speeds.content(), "memory": memory_content(score.memory)}
+
+
+def service_apart(service: Service) -> Content:
+    """Return a service's speeds by phase and its memory by purpose."""
+    return {
+        "speeds": service_speeds(service).content(),
+        "memory": memory_content(service.memory),
+    }
+
+
 def _baseline(baseline: Baseline) -> Content:
     score = baseline.score
     result = score.result if score else None
@@ -161,20 +189,25 @@ def _front_member(score: PlanScore, task: PlanningTask) -> Content:
 
 def replay_content(replay: Replay) -> Content:
     """Return a service as plain data without NaN or infinity."""
+    from llmpq_sim.simulator.continuous.capacity import service_capacity  # noqa: PLC0415 - slow
+
     service = replay.service
     return {
         "schema": SIMULATION_SCHEMA,
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
         **service_content(service),
+        **service_apart(service),
         "error_fraction": error_fraction(used_profiles(service.plan, replay.saved.task)),
         "queue": _queue(replay.queue),
+        "capacity": capacity_content(service_capacity(service)),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
         "bound": rate_limit_content(replay.rate, service.workload),
         "trace": trace_content(service.workload),
-        "settings": to_dict(service.settings),
+        "settings": asdict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
+        "advice": eviction_content(replay),
         "seed": replay.seed,
         "wall_seconds": replay.wall_seconds,
     }
@@ -215,13 +248,14 @@ def result_content(result: SimulationResult) -> Content:
 
 
 def trace_content(workload: TraceWorkload) -> Content:
-    """Return which requests were served: their name, hash and rate."""
+    """Return which requests were served: their name, hash, and rate or users."""
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     return {
         "name": workload.name,
         "sha256": workload_sha256(workload),
         "rate_per_s": workload.rate_per_s,
+        "concurrency": workload.concurrency,
         "prompt_tokens": workload.total_prompt_tokens,
         "output_tokens": workload.total_output_tokens,
     }
@@ -286,7 +320,7 @@ def comparison_content(comparison: Comparison) -> Content:
         "plan_sha256": loaded.plan_sha256,
         "model": loaded.model,
         "policy": loaded.policy,
-        "settings": loaded.settings and to_dict(loaded.settings),
+        "settings": loaded.settings and asdict(loaded.settings),
         "dtype": loaded.execution.dtype,
         "loading_s": loaded.execution.loading_s,
         "notes": comparison_notes(comparison),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.core.records import to_dict
+from llmpq_sim.report.capacity import capacity_content, capacity_parts
 from llmpq_sim.report.console import (
     folded_lines,
     labelled,
@@ -33,9 +33,11 @@ from llmpq_sim.report.json_reports import (
     VERSION,
     Content,
     finite,
+    service_apart,
     service_content,
     trace_content,
 )
+from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
 from llmpq_sim.report.rate_limit import (
     rate_limit_content,
@@ -52,6 +54,7 @@ from llmpq_sim.report.service import (
     settings_parts,
     trouble_sentences,
 )
+from llmpq_sim.report.speeds import service_speeds, speeds_row
 from llmpq_sim.report.stages import unused_devices
 from llmpq_sim.report.summary import (
     error_fraction,
@@ -62,10 +65,12 @@ from llmpq_sim.report.summary import (
 from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
 from llmpq_sim.search.online.task import Objective
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.saturation import queue_of
 
 SOUGHT = {
     "goodput": "goodput/s",
+    "throughput": "tokens/s",
     "mean-latency": "E2E mean",
     "p99-latency": "E2E p99",
     "cost": "$/M tokens",
@@ -95,7 +100,9 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "error_fraction": error_fraction(profiles),
         },
         "bound": _bound(outcome),
-        "settings": to_dict(outcome.best.serving.settings),
+        "capacity": capacity_content(service_capacity(outcome.service)),
+        "settings": asdict(outcome.best.serving.settings),
+        **service_apart(outcome.service),
         "quality": quality_content(score, task.batch),
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),
@@ -140,6 +147,7 @@ def show_online(
     print_to(console, folded_lines(trust, width), "")
     print_to(console, labelled(_facts(outcome, profile_lines), width))
     print_to(console, "", service_stage_table(service, width))
+    print_to(console, "", memory_table(service.plan, service.memory))
     unused = unused_devices(outcome.batch.best, outcome.task.batch)
     if unused:
         print_to(console, "", paragraph(f"Not used: {joined(unused)}.", width))
@@ -156,7 +164,7 @@ def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | Non
 
 
 def _sought(objective: Objective, value: float) -> float | None:
-    sign = -1.0 if objective == "goodput" else 1.0
+    sign = -1.0 if objective in ("goodput", "throughput") else 1.0
     return finite(sign * value + 0.0)
 
 
@@ -225,11 +233,12 @@ def _missed(outcome: OnlineOutcome) -> list[str]:
     result = outcome.best.result
     if result.good != 0:
         return []
+    lowered = "--rate" if outcome.task.workload.concurrency is None else "--concurrency"
     return [
         "No request meets the SLO with any plan found. With this one half of the requests have a "
         f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
         f"{seconds_text(result.tpot_s.p50)} and end after {seconds_text(result.latency_s.p50)}: "
-        "allow more, lower --rate, or add devices."
+        f"allow more, lower {lowered}, or add devices."
     ]
 
 
@@ -250,6 +259,8 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
     return [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
+        ("capacity", capacity_parts(service_capacity(service))),
+        *speeds_row(service_speeds(service), service.result),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(task.workload.notes)],
         *[("" if number else "notes", [line]) for number, line in enumerate(profile_lines)],

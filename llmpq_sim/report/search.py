@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.report.capacity import capacity_parts
 from llmpq_sim.report.comparison import (
     comparison_rows,
     front_marks,
@@ -34,7 +36,9 @@ from llmpq_sim.report.console import (
 )
 from llmpq_sim.report.formatting import joined, seconds_text
 from llmpq_sim.report.layer_map import layer_map_legend, layer_map_lines
+from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.quality import risk_sentences
+from llmpq_sim.report.speeds import batch_speeds, speeds_row
 from llmpq_sim.report.stages import bottleneck_text, stage_rows, unused_devices
 from llmpq_sim.report.summary import (
     checked_parts,
@@ -87,7 +91,7 @@ def show_search(
         outcome: what was found.
         plan_file: name of the file the plan was written to, or None.
         profile_lines: what else is to be said of latency profiles and measured losses.
-        verbose: whether to show the generations of the genetic search.
+        verbose: whether to show memory by purpose and the generations of the genetic search.
     """
     score, task = outcome.best, outcome.task
     _print_headline(console, search_headline(outcome), score, task.costs.profiles)
@@ -95,6 +99,8 @@ def show_search(
     notes = [("" if number else "notes", [line]) for number, line in enumerate(profile_lines)]
     _print_facts(console, score, task, [*notes, ("search", effort_parts(outcome))])
     _print_stages(console, score, task)
+    if verbose:
+        print_to(console, memory_table(score.plan, score.memory), "")
     _print_layer_map(console, score.plan)
     print_to(console, "", comparison_table(comparison_rows(outcome), width_of(console)))
     if outcome.what_if:
@@ -114,6 +120,7 @@ def show_simulation(
     _print_risks(console, risk_sentences(score, task))
     _print_facts(console, score, task, [])
     _print_stages(console, score, task)
+    print_to(console, memory_table(score.plan, score.memory), "")
     _print_layer_map(console, score.plan)
     if score.result is not None:
         print_to(console, "", latency_table(_waits(score.result)))
@@ -214,8 +221,11 @@ def _print_facts(
     more: Sequence[tuple[str, Sequence[str]]],
 ) -> None:
     scenario = task.costs.scenario
-    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload.requests)
-    rows = [("scenario", scenario_parts(scenario)), ("batches", batches), *more]
+    batches = micro_batching_parts(score.plan.micro_batching, scenario.workload)
+    fits = capacity_parts(batch_capacity(score.plan, scenario))
+    speeds = speeds_row(batch_speeds(score, task), score.result)
+    shapes = [("scenario", scenario_parts(scenario)), ("batches", batches), ("capacity", fits)]
+    rows = [*shapes, *speeds, *more]
     print_to(console, labelled(rows, width_of(console)))
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib_apart
+from llmpq_sim.report.capacity import capacity_parts, crowd_sentences
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side
 from llmpq_sim.report.console import (
     WIDTH,
@@ -20,6 +21,7 @@ from llmpq_sim.report.console import (
     print_to,
     width_of,
 )
+from llmpq_sim.report.eviction_advice import eviction_sentences
 from llmpq_sim.report.formatting import (
     bar,
     counted,
@@ -30,12 +32,15 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.rate_limit import rate_limit_parts, rate_limit_sentences
+from llmpq_sim.report.speeds import service_speeds, speeds_row
 from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
+from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.max_rate import MaxRate
 from llmpq_sim.simulator.continuous.service import Service
-from llmpq_sim.simulator.continuous.settings import ServiceObjectives
+from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
 CHART_HEIGHT = 7
 GAP = 2
@@ -51,12 +56,14 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
     print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    troubles = [*rate_limit_sentences(replay.rate, service.workload), *trouble_sentences(service)]
+    above = rate_limit_sentences(replay.rate, service.workload)
+    troubles = [*above, *trouble_sentences(service), *eviction_sentences(replay)]
     print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")
     _print_facts(console, replay)
     print_to(console, "", service_stage_table(service, width))
+    print_to(console, "", memory_table(service.plan, service.memory))
     if service.result.finished:
         print_to(console, "", service_latency_table(service.result))
         _print_charts(console, service)
@@ -71,6 +78,8 @@ def _print_facts(console: Console, replay: Replay) -> None:
     rows = [
         ("scenario", service_scenario_parts(service)),
         ("batches", settings_parts(service)),
+        ("capacity", capacity_parts(service_capacity(service))),
+        *speeds_row(service_speeds(service), service.result),
         *([("SLO", objectives)] if objectives else []),
         *[("" if number else "trace", [note]) for number, note in enumerate(notes)],
         ("simulated", [seconds_text(replay.wall_seconds), f"seed {replay.seed}"]),
@@ -130,7 +139,7 @@ def _print_charts(console: Console, service: Service) -> None:
     width = width_of(console)
     beside = width >= LEAST_WIDTH
     half = (width - GAP) // 2 if beside else width
-    arrival_s = service.workload.arrival_s[service.served]
+    arrival_s = service.times.arrival_s[service.served]
     named = (("to the first token", service.ttft_s), ("to the last token", service.latency_s))
     shares = [distribution(name, value_s, half, CHART_HEIGHT) for name, value_s in named]
     pairs = [("Share of requests", shares)]
@@ -193,17 +202,24 @@ def max_rate_sentence(highest: MaxRate) -> str:
     )
 
 
-def service_scenario_parts(service: Service) -> list[str]:
-    """Return what is served where: model, devices, and the trace."""
+def service_scenario_parts(service: Service, arrivals: str | None = None) -> list[str]:
+    """Return what is served where: model, devices, and the trace.
+
+    Args:
+        service: with its workload.
+        arrivals: how requests come, where one workload does not say it.
+    """
     model, cluster, workload = service.costs.model, service.costs.cluster, service.workload
     rate_per_s = workload.rate_per_s
     rate = "all at once" if rate_per_s is None else f"{rate_text(rate_per_s)} requests/s"
+    if workload.concurrency is not None:
+        rate = f"{workload.concurrency} in flight"
     prompts = workload.total_prompt_tokens / workload.requests
     outputs = workload.total_output_tokens / workload.requests
     return [
         f"{model.name} ({counted(model.layers, 'layer')})",
         f"{cluster.name} ({kinds_text(cluster)})",
-        f"{counted(workload.requests, 'request')} of {workload.name}, {rate}",
+        f"{counted(workload.requests, 'request')} of {workload.name}, {arrivals or rate}",
         f"mean {prompts:.0f} prompt + {outputs:.0f} output tokens",
     ]
 
@@ -211,16 +227,28 @@ def service_scenario_parts(service: Service) -> list[str]:
 def settings_parts(service: Service) -> list[str]:
     """Return how requests are batched."""
     settings = service.settings
-    prompts = "prompts cut to fit" if settings.chunked_prefill else "prompts whole, before decodes"
     parts = [
         f"at most {counted(settings.token_budget, 'token')} a batch",
         f"{counted(settings.sequence_limit, 'request')} admitted",
-        prompts,
+        _prompt_text(settings),
     ]
+    if settings.admission == "no-evict":
+        parts.append("admitted where all of the output fits")
+    if settings.batches_in_flight is not None:
+        batches = "batch" if settings.batches_in_flight == 1 else "batches"
+        parts.append(f"{settings.batches_in_flight} {batches} under way")
     if settings.prefix_caching:
         reused = counted(service.result.reused_prompt_tokens, "prompt token")
         parts.append(f"prefixes cached: {reused} reused")
     return parts
+
+
+def _prompt_text(settings: ContinuousSettings) -> str:
+    if not settings.chunked_prefill:
+        return "prompts whole, before decodes"
+    if settings.chunk_tokens is None:
+        return "prompts cut to fit"
+    return f"prompts cut to {counted(settings.chunk_tokens, 'token')}"
 
 
 def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
@@ -235,9 +263,13 @@ def objective_parts(objectives: ServiceObjectives | None) -> list[str]:
     return [f"{name} at most {seconds_text(limit)}" for name, limit in limits if limit is not None]
 
 
+def _lost_text(settings: ContinuousSettings) -> str:
+    return "what its request lost" if settings.prefix_caching else "its request's cache"
+
+
 def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
-    result, sentences = service.result, []
+    result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
         capacity = service.pipeline.block_capacity * service.settings.block_tokens
         longest = min(capacity, service.settings.longest_context_tokens)
@@ -253,6 +285,6 @@ def trouble_sentences(service: Service) -> list[str]:
         ]
         sentences.append(
             f"KV cache ran out on {joined(tight)}: {counted(result.preemptions, 'preemption')}, "
-            "each computing its request's cache anew."
+            f"each computing {_lost_text(service.settings)} anew."
         )
     return sentences

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.plan import MicroBatching, Plan, equal_parts
-from llmpq_sim.core.scenario import Scenario
+from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.report.formatting import (
     counted,
@@ -122,14 +122,17 @@ def kinds_text(cluster: Cluster) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def micro_batching_parts(batching: MicroBatching, requests: int) -> list[str]:
+def micro_batching_parts(batching: MicroBatching, workload: BatchWorkload) -> list[str]:
     """Return how a batch is cut, in words, with the sizes that really occur."""
-    waves = batching.waves(requests)
+    waves = batching.waves(workload.requests)
     prefill = [rows for groups in waves for rows in equal_parts(sum(groups), batching.prefill)]
     decode = [rows for groups in waves for rows in groups]
     in_flight = "all" if len(waves) == 1 else f"{batching.groups_in_flight} of"
+    prompt_tokens = workload.prompt_tokens
+    chunks = batching.chunks(prompt_tokens)
+    cut = f"{span_text(prefill)} x {prompt_tokens} in {len(chunks)} chunks of {span_text(chunks)}"
     parts = [
-        f"prefill {_at_a_time(prefill, 'prompt')}",
+        f"prefill {cut if len(chunks) > 1 else _at_a_time(prefill, 'prompt')}",
         f"decode {_at_a_time(decode, 'request')}",
     ]
     if len(decode) > 1:
@@ -183,6 +186,8 @@ def checked_parts(verification: Verification) -> list[str]:
     parts = [f"{counted(verification.entries, 'micro-batching')} checked by arithmetic"]
     if verification.refined:
         parts.append(f"{verification.refined} of them cell by cell")
+    if not verification.covers_chunks:
+        parts.append("only plans that prefill whole prompts are covered")
     return [*parts, "the proof is about predicted times"]
 
 

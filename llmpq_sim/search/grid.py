@@ -1,11 +1,19 @@
 """Grid of micro-batchings: finite, so that a bound can cover it."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from llmpq_sim.core.plan import MicroBatching
 
 MOST_SIZES = 16
 """Micro-batch sizes considered per phase, at most."""
+
+LONG_PROMPT_TOKENS = 2048
+"""Prompts from so many tokens on may be cut; shorter ones are where memory asks for it."""
+
+CHUNK_TOKENS = (512, 1024, 2048, 4096, 8192)
+"""Chunks considered: from what keeps the arithmetic units of a device busy to what needs little
+memory. Engines take 512 (llama.cpp's ubatch) to 8192 (vLLM's default on large devices)."""
 
 
 def micro_batch_sizes(requests: int, devices: int) -> list[int]:
@@ -18,12 +26,20 @@ def micro_batch_sizes(requests: int, devices: int) -> list[int]:
     return sorted(parts | powers)[-MOST_SIZES:]
 
 
-def micro_batching_grid(requests: int, devices: int) -> list[MicroBatching]:
+def chunk_sizes(prompt_tokens: int) -> tuple[int, ...]:
+    """Return the chunks considered for a prompt of so many tokens that is to be cut."""
+    return tuple(tokens for tokens in CHUNK_TOKENS if tokens < prompt_tokens)
+
+
+def micro_batching_grid(
+    requests: int, devices: int, chunks: Sequence[int] = ()
+) -> list[MicroBatching]:
     """Return every micro-batching of the grid.
 
     Groups in flight are all, or a half, a quarter, ... of them, which needs less KV cache at a
     time; a prefill micro-batch larger than a wave would be cut, so it is left out. Those of the
-    paper, which the baselines have, are always there: the bound covers every plan considered.
+    paper, which the baselines have, are always there: the bound covers every plan considered. A
+    prompt is cut only alone: a chunk of several prompts is no better than a longer one of one.
     """
     sizes = micro_batch_sizes(requests, devices)
     grid = []
@@ -31,6 +47,7 @@ def micro_batching_grid(requests: int, devices: int) -> list[MicroBatching]:
         for groups in _halves(ceil(requests / decode)):
             rows = MicroBatching(1, decode, groups).wave_rows(requests)
             grid += [MicroBatching(size, decode, groups) for size in sizes if size <= rows]
+            grid += [MicroBatching(1, decode, groups, tokens) for tokens in chunks]
     return list(dict.fromkeys([*grid, *paper_micro_batchings(requests, devices)]))
 
 

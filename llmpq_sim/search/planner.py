@@ -16,7 +16,7 @@ from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.search.baselines.simple import NOT_TRIED, Baseline, all_baselines
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, tighten
-from llmpq_sim.search.bound.feasibility import check_feasible, explain
+from llmpq_sim.search.bound.feasibility import check_feasible, explain, task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import check_time, share_of_time, time_limit
@@ -30,7 +30,6 @@ from llmpq_sim.search.genetic.batches import (
 from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
-from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.scoring import PlanScore, score_in_simpy, score_plan
 from llmpq_sim.search.seeding import Seeds, seek_any, seek_front, seek_seeds
 from llmpq_sim.search.what_if import WhatIf, without_one
@@ -140,8 +139,7 @@ class _Search:
     on_state: Callable[[PlanState], None]
 
     def run(self, resumed: PlanState | None) -> SearchOutcome:
-        scenario = self.task.costs.scenario
-        grid = micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices))
+        grid = task_grid(self.task)
         screen = Screen(self.task)
         seeds = Seeds(self._bounded(screen, grid))
         baselines = self._baselines(screen)

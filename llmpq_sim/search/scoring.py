@@ -1,6 +1,6 @@
 """Score of a plan: whether it fits, what it loses, and how long it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isinf
 
@@ -25,6 +25,7 @@ class PlanScore:
         loss: quality loss.
         budget: largest allowed loss.
         result: its simulation, or None where it does not fit.
+        policy: under which it was simulated.
     """
 
     plan: Plan
@@ -32,6 +33,7 @@ class PlanScore:
     loss: float
     budget: float
     result: SimulationResult | None
+    policy: BatchPolicy = pipelined
 
     @cached_property
     def fits(self) -> bool:
@@ -84,7 +86,7 @@ def score_plan(
     if not score.is_feasible:
         return score
     result = simulate_static(plan, task.costs, run, policy)
-    return PlanScore(plan, memory, loss, task.budget, result)
+    return replace(score, result=result, policy=policy)
 
 
 def score_in_simpy(plan: Plan, task: PlanningTask, policy: BatchPolicy = pipelined) -> PlanScore:

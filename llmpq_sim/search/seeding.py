@@ -117,8 +117,13 @@ def seek_any(seeds: Seeds, screen: Screen, grid: list[MicroBatching]) -> None:
 
 def _with_room(screen: Screen, grid: list[MicroBatching]) -> Iterator[MicroBatching]:
     """Yield ever smaller micro-batchings, from the largest for which whole layers have room."""
-    requests = screen.task.costs.scenario.workload.requests
-    by_room = sorted(grid, key=lambda batching: (batching.wave_rows(requests), batching.prefill))
+    workload = screen.task.costs.scenario.workload
+
+    def needed(batching: MicroBatching) -> tuple[int, int]:
+        chunk_tokens = batching.chunks(workload.prompt_tokens)[0]
+        return batching.wave_rows(workload.requests), batching.prefill * chunk_tokens
+
+    by_room = sorted(grid, key=needed)
     number = bisect_left(
         by_room, True, key=lambda batching: not screen.problem(batching).holds_whole_layers
     )

@@ -125,6 +125,8 @@ def superpose(
 def _factor(workload: TraceWorkload, rate_per_s: float) -> float:
     if workload.rate_per_s is None:
         found = "one request" if workload.requests == 1 else "all requests at one instant"
+        if workload.concurrency is not None:
+            found = f"a closed loop of {workload.concurrency} in flight"
         raise InputError(f"{workload.name}: expected a rate that can be scaled, got {found}")
     own_per_s = workload.rate_per_s
     if not own_per_s <= MOST_RATE_PER_S:
@@ -208,6 +210,25 @@ def truncate_overlong(workload: TraceWorkload, longest_context_tokens: int) -> T
         workload, prompt_tokens=prompt_tokens, output_tokens=output_tokens, prefix_blocks=blocks
     )
     return noted(shorter, f"cut to {longest_context_tokens} tokens: {cut} of {workload.requests}")
+
+
+# ---- closed loops
+
+
+def closed_loop(workload: TraceWorkload, concurrency: int) -> TraceWorkload:
+    """Return the same requests with so many of them always in flight, whenever they arrived.
+
+    Raises:
+        InputError: it is less than one, or more than there are requests.
+    """
+    if concurrency > workload.requests:
+        raise InputError(
+            f"{workload.name}: expected at most as many in flight as there are requests, "
+            f"{workload.requests}, got {concurrency}"
+        )
+    return replace(
+        workload, arrival_s=np.zeros(workload.requests, np.float64), concurrency=concurrency
+    )
 
 
 def noted(workload: TraceWorkload, *notes: str) -> TraceWorkload:

@@ -91,6 +91,21 @@ class Batching:
     sequence_limit: Annotated[
         int | None, typer.Option(help="Most requests at once, with continuous batching.", min=1)
     ] = None
+    admission: Annotated[
+        Literal["evict", "no-evict"] | None,
+        typer.Option(help="Whether requests may be evicted, with continuous batching."),
+    ] = None
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most prompt tokens of one request in a batch, likewise.", min=1),
+    ] = None
+    batches_in_flight: Annotated[
+        int | None, typer.Option(help="Most batches under way at once, likewise.", min=1)
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="So many always in flight: each that ends lets the next in.", min=1),
+    ] = None
 
 
 @dataclass(frozen=True)

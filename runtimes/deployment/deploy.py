@@ -7,13 +7,14 @@ from pathlib import Path
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.execution import Execution
+from llmpq_sim.core.limits import MOST_TRACE_REQUESTS, check_count
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.io.executions import SavedExecution, saved_execution
 from llmpq_sim.io.files import check_writable, sha256_of, write_json
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
+from llmpq_sim.simulator.continuous.settings import Admission, ContinuousSettings, default_settings
 from runtimes.base import (
     Completion,
     Job,
@@ -44,11 +45,14 @@ class Deployment:
         requests_file: requests in OpenAI's batch form, or None.
         trace: where synthetic requests come from; None for the plan's own batch.
         policy: how requests are batched; None for what the plan was made for.
-        token_budget, sequence_limit: of continuous batching, None for the plan's or the default.
+        token_budget, sequence_limit, admission, chunk_tokens, batches_in_flight: of continuous
+            batching, None for the plan's or the default.
         out: where answers are kept, or None.
         resume: whether answers that are there already are kept and not asked for again.
         seed: of synthetic prompts and of sampling where a request has none.
         options: where and how the runtime runs.
+        concurrency: requests in flight of a closed loop, with continuous batching; None where they
+            arrive when they do.
     """
 
     saved: SavedPlan
@@ -63,6 +67,10 @@ class Deployment:
     resume: bool
     seed: int
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    concurrency: int | None = None
+    admission: Admission | None = None
+    chunk_tokens: int | None = None
+    batches_in_flight: int | None = None
 
     @property
     def chosen_policy(self) -> Policy:
@@ -105,6 +113,7 @@ def deploy(
     runtime = load_runtime(deployment.runtime)
     model = _text_model(deployment)
     asked = requests_of(deployment, model)
+    _check_concurrency(deployment, len(asked.accepted) + len(asked.rejected))
     if deployment.out is not None:
         check_writable(deployment.out)
     with _results(deployment, asked, model) as writer:
@@ -128,7 +137,12 @@ def deploy(
         policy = deployment.chosen_policy
         execution = _with_rejected(execution, len(rejected))
         measured = saved_execution(
-            execution, deployment.saved, policy, _settings(deployment), deployment.seed
+            execution,
+            deployment.saved,
+            policy,
+            _settings(deployment),
+            deployment.seed,
+            deployment.concurrency,
         )
     return Outcome(deployment.saved, measured, totals, rejected, deployment.seed)
 
@@ -209,7 +223,25 @@ def _job(deployment: Deployment, pending: tuple[AcceptedRequest, ...]) -> Job:
         policy=deployment.chosen_policy,
         settings=_settings(deployment),
         options=deployment.options,
+        concurrency=deployment.concurrency,
     )
+
+
+def _check_concurrency(deployment: Deployment, requests: int) -> None:
+    """Raise InputError for a closed loop of nobody, or of more than there are requests."""
+    if deployment.concurrency is None:
+        return
+    check_count("--concurrency", deployment.concurrency, MOST_TRACE_REQUESTS, "in flight")
+    if deployment.trace is not None and deployment.trace.rate_per_s is not None:
+        raise InputError(
+            "--concurrency: requests of a closed loop arrive as others end, so --rate says "
+            "nothing; give one of the two"
+        )
+    if deployment.concurrency > requests:
+        raise InputError(
+            f"--concurrency: expected at most as many in flight as there are requests, {requests}, "
+            f"got {deployment.concurrency}; give more requests"
+        )
 
 
 def _settings(deployment: Deployment) -> ContinuousSettings | None:
@@ -218,6 +250,10 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
         for name, value in (
             ("--token-budget", deployment.token_budget),
             ("--sequence-limit", deployment.sequence_limit),
+            ("--concurrency", deployment.concurrency),
+            ("--admission", deployment.admission),
+            ("--chunk-tokens", deployment.chunk_tokens),
+            ("--batches-in-flight", deployment.batches_in_flight),
         ):
             if value is not None:
                 raise InputError(f"{name}: is of continuous batching; give --policy continuous")
@@ -228,7 +264,15 @@ def _settings(deployment: Deployment) -> ContinuousSettings | None:
         planned = default_settings(model, _any_trace())
     budget = deployment.token_budget or planned.token_budget
     limit = deployment.sequence_limit or min(planned.sequence_limit, budget)
-    return replace(planned, token_budget=budget, sequence_limit=limit, prefix_caching=False)
+    return replace(
+        planned,
+        token_budget=budget,
+        sequence_limit=limit,
+        prefix_caching=False,
+        admission=deployment.admission or planned.admission,
+        chunk_tokens=deployment.chunk_tokens or planned.chunk_tokens,
+        batches_in_flight=deployment.batches_in_flight or planned.batches_in_flight,
+    )
 
 
 def _any_trace() -> TraceWorkload:

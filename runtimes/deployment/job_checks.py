@@ -21,6 +21,11 @@ def check_job_alone(job: Job) -> None:
         raise InputError("requests: expected at least one that the plan can hold, got none")
     if (job.policy == "continuous") != (job.settings is not None):
         raise InputError(f"policy {job.policy}: expected settings with continuous batching alone")
+    if job.concurrency is not None and (job.settings is None or job.concurrency < 1):
+        raise InputError(
+            f"concurrency: expected at least 1 in flight, with continuous batching, got "
+            f"{job.concurrency} with policy {job.policy}"
+        )
     _check_names(job)
     _check_requests(job, scenario)
     if job.policy == "static":

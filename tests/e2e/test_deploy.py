@@ -278,12 +278,15 @@ def test_synthetic_prompts_are_served_by_continuous_batching(folder: Path) -> No
     (folder / "few.yaml").write_text(PRESET, encoding="utf-8")
     done = llmpq(
         *DEPLOY, "--trace", "few.yaml", "--requests", "5", "--policy", "continuous",
-        "--token-budget", "16", "--json", "--compare", cwd=folder,
+        "--token-budget", "16", "--chunk-tokens", "4", "--admission", "no-evict", "--json",
+        "--compare", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["measured"]["finished"] == 5
     assert told["policy"] == "continuous"
+    settings = told["comparison"]["settings"]
+    assert (settings["chunk_tokens"], settings["admission"]) == (4, "no-evict")
     assert told["comparison"]["predicted"]["finished"] == 5
 
 
@@ -296,6 +299,7 @@ REFUSALS = [
     ((*DEPLOY, "--requests", "missing.jsonl"), "missing.jsonl"),
     ((*DEPLOY, "--resume"), "--resume: give the file of answers with --out"),
     ((*DEPLOY, "--token-budget", "9"), "--token-budget: is of continuous batching"),
+    ((*DEPLOY, "--chunk-tokens", "9"), "--chunk-tokens: is of continuous batching"),
     ((*DEPLOY, "--devices", "cuda:0,cpu"), "needs cuda:0, this machine has"),
     ((*DEPLOY, "--out", "no/where.jsonl"), "cannot write no/where.jsonl"),
     ((*DEPLOY, "--batch-invariant", "--cuda-graphs"), "expected without --cuda-graphs"),

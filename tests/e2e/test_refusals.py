@@ -12,8 +12,8 @@ SEARCH = ("search", "--model", "opt-125m", "--cluster", "paper-9", "--kernels", 
 MESSAGES = [
     (
         ("search", "--model", "bloom-176b", "--cluster", "paper-1", "--kernels", "spec"),
-        "bloom-176b on paper-1: does not fit at int3, the smallest allowed format: layers, "
-        "embedding and one request's KV cache need",
+        "bloom-176b on paper-1: does not fit at int3, the smallest allowed format: weights "
+        "of 77.1 GiB and one request's KV cache of 2.4 GiB need",
     ),
     (
         ("search", "--model", "opt-30b", "--cluster", "paper-9", "--kernels", "spec",

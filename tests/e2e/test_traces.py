@@ -93,8 +93,11 @@ def test_options_of_the_scheduler_reach_it(folder: Path) -> None:
     whole = simulated(folder, *SMALL, "--no-chunked-prefill", "--sequence-limit", "7")
     assert whole["settings"]["chunked_prefill"] is False
     assert whole["settings"]["sequence_limit"] == 7
-    small = simulated(folder, *SMALL, "--token-budget", "64")
-    assert small["settings"]["token_budget"] == 64
+    given = ("--token-budget", "64", "--chunk-tokens", "32", "--admission", "no-evict")
+    small = simulated(folder, *SMALL, *given, "--batches-in-flight", "1")
+    settings = small["settings"]
+    assert (settings["token_budget"], settings["chunk_tokens"]) == (64, 32)
+    assert (settings["admission"], settings["batches_in_flight"]) == ("no-evict", 1)
     assert small["ttft_s"]["p99"] != whole["ttft_s"]["p99"]
 
 

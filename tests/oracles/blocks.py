@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from llmpq_sim.simulator.continuous.sequence import Name, Names
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
@@ -12,13 +13,13 @@ class Request:
     number: int
     prompt_tokens: int
     output_tokens: int
-    names: tuple[int, ...]
+    names: Names
     token_s: list[float] = field(default_factory=list)
     computed_tokens: int = 0
     decodes: bool = False
     in_flight: bool = False
     own_blocks: int = 0
-    prefix: list[int] = field(default_factory=list)
+    prefix: list[Name] = field(default_factory=list)
 
     @property
     def known_tokens(self) -> int:
@@ -35,9 +36,9 @@ class Blocks:
         self.prefix_tokens = per_prefix * settings.block_tokens
         self.settings = settings
         self.running: list[Request] = []  # in order of admission
-        self.cached: list[int] = []  # prefix blocks there, the one to be evicted first in front
+        self.cached: list[Name] = []  # prefix blocks there, the one to be evicted first in front
 
-    def used_prefixes(self) -> set[int]:
+    def used_prefixes(self) -> set[Name]:
         """Return the prefix blocks that running requests share."""
         return {name for one in self.running for name in one.prefix}
 
@@ -55,20 +56,24 @@ class Blocks:
         held = request.own_blocks + self.per_prefix * len(request.prefix)
         return self.settings.blocks(tokens) - held
 
+    def ever_needed(self) -> int:
+        """Return the blocks that all running requests lack until their last tokens."""
+        return sum(self.needed(one, one.prompt_tokens + one.output_tokens) for one in self.running)
+
     def take(self, request: Request, blocks: int) -> None:
         """Give a request blocks, those of unused prefixes last and the oldest of them first."""
         request.own_blocks += blocks
         while self.used() + self.per_prefix * len(self.unused()) > self.capacity:
             self.cached.remove(self.unused()[0])
 
-    def unused(self) -> list[int]:
+    def unused(self) -> list[Name]:
         """Return the prefix blocks that nobody holds, the one to be evicted first in front."""
         used = self.used_prefixes()
         return [name for name in self.cached if name not in used]
 
-    def longest_cached_prefix(self, request: Request) -> list[int]:
+    def longest_cached_prefix(self, request: Request) -> list[Name]:
         """Return the leading prefix blocks that are there, so that a token is left to compute."""
-        found: list[int] = []
+        found: list[Name] = []
         for name in request.names[: (request.known_tokens - 1) // self.prefix_tokens]:
             if name not in self.cached:
                 break
@@ -83,6 +88,14 @@ class Blocks:
                 request.own_blocks -= self.per_prefix
                 request.prefix.append(name)
                 self.cached.append(name)
+
+    def share_rest(self, request: Request) -> None:
+        """Name all that a request has filled beyond what has names, for itself to find again."""
+        for place in range(len(request.names), request.computed_tokens // self.prefix_tokens):
+            request.names = (*request.names, (request.number, place))
+            request.own_blocks -= self.per_prefix
+            request.prefix.append(request.names[-1])
+            self.cached.append(request.names[-1])
 
     def release(self, request: Request) -> None:
         """Take everything from a request that ends or is preempted."""

@@ -15,6 +15,7 @@ from llmpq_sim.simulator.continuous.kv_blocks import prefix_kv_blocks, prefix_na
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad, Pipeline
 from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
+from llmpq_sim.simulator.phases import PassedStep, phases_of
 from llmpq_sim.simulator.static.step_graph import OnStep
 from tests.oracles.blocks import Blocks, Request
 
@@ -24,6 +25,7 @@ _Chunk = tuple[Request, int, int]
 class _Batch:
     def __init__(self, number: int, decodes: list[Request], chunks: list[_Chunk]) -> None:
         self.number = number
+        self.began_s = 0.0
         self.decodes = decodes
         self.chunks = chunks
         finished = [one for one, prefix, chunk in chunks if prefix + chunk == one.known_tokens]
@@ -60,17 +62,34 @@ class _ContinuousService:
         self.woken = self.environment.event()
         self.batches = self.preemptions = self.peak_blocks = self.reused_tokens = 0
         self.busy_s = [0.0] * len(pipeline.stages)
+        self.passed: list[PassedStep] = []
         self.environment.process(self._scheduler())
         for number in range(len(pipeline.stages)):
             self.environment.process(self._stage(number))
             self.environment.process(self._link(number))
         fits = can_be_served(workload, settings, pipeline.block_capacity)
-        for request in np.flatnonzero(fits).tolist():
-            self.environment.process(self._arrival(request))
+        self.arrival_s = np.full(workload.requests, np.nan)
+        self.to_come: list[int] = np.flatnonzero(fits).tolist()
+        if workload.concurrency is None:
+            self.arrival_s[:] = workload.arrival_s
+            for request in self.to_come:
+                self.environment.process(self._arrival(request))
+        else:
+            for _ in range(workload.concurrency):
+                self._enter_next()
 
     def _arrival(self, number: int) -> ProcessGenerator:
+        yield self.environment.timeout(float(self.workload.arrival_s[number]))
+        self._enter(number)
+
+    def _enter_next(self) -> None:
+        if self.to_come:
+            number = self.to_come.pop(0)
+            self.arrival_s[number] = self.environment.now
+            self._enter(number)
+
+    def _enter(self, number: int) -> None:
         workload = self.workload
-        yield self.environment.timeout(float(workload.arrival_s[number]))
         self.waiting.append(
             Request(
                 number,
@@ -87,6 +106,7 @@ class _ContinuousService:
             began_s, service_s = self.environment.now, self.pipeline.service_s(number, batch.load)
             yield self.environment.timeout(service_s)
             self.busy_s[number] += service_s
+            batch.began_s = began_s if number == 0 else batch.began_s
             if self.on_step is not None:
                 self.on_step(number, batch.number, began_s, self.environment.now)
             if number == 0:
@@ -96,6 +116,9 @@ class _ContinuousService:
             if number == len(self.stage_lines) - 1:
                 for request in batch.sampled:
                     request.token_s.append(self.environment.now)
+                rows, tokens = batch.load.rows, batch.load.tokens
+                ended_s = self.environment.now
+                self.passed.append(PassedStep(batch.began_s, ended_s, rows, tokens - rows))
             yield self.link_lines[number].put(batch)
 
     def _link(self, number: int) -> ProcessGenerator:
@@ -122,7 +145,8 @@ class _ContinuousService:
             self._schedule()
 
     def _schedule(self) -> None:
-        while len(self.in_flight) < len(self.stage_lines):
+        most = self.settings.batches_in_flight or len(self.stage_lines)
+        while len(self.in_flight) < most:
             if not self.first_stage_is_idle and not self.settings.schedules_ahead:
                 return
             decodes, chunks = self._form()
@@ -160,7 +184,7 @@ class _ContinuousService:
         chunks = []
         for request in list(self.blocks.running):
             is_idle = request in self.blocks.running and not request.in_flight
-            chunk = min(request.known_tokens - request.computed_tokens, budget)
+            chunk = self._cut(request.known_tokens - request.computed_tokens, budget)
             if not is_idle or request.decodes or not chunk:
                 continue
             if self._obtain(request, request.computed_tokens + chunk):
@@ -177,11 +201,15 @@ class _ContinuousService:
             wanted = request.known_tokens - reused
             if wanted > budget and not self.settings.chunked_prefill:
                 break
-            chunk = min(wanted, budget)
+            chunk = self._cut(wanted, budget)
             self.blocks.running.append(request)
             request.prefix = prefix
             needed = self.blocks.needed(request, reused + chunk)
-            if needed > self.blocks.available():
+            if self.settings.admission == "no-evict":
+                has_room = self.blocks.ever_needed() <= self.blocks.available()
+            else:
+                has_room = needed <= self.blocks.available()
+            if not has_room:
                 self.blocks.running.remove(request)
                 request.prefix = []
                 break
@@ -192,6 +220,9 @@ class _ContinuousService:
             chunks.append(self._scheduled(request, chunk))
             budget -= chunk
         return chunks
+
+    def _cut(self, tokens: int, budget: int) -> int:
+        return min(tokens, budget, self.settings.chunk_tokens or tokens)
 
     def _scheduled(self, request: Request, chunk: int) -> _Chunk:
         prefix = request.computed_tokens
@@ -215,6 +246,8 @@ class _ContinuousService:
         return True
 
     def _preempt(self, request: Request) -> None:
+        if self.settings.prefix_caching:
+            self.blocks.share_rest(request)
         self.blocks.release(request)
         request.computed_tokens, request.decodes = 0, False
         self.waiting.insert(0, request)
@@ -229,6 +262,8 @@ class _ContinuousService:
             if len(request.token_s) == request.output_tokens:
                 self.blocks.release(request)
                 self.served.append(request)
+                if self.workload.concurrency is not None:
+                    self._enter_next()
 
 
 def serve_plainly(
@@ -248,6 +283,7 @@ def serve_plainly(
         gaps.values_s.extend(np.diff(request.token_s).tolist())
         gaps.counts.extend([1] * (len(request.token_s) - 1))
     return ServiceTimes(
+        service.arrival_s,
         first_s,
         last_s,
         gaps,
@@ -256,4 +292,5 @@ def serve_plainly(
         service.preemptions,
         service.peak_blocks,
         service.reused_tokens,
+        phases_of(service.passed),
     )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_all_that_can_be_served_is_and_nothing_else(case: Case) -> None:
 def test_instants_are_in_order(case: Case) -> None:
     times, workload = compute_service(*case), case[1]
     served = ~np.isnan(times.first_s)
-    assert (times.first_s[served] > workload.arrival_s[served]).all()
+    assert (times.first_s[served] > times.arrival_s[served]).all()
+    if workload.concurrency is None:
+        assert np.array_equal(times.arrival_s, workload.arrival_s)
     several = workload.output_tokens[served] > 1
     assert ((times.last_s > times.first_s)[served] == several).all()
 
@@ -91,10 +94,11 @@ def test_no_stage_works_all_the_time_and_no_block_is_used_twice(case: Case) -> N
 
 
 @given(cases())
-def test_a_stage_serves_one_batch_at_a_time_and_as_many_are_under_way_as_stages(
+def test_a_stage_serves_one_batch_at_a_time_and_as_many_are_under_way_as_may_be(
     case: Case,
 ) -> None:
     steps, stages = steps_of(case), len(case[0].stages)
+    most = case[2].batches_in_flight or stages
     for number in range(stages):
         own = sorted(
             (step, began_s, ended_s) for at, step, began_s, ended_s in steps if at == number
@@ -102,19 +106,45 @@ def test_a_stage_serves_one_batch_at_a_time_and_as_many_are_under_way_as_stages(
         assert all(before[2] <= after[1] for before, after in pairwise(own))
     first = {step: began_s for at, step, began_s, _ in steps if at == 0}
     last = {step: ended_s for at, step, _, ended_s in steps if at == stages - 1}
-    assert all(first[step] >= last[step - stages] for step in first if step >= stages)
+    assert all(first[step] >= last[step - most] for step in first if step >= most)
+
+
+@given(cases(admission="no-evict"))
+def test_nobody_is_evicted_whose_whole_output_had_to_fit(case: Case) -> None:
+    assert compute_service(*case).preemptions == 0
+
+
+@given(cases())
+def test_with_blocks_for_all_it_matters_not_how_requests_are_admitted(case: Case) -> None:
+    pipeline, workload, limit = case
+    plenty = replace(pipeline, blocks=(10**6,) * len(pipeline.stages))
+    evicting, careful = (
+        compute_service(plenty, workload, replace(limit, admission=admission))
+        for admission in ("evict", "no-evict")
+    )
+    assert outcome(evicting) == outcome(careful)
+
+
+@given(cases(cut=True))
+def test_a_batch_holds_so_many_prompt_tokens_of_each_request_at_most(case: Case) -> None:
+    pipeline, workload, limit = case
+    alone = replace(limit, sequence_limit=1)
+    told: list[int] = []
+    simulate_service(
+        pipeline, workload, alone, Watch(on_batch=lambda _, __, prompts, *___: told.append(prompts))
+    )
+    assert all(prompts <= alone.most_chunk_tokens for prompts in told)
+    wide = replace(limit, chunk_tokens=limit.token_budget)
+    as_before = replace(limit, chunk_tokens=None)
+    assert outcome(compute_service(pipeline, workload, wide)) == outcome(
+        compute_service(pipeline, workload, as_before)
+    )
 
 
 @given(cases())
 def test_twice_as_slow_takes_twice_as_long(case: Case) -> None:
     pipeline, workload, limit = case
-    slow = trace(
-        2 * workload.arrival_s,
-        workload.prompt_tokens,
-        workload.output_tokens,
-        workload.prefix_blocks,
-        workload.block_tokens,
-    )
+    slow = replace(workload, arrival_s=2 * workload.arrival_s)
     once, twice = compute_service(*case), compute_service(scaled(pipeline, 2.0), slow, limit)
     assert np.array_equal(2 * once.first_s, twice.first_s, equal_nan=True)
     assert np.array_equal(2 * once.last_s, twice.last_s, equal_nan=True)

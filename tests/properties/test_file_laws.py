@@ -190,9 +190,9 @@ def tensor_elements(config: dict[str, Any]) -> int:
     elements = [q * h, kv * h, kv * h, h * q, f * h, f * h, h * f, h, h]
     if family == "qwen2":
         elements += [q, kv, kv]
-    elif config["attention_bias"]:
+    elif config["attention_bias"] and family != "mistral":
         elements += [q, kv, kv, h]
-    if config["mlp_bias"]:
+    if config["mlp_bias"] and family == "llama":
         elements += [f, f, h]
     if family == "qwen3":
         elements += [config["head_dim"]] * 2

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 
 from llmpq_sim.core.plan import MicroBatching, Plan, check_plan
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.scoring import fits, keeps_budget
-from tests.builders import every_placement, plan_at, task_grid, tiny_task
+from tests.builders import every_placement, plan_at, tiny_task
 from tests.strategies import tasks
 
 seeds = st.integers(0, 2**32 - 1)

@@ -8,9 +8,10 @@ from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.models import load_model
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.search.bound.bound import check_certificate
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
-from tests.builders import task_grid, tiny_task
+from tests.builders import tiny_task
 
 MODELS = {
     "paper-1": "opt-13b",

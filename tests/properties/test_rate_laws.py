@@ -64,7 +64,7 @@ def saturated(draw: st.DrawFn) -> TraceWorkload:
 
 
 @st.composite
-def limits(draw: st.DrawFn, workload: TraceWorkload) -> ContinuousSettings:
+def limits(draw: st.DrawFn) -> ContinuousSettings:
     """Return any settings of the scheduler."""
     budget = draw(st.sampled_from([1, 7, 40, 300, 700]))
     return ContinuousSettings(
@@ -72,16 +72,19 @@ def limits(draw: st.DrawFn, workload: TraceWorkload) -> ContinuousSettings:
         sequence_limit=draw(st.integers(1, min(budget, 40))),
         longest_context_tokens=2048,
         chunked_prefill=cut,
-        prefix_caching=workload.prefix_blocks is not None and draw(st.booleans()),
+        prefix_caching=draw(st.booleans()),
         schedules_ahead=draw(st.booleans()),
+        admission=draw(st.sampled_from(["evict", "evict", "no-evict"])),
+        chunk_tokens=draw(st.sampled_from([None, 3, 50])) if cut else None,
+        batches_in_flight=draw(st.sampled_from([None, 1])),
     )
 
 
 @st.composite
 def services(
     draw: st.DrawFn,
-) -> tuple[PlanningTask, TraceWorkload, float]:
-    """Return a task, requests, and the rate at which some plan serves them all."""
+) -> tuple[PlanningTask, TraceWorkload, ContinuousSettings, float]:
+    """Return a task, requests, settings, and the rate at which some plan serves them all."""
     task = draw(tasks())
     scenario = task.costs.scenario
     changed = {kind: draw(profiles(each)) for kind, each in task.costs.profiles.items()}
@@ -97,12 +100,12 @@ def services(
     formats = tuple(name for name in FORMATS if name in {*task.formats, *plan.layer_formats})
     task = replace(task, formats=formats, budget=max(task.budget, loss))
     workload = draw(saturated())
-    chosen = draw(limits(workload))
+    chosen = draw(limits())
     blocks = min(stage_blocks(plan, scenario.model, scenario.cluster, chosen))
     served = can_be_served(workload, chosen, blocks)
     assume(served.any())
     workload = only(workload, served)
-    return task, workload, simulate_continuous(plan, costs, workload, chosen).requests_per_s
+    return task, workload, chosen, simulate_continuous(plan, costs, workload, chosen).requests_per_s
 
 
 def only(workload: TraceWorkload, kept: NDArray[np.bool_]) -> TraceWorkload:
@@ -120,10 +123,10 @@ def only(workload: TraceWorkload, kept: NDArray[np.bool_]) -> TraceWorkload:
 @settings(max_examples=30)
 @given(services(), st.data())
 def test_no_plan_serves_faster_than_the_limit_that_any_multipliers_give(
-    case: tuple[PlanningTask, TraceWorkload, float], data: st.DataObject
+    case: tuple[PlanningTask, TraceWorkload, ContinuousSettings, float], data: st.DataObject
 ) -> None:
-    task, workload, requests_per_s = case
-    certificate = rate_certificate(task, workload)
+    task, workload, chosen, requests_per_s = case
+    certificate = rate_certificate(task, workload, is_cached=chosen.prefix_caching)
     assert certificate is not None
     assert requests_per_s <= certificate.requests_per_s
     factors = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 3.0, 100.0])

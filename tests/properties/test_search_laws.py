@@ -1,5 +1,7 @@
 """Laws of bound, search and closed form on tasks whose every plan is known."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,8 @@ from llmpq_sim.search.bound.certificate import (
     proof_bound_s,
     whole_cell,
 )
+from llmpq_sim.search.bound.feasibility import task_grid
+from llmpq_sim.search.bound.least import least_makespan_s
 from llmpq_sim.search.bound.loads import LoadTable
 from llmpq_sim.search.bound.problem import PlanningTask, Problem
 from llmpq_sim.search.bound.program import Program
@@ -29,7 +33,6 @@ from llmpq_sim.search.bound.relaxation import relax
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.planner import SearchSettings, search
 from llmpq_sim.simulator.static.simulate import simulate_static
-from tests.builders import task_grid
 from tests.strategies import Enumerated, tasks, tasks_and_plans
 
 ROUNDING = 1 + 1e-9
@@ -59,6 +62,23 @@ def test_no_plan_is_faster_than_the_bound_of_its_micro_batching(task: PlanningTa
         tighten(certificate, screen, known.best_s, silently)
         check_bounds(certificate, known)
         assert certificate.bound_s >= first_s
+
+
+@settings(deadline=None, max_examples=25)
+@given(tasks(), st.integers(1, 6))
+def test_no_plan_that_cuts_prompts_is_faster_than_its_bound(task: PlanningTask, cuts: int) -> None:
+    tokens = max(task.costs.scenario.workload.prompt_tokens // cuts, 1)
+    alone = [batching for batching in task_grid(task) if batching.prefill == 1]
+    grid = [replace(batching, chunk_tokens=tokens) for batching in alone]
+    known, screen = Enumerated(task, tuple(grid)), Screen(task)
+    certificate = first_certificate(screen, grid, silently)
+    check_bounds(certificate, known)
+    for batching, best_s in known.best_by_micro_batching.items():
+        assert least_makespan_s(task, batching) <= best_s * ROUNDING
+    if known.best_s is not None:
+        tighten(certificate, screen, known.best_s, silently)
+        check_bounds(certificate, known)
+        assert check_certificate(certificate, screen, grid) <= known.best_s * ROUNDING
 
 
 @settings(deadline=None, max_examples=300)

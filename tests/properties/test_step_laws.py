@@ -13,6 +13,7 @@ from llmpq_sim.core.schedule import batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.bound import check_certificate, first_certificate, tighten
 from llmpq_sim.search.bound.certificate import whole_cell
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.loads import LoadTable
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.relaxation import relax
@@ -23,7 +24,7 @@ from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.simulator.static.engine import simulate_steps
 from llmpq_sim.simulator.static.simulate import simulate_static
-from tests.builders import plan_at, task_grid, tiny_scenario, tiny_task
+from tests.builders import plan_at, tiny_scenario, tiny_task
 from tests.strategies import Enumerated, tasks, tasks_and_plans, tenfold
 
 ROUNDING = 1 + 1e-9

@@ -2,6 +2,7 @@
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,17 +48,27 @@ def load_stages(
 
 
 def static(
-    requests: list[TokenRequest], batch: int, prefill: int, decode: int, in_flight: int
+    requests: list[TokenRequest],
+    batch: int,
+    prefill: int,
+    decode: int,
+    in_flight: int,
+    chunk_tokens: int | None = None,
 ) -> StaticSchedule:
     """Return the static policy's schedule."""
-    return StaticSchedule(requests, batch, MicroBatching(prefill, decode, in_flight))
+    return StaticSchedule(requests, batch, MicroBatching(prefill, decode, in_flight, chunk_tokens))
 
 
 def continuous(
-    requests: list[TokenRequest], token_budget: int, rows: int, *, chunked: bool = True
+    requests: list[TokenRequest],
+    token_budget: int,
+    rows: int,
+    *,
+    chunked: bool = True,
+    **others: Any,
 ) -> ContinuousSchedule:
     """Return the schedule of continuous batching."""
-    settings = ContinuousSettings(token_budget, min(rows, token_budget), 24, chunked)
+    settings = ContinuousSettings(token_budget, min(rows, token_budget), 24, chunked, **others)
     return ContinuousSchedule(requests, settings, rows)
 
 

@@ -98,6 +98,7 @@ def test_logits_are_those_of_a_request_alone(name: str, dtype: str, root: Path) 
     expected = alone(stages, REQUESTS)
     for schedule in (
         static(REQUESTS, 6, 3, 4, 2),
+        static(REQUESTS, 6, 3, 4, 2, chunk_tokens=37),
         continuous(REQUESTS, 9, 6),
         continuous(REQUESTS, 200, 8, chunked=False),
     ):

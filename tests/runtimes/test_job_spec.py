@@ -69,6 +69,9 @@ def service_settings(draw: st.DrawFn) -> ContinuousSettings:
         block_tokens=draw(st.integers(1, 64)),
         prefix_caching=draw(st.booleans()),
         schedules_ahead=draw(st.booleans()),
+        admission=draw(st.sampled_from(("evict", "no-evict"))),
+        chunk_tokens=draw(st.none() | st.integers(1, 4096)) if chunked else None,
+        batches_in_flight=draw(st.none() | st.integers(1, 8)),
     )
 
 
@@ -78,7 +81,7 @@ JOBS = st.builds(
     dtype=st.sampled_from(("bf16", "fp16", "fp32")),
     stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
     batch=COUNTS,
-    micro_batching=st.builds(MicroBatching, COUNTS, COUNTS, COUNTS),
+    micro_batching=st.builds(MicroBatching, COUNTS, COUNTS, COUNTS, st.none() | COUNTS),
     settings=st.none() | service_settings(),
     cache_rows=COUNTS,
     cache_context_tokens=COUNTS,

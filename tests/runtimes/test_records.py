@@ -54,6 +54,20 @@ def test_requests_have_the_instants_at_which_their_tokens_were_sampled() -> None
     )
 
 
+def test_requests_of_a_closed_loop_arrive_when_they_are_let_in(tmp_path: Path) -> None:
+    run, stages = made_run()
+    run.take_back(1, 103.0)  # of an open loop: nobody is let in
+    assert run.entered_s == []
+    run.let_in(1, START_S)
+    run.take_back(2, 103.5)  # there is but one more
+    write_records(tmp_path / "run.json", run, stages)
+    again, _ = read_records(tmp_path / "run.json")
+    assert again == run
+    found = again.execution(REQUESTS, stages, "bf16")
+    assert [one.arrival_s for one in found.requests] == [0.0, 3.5]
+    assert found.result.ttft_s == Summary.of([2.0, 0.5])
+
+
 def test_metrics_are_those_of_these_instants() -> None:
     result = execution().result
     assert (result.requests, result.finished, result.output_tokens) == (2, 2, 4)

@@ -1,7 +1,7 @@
 """Schedules: the simulator's steps, and rows of the cache that hold what steps expect."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given
@@ -111,39 +111,49 @@ def empty_cache(rows: int) -> Cache:
 
 @st.composite
 def static_cases(draw: Any) -> tuple[list[int], int, MicroBatching]:
-    """Return output tokens of all requests, the batch, and how it is cut."""
+    """Return output tokens of all requests, the batch, and how it is cut, prompts too or not."""
     outputs = draw(st.lists(st.integers(1, 6), min_size=1, max_size=14))
     batch = draw(st.integers(1, len(outputs)))
     decode = draw(st.integers(1, batch))
     in_flight = draw(st.integers(1, -(-batch // decode)))
-    return outputs, batch, MicroBatching(draw(st.integers(1, batch)), decode, in_flight)
+    chunk_tokens = draw(st.none() | st.integers(1, 5))
+    batching = MicroBatching(draw(st.integers(1, batch)), decode, in_flight, chunk_tokens)
+    return outputs, batch, batching
 
 
-def shapes_of(outputs: list[int], batch: int, batching: MicroBatching) -> list[BatchSchedule]:
+def shapes_of(
+    outputs: list[int], batch: int, batching: MicroBatching, prompt: int
+) -> list[BatchSchedule]:
     """Return the simulator's waves of all batches, the last of which may be smaller."""
     shapes: list[BatchSchedule] = []
     for first in range(0, len(outputs), batch):
         part = tuple(outputs[first : first + batch])
-        shapes += batch_schedules(BatchWorkload(1, part), batching.within(len(part)))
+        shapes += batch_schedules(BatchWorkload(prompt, part), batching.within(len(part)))
     return shapes
 
 
-@given(static_cases(), st.integers(1, 30))
+@given(static_cases(), st.integers(1, 30), st.integers(1, 9))
 def test_static_steps_are_those_of_the_simulator(
-    case: tuple[list[int], int, MicroBatching], in_flight: int
+    case: tuple[list[int], int, MicroBatching], in_flight: int, prompt: int
 ) -> None:
     outputs, batch, batching = case
-    requests = [request(i, 1 + i % 3, wanted) for i, wanted in enumerate(outputs)]
+    requests = [request(i, prompt, wanted) for i, wanted in enumerate(outputs)]
     drive = Drive(
         StaticSchedule(requests, batch, batching),
         empty_cache(most_rows(len(outputs), batch, batching)),
     )
     drive.in_flight = in_flight
-    expected: list[tuple[int, int]] = []
-    for shape in shapes_of(outputs, batch, batching):
-        expected += [(0, rows) for rows in shape.prefill_rows]
-        expected += [(shape.decode_rows[group][turn], 0) for group, turn in shape.decode_order]
-    assert [(len(step.decodes), len(step.chunks)) for step in drive.run()] == expected
+    expected: list[tuple[int, list[tuple[int, int, bool]]]] = []
+    for shape in shapes_of(outputs, batch, batching, prompt):
+        expected += [
+            (0, [(each.before_tokens, each.tokens, each.is_last)] * each.rows)
+            for each in shape.prefill_steps
+        ]
+        expected += [(shape.decode_rows[group][turn], []) for group, turn in shape.decode_order]
+    assert [
+        (len(step.decodes), [(part.start, part.tokens, part.samples) for part in step.chunks])
+        for step in drive.run()
+    ] == expected
     assert [len(one.tokens) for one in sorted(drive.served, key=lambda one: one.request)] == outputs
 
 
@@ -169,6 +179,29 @@ def test_static_rows_hold_their_sequences_when_outputs_stop_at_random(
     for step in steps:  # decodes lie side by side, so that the cache need not be gathered
         rows = [part.row for part in step.decodes]
         assert rows == list(range(rows[0], rows[0] + len(rows))) if rows else True
+
+
+@given(static_cases(), st.data())
+def test_prompts_of_a_micro_batch_end_together_and_no_chunk_is_larger_than_planned(
+    case: tuple[list[int], int, MicroBatching], data: st.DataObject
+) -> None:
+    outputs, batch, batching = case
+    prompts = [data.draw(st.integers(1, 12)) for _ in outputs]
+    requests = [request(i, prompts[i], wanted) for i, wanted in enumerate(outputs)]
+    cache = empty_cache(most_rows(len(outputs), batch, batching))
+    drive = Drive(StaticSchedule(requests, batch, batching), cache, in_flight=20)
+    of = {i: list[tuple[int, Segment]]() for i in range(len(prompts))}
+    for step in drive.run():
+        sampled = [part.samples for part in step.chunks]
+        assert all(sampled) or not any(sampled)
+        assert len(step.chunks) <= batching.prefill
+        assert all(part.tokens <= (batching.chunk_tokens or 12) for part in step.chunks)
+        for part in step.chunks:
+            of[part.request].append((step.number, part))
+    for prompt, parts in zip(prompts, of.values(), strict=True):
+        assert sum(part.tokens for _, part in parts) == prompt
+        numbers = [number for number, _ in parts]
+        assert numbers == list(range(numbers[0], numbers[0] + len(parts)))
 
 
 @given(static_cases())
@@ -206,25 +239,27 @@ def continuous_cases(draw: Any) -> tuple[list[tuple[int, int]], ContinuousSettin
         sequence_limit=draw(st.integers(1, min(budget, 6))),
         longest_context_tokens=18,
         chunked_prefill=chunked,
+        admission=draw(st.sampled_from(["evict", "no-evict"])),
+        chunk_tokens=draw(st.none() | st.integers(1, 8)) if chunked else None,
     )
     return draw(st.lists(lengths, min_size=1, max_size=12)), settings
 
 
-@given(continuous_cases())
+@given(continuous_cases(), st.none() | st.integers(1, 14))
 def test_continuous_steps_are_the_batches_of_the_simulator(
-    case: tuple[list[tuple[int, int]], ContinuousSettings],
+    case: tuple[list[tuple[int, int]], ContinuousSettings], users: int | None
 ) -> None:
     lengths, settings = case
     batches: list[tuple[int, int]] = []
     prompts, outputs = zip(*lengths, strict=True)
     simulate_service(
         even_pipeline(settings),
-        trace([0.0] * len(lengths), prompts, outputs),
+        replace(trace([0.0] * len(lengths), prompts, outputs), concurrency=users),
         settings,
         Watch(on_batch=lambda _, decodes, prompts, *__: batches.append((decodes, prompts))),
     )
     requests = [request(i, *each) for i, each in enumerate(lengths)]
-    drive = Drive(ContinuousSchedule(requests, settings, 100), empty_cache(100))
+    drive = Drive(ContinuousSchedule(requests, settings, 100, users), empty_cache(100))
     assert [(len(step.decodes), step.prompt_tokens) for step in drive.run()] == batches
 
 
@@ -242,6 +277,8 @@ def test_continuous_batching_keeps_its_limits(
     drive.stops_after = {i: data.draw(st.integers(1, 8)) for i in range(len(lengths))}
     steps = drive.run()
     assert all(step.tokens <= settings.token_budget for step in steps)
+    longest = max(part.tokens for step in steps for part in step.chunks)
+    assert longest <= settings.most_chunk_tokens
     assert sorted(one.request for one in drive.served) == list(range(len(lengths)))
     for one in drive.served:
         assert len(one.tokens) == min(lengths[one.request][1], drive.stops_after[one.request])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from runtimes.base import TokenRequest
+from runtimes.torch_pipeline.engine import attention
 from runtimes.torch_pipeline.engine.stage import CacheShape
 from tests.runtimes.models import CONFIGS, LAYERS, VOCABULARY, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
@@ -48,9 +49,20 @@ def test_tokens_are_those_of_generate(case: Case, stages: int) -> None:
         schedules = (
             static(requests, 5, 2, 3, 2),
             continuous(requests, 6, 4),
+            static(requests, 5, 3, 2, 3, chunk_tokens=4),
             static(requests, 3, 3, 1, 2),
             continuous(requests, 24, 5, chunked=False),
+            continuous(requests, 8, 3, chunk_tokens=2, admission="no-evict"),
         )
-        for schedule in schedules if number == 0 else schedules[:2]:
+        for schedule in schedules if number == 0 else schedules[:3]:
             served, _ = run(loaded, schedule, requests, in_flight=stages)
             assert token_lists(served) == expected
+
+
+def test_masks_of_late_chunks_come_in_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, expected = case
+    monkeypatch.setattr(attention, "MASK_ELEMENTS", 16)  # one or two queries at a time
+    requests = requests_of(prompts_of(LENGTHS))
+    loaded = load_stages(folder, [("bf16",) * LAYERS], CacheShape(5, 24))
+    served, _ = run(loaded, static(requests, 5, 3, 2, 3, chunk_tokens=4), requests)
+    assert token_lists(served) == expected

@@ -135,6 +135,7 @@ def test_a_service_that_is_shown_is_what_the_recurrence_says() -> None:
         ("preemptions", lambda count: count + 1, "preemptions"),
         ("peak_blocks", lambda count: count - 1, "peak_blocks"),
         ("reused_tokens", lambda count: count + 4, "reused_tokens"),
+        ("phases", lambda phases: replace(phases, decode_s=0.0), "phases"),
         ("gaps", lambda _: Gaps(), "gaps"),
     ],
 )

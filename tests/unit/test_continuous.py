@@ -85,6 +85,54 @@ def test_the_last_one_admitted_gives_its_blocks_and_keeps_its_tokens(run: Run) -
 
 
 @either_engine
+@pytest.mark.parametrize(("caches", "last_s", "reused"), [(False, 8.0, 0), (True, 7.0, 8)])
+def test_who_is_evicted_finds_what_is_left_of_its_blocks_again(
+    run: Run, caches: bool, last_s: float, reused: int
+) -> None:
+    limit = limits(longest_context_tokens=12, prefix_caching=caches)
+    times = run(even_pipeline(limit, blocks=5), trace([0.0, 0.0], [4, 4], [6, 6]), limit)
+    # At 5 both need a third block and one is left. Of the 9 tokens of request 1, 8 fill 2 blocks.
+    assert (times.preemptions, times.reused_tokens) == (1, reused)
+    assert times.last_s.tolist() == [6.0, last_s]
+
+
+@either_engine
+def test_who_would_take_the_blocks_of_others_waits_until_they_are_done(run: Run) -> None:
+    limit = limits(longest_context_tokens=12, admission="no-evict")
+    pipeline = even_pipeline(limit, blocks=6)
+    times = run(pipeline, trace([0.0] * 3, [4] * 3, [6, 2, 6]), limit)
+    # 3, 2 and 3 blocks until the last tokens: request 2 begins when 1 is done, at 2.
+    assert times.preemptions == 0
+    assert times.first_s.tolist() == [1.0, 1.0, 3.0]
+    assert times.last_s.tolist() == [6.0, 2.0, 8.0]
+
+
+@either_engine
+def test_blocks_of_a_shared_prefix_are_promised_once(run: Run) -> None:
+    limit = limits(longest_context_tokens=12, admission="no-evict", prefix_caching=True)
+    workload = trace([0.0, 0.5], [5, 5], [6, 6], ((1, 2), (1, 3)), 4)
+    apart = trace([0.0, 0.5], [5, 5], [6, 6], ((1, 2), (4, 3)), 4)
+    pipeline = even_pipeline(limit, blocks=5)
+    assert run(pipeline, workload, limit).first_s.tolist() == [1.0, 2.0]
+    assert run(pipeline, apart, limit).first_s.tolist() == [1.0, 7.0]
+
+
+@either_engine
+def test_long_prompts_leave_room_beside_them_where_they_are_cut_smaller(run: Run) -> None:
+    limit = limits(chunk_tokens=6)
+    times = run(even_pipeline(limit), trace([0.0, 0.0], [18, 4], [1, 1]), limit)
+    # Batches: 6 + 2, 6 + 2, 6 tokens.
+    assert times.first_s.tolist() == [3.0, 2.0]
+
+
+@either_engine
+def test_fewer_batches_may_be_under_way_than_there_are_stages(run: Run) -> None:
+    limit = limits(token_budget=4, batches_in_flight=1)
+    times = run(even_pipeline(limit, stages=2), trace([0.0] * 3, [4] * 3, [1] * 3), limit)
+    assert times.first_s.tolist() == [2.0, 4.0, 6.0]
+
+
+@either_engine
 def test_requests_that_can_never_fit_are_refused(run: Run) -> None:
     limit = limits(longest_context_tokens=40)
     pipeline = even_pipeline(limit, blocks=5)

@@ -16,7 +16,7 @@ either_engine = pytest.mark.parametrize("run", [simulate_steps, compute_steps])
 @either_engine
 def test_a_stage_works_while_the_next_one_does(run: Run) -> None:
     graph = StepGraph(((2.0, 2.0), (3.0, 3.0)), ((0.0, 0.0),) * 2, ((), ()), starts=2)
-    assert run(graph, 0.0) == StepTimes([5.0, 8.0], 8.0)
+    assert run(graph, 0.0) == StepTimes([0.0, 2.0], [5.0, 8.0], 8.0)
 
 
 @either_engine
@@ -40,7 +40,7 @@ def test_a_stage_serves_who_came_first_not_who_has_the_lower_number(run: Run) ->
 @either_engine
 def test_a_wave_begins_when_it_is_told(run: Run) -> None:
     graph = StepGraph(((2.0,),), ((0.0,),), ((),), starts=1)
-    assert run(graph, 7.5) == StepTimes([9.5], 9.5)
+    assert run(graph, 7.5) == StepTimes([7.5], [9.5], 9.5)
 
 
 @either_engine
@@ -48,7 +48,7 @@ def test_a_wave_that_takes_no_time_ends_as_it_begins(run: Run) -> None:
     graph = ring_graph(
         stages=3, rows=4, prefill=1, decode=2, rounds=[5, 3], service_s=lambda stage, step: 0.0
     )
-    assert run(graph, 2.0) == StepTimes([2.0] * 12, 2.0)
+    assert run(graph, 2.0) == StepTimes([2.0] * 12, [2.0] * 12, 2.0)
 
 
 @either_engine

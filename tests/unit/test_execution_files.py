@@ -43,6 +43,8 @@ SETTINGS = st.builds(
     block_tokens=st.integers(1, 64),
     prefix_caching=st.booleans(),
     schedules_ahead=st.booleans(),
+    admission=st.sampled_from(("evict", "no-evict")),
+    batches_in_flight=st.none() | st.integers(1, 8),
 )
 
 
@@ -104,6 +106,7 @@ def executions(draw: st.DrawFn) -> SavedExecution:
         model=draw(WORDS),
         policy=policy,
         settings=settings,
+        concurrency=draw(st.none() | st.integers(1, 9)),
         execution=execution,
     )
 

@@ -75,8 +75,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 24},
     "mistral": {"head_dim": 24},
 }
+BIASES = {"attention_bias": True, "mlp_bias": True}
 CASES = [
     *((name, {}) for name in FAMILIES),
+    *((name, BIASES) for name in FAMILIES),  # which most families do not know, and so ignore
     *VARIANTS.items(),
     ("falcon", {"multi_query": False, "parallel_attn": False}),
     ("falcon", {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1}),

@@ -15,11 +15,12 @@ from llmpq_sim.paper.evolution import (
     evolutions_on_trace,
     random_plans,
 )
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.genetic.batches import POPULATION
 from llmpq_sim.search.genetic.evolution import stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.scoring import fits, keeps_budget
-from tests.builders import task_grid, tiny_model, tiny_scenario, tiny_task
+from tests.builders import tiny_model, tiny_scenario, tiny_task
 from tests.online import online_task
 
 CASE = Case(2, "main", 0.8, "gptq-2023")

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage, check_plan
+from llmpq_sim.core.records import from_dict, to_dict
 from tests.builders import tiny_device, tiny_scenario
 
 WHOLE = MicroBatching(2, 2, 2)
@@ -57,6 +61,25 @@ def test_micro_batches_lie_within_the_batch() -> None:
         "plan.decode_micro_batch: expected 1 to 4 (the batch), got 5"
     )
     assert message(GOOD, MicroBatching(4, 2, 3)) == "plan.groups_in_flight: expected 1 to 2, got 3"
+
+
+@pytest.mark.parametrize("chunk_tokens", [0, 17])
+def test_a_chunk_lies_within_the_prompt(chunk_tokens: int) -> None:
+    assert message(GOOD, replace(WHOLE, chunk_tokens=chunk_tokens)) == (
+        f"plan.prefill_chunk_tokens: expected 1 to 16 (the prompt), got {chunk_tokens}; "
+        "leave it out to prefill whole prompts"
+    )
+
+
+def test_a_plan_without_chunks_is_written_as_before() -> None:
+    assert list(to_dict(WHOLE)) == [
+        "prefill_micro_batch",
+        "decode_micro_batch",
+        "groups_in_flight",
+    ]
+    cut = replace(WHOLE, chunk_tokens=5)
+    assert from_dict(MicroBatching, Fields(to_dict(cut), "plan")) == cut
+    assert cut.within(1).chunk_tokens == 5
 
 
 def test_stages_know_their_first_layers() -> None:

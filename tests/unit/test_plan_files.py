@@ -266,9 +266,14 @@ def test_a_profile_that_is_not_the_plans_is_noticed(damaged: Callable[..., Path]
             "plan.json.plan.groups_in_flight: expected 1 to 1, got 99",
         ),
         (
+            lambda plan: plan.update(prefill_chunk_tokens=100_000),
+            "plan.json.plan.prefill_chunk_tokens: expected 1 to 64 (the prompt), got 100000; "
+            "leave it out to prefill whole prompts",
+        ),
+        (
             lambda plan: plan.update(comment="fast"),
             "plan.json.plan: unknown keys ['comment']; known are: decode_micro_batch, "
-            "groups_in_flight, prefill_micro_batch, stages",
+            "groups_in_flight, prefill_chunk_tokens, prefill_micro_batch, stages",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.service import serve
 from llmpq_sim.simulator.static.simulate import simulate_static
+from llmpq_sim.workloads.shaping import closed_loop
 from tests.executions import LIMITS, measured, poisson, saved_plan, served
 from tests.reports import GOOD
 from tests.services import serving_costs
@@ -170,6 +171,24 @@ def test_continuous_batching_is_predicted_as_it_is_simulated() -> None:
     last = [step for step in prediction.steps if step.stage == 1]
     assert sum(step.prompt_tokens for step in last) == workload.total_prompt_tokens
     assert sum(step.decodes for step in last) == workload.total_output_tokens - workload.requests
+
+
+def test_a_closed_loop_is_predicted_as_one_whenever_requests_came_in() -> None:
+    saved, requests = saved_plan(), poisson(20)
+    prediction = predict_requests(saved, requests, "continuous", LIMITS, 3)
+    workload = closed_loop(
+        trace(
+            [0.0] * 20,
+            [request.prompt_tokens for request in requests],
+            [request.output_tokens for request in requests],
+        ),
+        3,
+    )
+    service = serve(saved.plan, serving_costs(), workload, LIMITS)
+    assert prediction.result == service.result
+    entered_s = [request.arrival_s for request in prediction.requests]
+    assert entered_s == service.times.arrival_s.tolist()
+    assert entered_s != [request.arrival_s for request in requests]
 
 
 def test_the_order_of_a_job_need_not_be_that_of_arrivals() -> None:

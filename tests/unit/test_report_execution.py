@@ -93,6 +93,7 @@ def test_single_tokens_have_no_time_per_further_token() -> None:
     names = [f.name for f in compare(saved, executed(saved, [served(32, 1)] * 8)).figures]
     assert names == [
         "tokens_per_s", "requests_per_s", "makespan_s", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99",
+        "prefill_tokens_per_s",
     ]  # fmt: skip
 
 
@@ -182,8 +183,7 @@ def test_visits_that_were_not_foreseen_are_counted() -> None:
     loaded = executed(saved, SAME)
     steps = loaded.execution.steps
     mixed = tuple(replace(v, decodes=1) if v.prompt_tokens else v for v in steps)
-    assert reading_sentences(compare(saved, with_visits(loaded, mixed))) == [
-        "Every time is within what the profiles state.",
+    assert reading_sentences(compare(saved, with_visits(loaded, mixed)))[1:] == [
         "Batches were cut otherwise than predicted: 0 prefill visits (predicted 4), 4 mixed visits "
         "(predicted 0) a stage.",
     ]
@@ -203,17 +203,20 @@ notes     2 batches of 8 requests, the last one of 5, one after another
           prompts of 20 to 32 tokens are predicted at the mean length of their batch,
           rounded up
 
-whole pipeline  predicted  measured   error  stated
-─────────────────────────────────────────────────────────
-tokens/s           7177.4    7064.4  +1.6 %  within ± 5 %
-requests/s          657.1     646.7  +1.6 %  within ± 5 %
-makespan          19.8 ms   20.1 ms  -1.6 %  within ± 5 %
-TTFT, mean        5.72 ms   5.81 ms  -1.6 %  within ± 5 %
-TTFT, p50         2.87 ms   2.91 ms  -1.6 %  within ± 5 %
-TTFT, p99         12.4 ms   12.6 ms  -1.6 %  within ± 5 %
-TPOT, mean       0.735 ms  0.747 ms  -1.6 %  within ± 5 %
-TPOT, p50        0.733 ms  0.745 ms  -1.6 %  within ± 5 %
-TPOT, p99        0.842 ms  0.856 ms  -1.6 %  within ± 5 %
+whole pipeline     predicted  measured   error  stated
+────────────────────────────────────────────────────────────
+tokens/s              7177.4    7064.4  +1.6 %  within ± 5 %
+requests/s             657.1     646.7  +1.6 %  within ± 5 %
+makespan             19.8 ms   20.1 ms  -1.6 %  within ± 5 %
+TTFT, mean           5.72 ms   5.81 ms  -1.6 %  within ± 5 %
+TTFT, p50            2.87 ms   2.91 ms  -1.6 %  within ± 5 %
+TTFT, p99            12.4 ms   12.6 ms  -1.6 %  within ± 5 %
+TPOT, mean          0.735 ms  0.747 ms  -1.6 %  within ± 5 %
+TPOT, p50           0.733 ms  0.745 ms  -1.6 %  within ± 5 %
+TPOT, p99           0.842 ms  0.856 ms  -1.6 %  within ± 5 %
+prefill tokens/s     66379.3   65334.0  +1.6 %  within ± 5 %
+decode tokens/s       7895.3    7771.0  +1.6 %  within ± 5 %
+tokens/s per user     1360.8    1339.4  +1.6 %  within ± 5 %
 
                       memory                         busy
 stage  device      predicted  measured   error  predicted  measured        error

@@ -4,6 +4,7 @@ import pytest
 
 from llmpq_sim.api.verification import Verification
 from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_profile
@@ -120,17 +121,25 @@ def test_a_scenario_is_a_model_devices_and_requests() -> None:
             MicroBatching(32, 32, 1),
             ["prefill all 32 prompts at once", "decode all 32 requests at once"],
         ),
+        (
+            MicroBatching(2, 32, 1, chunk_tokens=256),
+            ["prefill 2 x 2000 in 8 chunks of 250", "decode all 32 requests at once"],
+        ),
+        (
+            MicroBatching(32, 32, 1, chunk_tokens=2000),
+            ["prefill all 32 prompts at once", "decode all 32 requests at once"],
+        ),
     ],
 )
 def test_micro_batches_are_told_in_the_sizes_that_occur(
     batching: MicroBatching, parts: list[str]
 ) -> None:
-    assert micro_batching_parts(batching, 32) == parts
+    assert micro_batching_parts(batching, BatchWorkload(2000, (9,) * 32)) == parts
 
 
 def test_one_request_is_one_at_a_time() -> None:
     parts = ["prefill 1 prompt at a time", "decode 1 request at a time"]
-    assert micro_batching_parts(MicroBatching(1, 1, 1), 1) == parts
+    assert micro_batching_parts(MicroBatching(1, 1, 1), BatchWorkload(8, (1,))) == parts
 
 
 def test_a_search_that_was_cut_short_says_so() -> None:

@@ -16,12 +16,12 @@ from llmpq_sim.search.bound.bound import (
     tighten,
 )
 from llmpq_sim.search.bound.certificate import Split, bound_s
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.simulator.static.simulate import simulate_static
 from tests.builders import (
     plan_at,
-    task_grid,
     tiny_cluster,
     tiny_device,
     tiny_model,

@@ -16,6 +16,7 @@ from llmpq_sim.search.bound.bound import (
     first_certificate,
     tighten,
 )
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.least import least_makespan_s
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.relaxation import relax, solve_integrally
@@ -33,7 +34,7 @@ from llmpq_sim.search.frame import SearchFrame
 from llmpq_sim.search.grid import micro_batching_grid
 from llmpq_sim.search.planner import SearchSettings, search
 from tests.benchmarks.bench_scale import large_task
-from tests.builders import task_grid, tiny_task
+from tests.builders import tiny_task
 from tests.strategies import Enumerated, tasks
 
 

@@ -7,6 +7,7 @@ import pytest
 from deap import base
 
 from llmpq_sim.core.plan import MicroBatching, Plan
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.genetic import evaluation
@@ -23,7 +24,7 @@ from llmpq_sim.search.genetic.evaluation import Evaluator
 from llmpq_sim.search.genetic.evolution import EvolutionState, begin, evolve, stream
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.scoring import fits, keeps_budget
-from tests.builders import plan_at, task_grid, tiny_model, tiny_scenario, tiny_task
+from tests.builders import plan_at, tiny_model, tiny_scenario, tiny_task
 
 
 @pytest.fixture(name="task", scope="module")

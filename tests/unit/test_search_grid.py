@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.search.grid import (
     MOST_SIZES,
+    chunk_sizes,
     micro_batch_sizes,
     micro_batching_grid,
     paper_micro_batchings,
@@ -27,6 +28,24 @@ def test_the_grid_has_no_entry_twice_and_all_of_the_papers(requests: int, number
     grid = micro_batching_grid(requests, number)
     assert len(set(grid)) == len(grid)
     assert set(paper_micro_batchings(requests, number)) <= set(grid)
+
+
+@given(counts, devices, st.integers(1, 50_000))
+def test_prompts_are_cut_alone_and_whole_ones_come_as_without(
+    requests: int, number: int, prompt_tokens: int
+) -> None:
+    chunks = chunk_sizes(prompt_tokens)
+    assert all(tokens < prompt_tokens for tokens in chunks)
+    grid = micro_batching_grid(requests, number, chunks)
+    whole = [batching for batching in grid if batching.chunk_tokens is None]
+    assert whole == micro_batching_grid(requests, number)
+    cut = [batching for batching in grid if batching.chunk_tokens is not None]
+    assert {batching.prefill for batching in cut} <= {1}
+    ways = {(batching.decode, batching.groups_in_flight) for batching in grid}
+    papers = {
+        (each.decode, each.groups_in_flight) for each in paper_micro_batchings(requests, number)
+    }
+    assert len(chunks) * len(ways - papers) <= len(cut) <= len(chunks) * len(ways)
 
 
 @given(st.integers(1, 4096), devices)

@@ -1,6 +1,7 @@
 """Settings of a service: from options, then the plan file, then by default."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,20 @@ def test_the_plan_files_settings_hold_where_no_option_says_otherwise() -> None:
     assert given.service.settings == replace(
         SERVING, token_budget=64, sequence_limit=64, prefix_caching=True
     )
+
+
+def test_every_choice_of_the_scheduler_can_be_given() -> None:
+    options = ServingOptions(admission="no-evict", chunk_tokens=32, batches_in_flight=1)
+    given: dict[str, Any] = {"admission": "no-evict", "chunk_tokens": 32, "batches_in_flight": 1}
+    assert replayed(options, SERVING).service.settings == replace(SERVING, **given)
+    whole = ServingOptions(token_budget=1024, chunked_prefill=False)
+    cut = replace(SERVING, chunk_tokens=64)
+    assert replayed(whole, cut).service.settings == replace(
+        SERVING, token_budget=1024, chunked_prefill=False
+    )
+    stages = len(made_service().plan.stages)
+    with pytest.raises(InputError, match=f"batches_in_flight: expected at most {stages}, "):
+        replayed(ServingOptions(batches_in_flight=stages + 1))
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:

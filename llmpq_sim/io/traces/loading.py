@@ -51,7 +51,7 @@ def load_trace(
     keep_failed: bool = False,
     longest_context_tokens: int | None = None,
     overlong: Overlong = "error",
-    devices: int = 1,
+    devices: int | None = 1,
     rng: np.random.Generator,
 ) -> TraceWorkload:
     """Return the requests a trace records.
@@ -70,7 +70,8 @@ def load_trace(
         keep_failed: whether to keep requests without output, as if they generated one token.
         longest_context_tokens: most tokens of a prompt and its output together, if any.
         overlong: what to do with requests that have more.
-        devices: that serve them; the rate of each tells an unlikely unit of times.
+        devices: that serve them; the rate of each tells an unlikely unit of times. None where
+            times are not used.
         rng: draws instants inside a recorder's ticks, and ServeGen's requests.
 
     Raises:
@@ -109,7 +110,7 @@ def _read(
     time_unit: TimeUnit | None,
     limit: int | None,
     keep_failed: bool,
-    devices: int,
+    devices: int | None,
 ) -> TraceWorkload:
     """Return the requests of a file, its times as they are stated."""
     collection = Collection(reading.path.name, keep_failed, reading.dropped)
@@ -171,13 +172,15 @@ def _is_dated(item: TraceFormat, dated: bool | None) -> bool:
     return item.name == "azure" or bool(dated)
 
 
-def _doubts(workload: TraceWorkload, assumed_unit: bool, devices: int) -> list[str]:
+def _doubts(workload: TraceWorkload, assumed_unit: bool, devices: int | None) -> list[str]:
     """Return sentences about what may not be meant."""
     if workload.requests == 1:
         return ["only one request: it has no rate"]
     rate = workload.rate_per_s
     low, high = PLAUSIBLE_RATES_PER_S
-    if assumed_unit and rate is not None and not low <= rate / devices <= high:
+    if devices is None or rate is None or not assumed_unit:
+        return []
+    if not low <= rate / devices <= high:
         return [
             f"warning: {rate:.3g} requests/s on average for {devices} device(s); is the time unit "
             "right? if not, give --time-unit s, ms, us or ns"

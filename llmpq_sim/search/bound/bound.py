@@ -112,8 +112,10 @@ def first_certificate(
     return Certificate({batching: entries[batching] for batching in grid}, frozenset(feasible))
 
 
-def _largest_first(batching: MicroBatching) -> tuple[int, int, int]:
-    return -batching.decode, -batching.prefill, -batching.groups_in_flight
+def _largest_first(batching: MicroBatching) -> tuple[int, ...]:
+    chunk_tokens = batching.chunk_tokens or 0
+    whole_first = bool(chunk_tokens), -chunk_tokens
+    return -batching.decode, -batching.prefill, -batching.groups_in_flight, *whole_first
 
 
 def near(makespan_s: float) -> float:
@@ -219,6 +221,8 @@ def _leaves(tree: Split | CellMultipliers) -> Iterator[CellMultipliers]:
 
 
 def _name(batching: MicroBatching) -> str:
+    chunks = f" in chunks of {batching.chunk_tokens}" if batching.chunk_tokens else ""
     return (
-        f"prefill {batching.prefill}, decode {batching.decode}, groups {batching.groups_in_flight}"
+        f"prefill {batching.prefill}{chunks}, decode {batching.decode}, "
+        f"groups {batching.groups_in_flight}"
     )

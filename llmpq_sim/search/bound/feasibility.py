@@ -1,22 +1,53 @@
 """Infeasibility in the user's terms: which memory is short, and what would fit."""
 
+from collections import Counter
+from dataclasses import replace
 from math import isfinite
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
     available_bytes,
+    batch_temporaries_bytes,
     ends_bytes,
     head_bytes,
     layer_kv_bytes,
     layer_weight_bytes,
+    temporaries_bytes,
 )
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.units import gib, gib_apart
 from llmpq_sim.search.bound.bound import Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.grid import LONG_PROMPT_TOKENS, chunk_sizes, micro_batching_grid
 
-SMALLEST = MicroBatching(1, 1, 1)
+WHOLE = MicroBatching(1, 1, 1)
+"""One request at a time, its prompt in one piece."""
+
+LEAST_CONTEXT_TOKENS = 128
+"""Requests shorter than this are no advice."""
+
+
+def task_grid(task: PlanningTask) -> list[MicroBatching]:
+    """Return the micro-batchings that a search of the task considers.
+
+    Prompts may be cut where they are long, or where nothing fits beside the temporaries of a
+    whole one.
+    """
+    scenario = task.costs.scenario
+    prompt_tokens = scenario.workload.prompt_tokens
+    has = total_available_bytes(task, WHOLE)
+    is_cut = prompt_tokens >= LONG_PROMPT_TOKENS or not any(
+        needed_bytes(task, name) <= has for name in task.formats
+    )
+    chunks = chunk_sizes(prompt_tokens) if is_cut else ()
+    return micro_batching_grid(scenario.workload.requests, len(scenario.cluster.devices), chunks)
+
+
+def smallest(task: PlanningTask) -> MicroBatching:
+    """Return the micro-batching that needs the least memory: one request in small chunks."""
+    chunks = chunk_sizes(task.costs.scenario.workload.prompt_tokens)
+    return replace(WHOLE, chunk_tokens=chunks[0] if chunks else None)
 
 
 def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
@@ -29,7 +60,7 @@ def check_feasible(task: PlanningTask, certificate: Certificate) -> None:
     """
     if certificate.unproven:
         least = min(needed_bytes(task, name) for name in task.formats)
-        may_have = least <= total_available_bytes(task)
+        may_have = least <= total_available_bytes(task, smallest(task))
     else:
         may_have = bool(certificate.feasible)
     if not may_have:
@@ -40,15 +71,16 @@ def explain(task: PlanningTask) -> str:
     """Return why nothing fits: memory even at the fewest bits, or the quality budget."""
     scenario = task.costs.scenario
     least = min(task.formats, key=lambda name: needed_bytes(task, name))
-    has = total_available_bytes(task)
+    has = total_available_bytes(task, smallest(task))
     needs = needed_bytes(task, least)
     name, cluster = scenario.model.name, scenario.cluster.name
     if needs > has:
+        kv_bytes = _kv_bytes(task)
         needs_gib, has_gib, short_gib, _ = gib_apart(needs, has, needs - has, 0)
         return (
-            f"{name} on {cluster}: does not fit at {least}, the smallest allowed format: layers, "
-            f"embedding and one request's KV cache need {needs_gib} GiB, the devices have "
-            f"{has_gib} GiB beside {_runtimes(task)} GiB of runtime and workspace each; "
+            f"{name} on {cluster}: does not fit at {least}, the smallest allowed format: weights "
+            f"of {gib(needs - kv_bytes)} GiB and one request's KV cache of {gib(kv_bytes)} GiB "
+            f"need {needs_gib} GiB, the devices have {has_gib} GiB ({_rooms(task)}); "
             f"{short_gib} GiB are short{_what_would_fit(task, has)}"
         )
     return (
@@ -61,34 +93,72 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     """Return the bytes of the whole model in one format with one request's KV cache."""
     scenario = task.costs.scenario
     model = scenario.model
-    layer = layer_weight_bytes(model, FORMATS[format_name])
-    layer += layer_kv_bytes(model, scenario.workload, SMALLEST)
+    weights = model.layers * layer_weight_bytes(model, FORMATS[format_name])
     alone = len(scenario.cluster.devices) == 1
-    return model.layers * layer + ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
+    ends = ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
+    return weights + _kv_bytes(task) + ends
 
 
-def total_available_bytes(task: PlanningTask) -> int:
+def _kv_bytes(task: PlanningTask) -> int:
+    """Return the bytes of one request's KV cache in all layers."""
+    scenario = task.costs.scenario
+    return scenario.model.layers * layer_kv_bytes(scenario.model, scenario.workload, WHOLE)
+
+
+def total_available_bytes(task: PlanningTask, batching: MicroBatching) -> int:
     """Return the bytes that all devices together have for layers, embedding and LM head."""
     scenario = task.costs.scenario
     return sum(
-        max(0, available_bytes(member.device, scenario.model, scenario.workload, SMALLEST))
+        max(0, available_bytes(member.device, scenario.model, scenario.workload, batching))
         for member in scenario.cluster.devices
     )
 
 
-def _runtimes(task: PlanningTask) -> str:
-    """Return what a runtime takes in GiB: one figure, or the range over the devices."""
-    members = task.costs.scenario.cluster.devices
-    taken = sorted(member.device.runtime_bytes for member in members)
-    return " to ".join(dict.fromkeys((gib(taken[0]), gib(taken[-1]))))
+def _rooms(task: PlanningTask) -> str:
+    """Return what the devices of each kind have, and what of it is taken by what."""
+    scenario = task.costs.scenario
+    members = Counter(member.device.name for member in scenario.cluster.devices)
+    batching = smallest(task)
+    chunk_tokens = batching.chunks(scenario.workload.prompt_tokens)[0]
+    temporaries = temporaries_bytes(scenario.model, scenario.workload, batching)
+    rooms = [
+        f"{count} x {kind}: {gib(device.memory_bytes)} less {gib(device.runtime_bytes)} of runtime "
+        f"and {gib(temporaries)} of temporaries"
+        for kind, count in members.items()
+        for device in [task.costs.devices[kind]]
+    ]
+    return f"{', '.join(rooms)} for {chunk_tokens} prompt tokens at a time"
 
 
 def _what_would_fit(task: PlanningTask, has: int) -> str:
-    """Return the formats beyond the allowed ones at which the model would fit."""
+    """Return what would fit, the mildest first; one request in the smallest chunks does not.
+
+    Chunks and sequences are as few as they can be, so what is left is shorter requests, then the
+    formats beyond the allowed ones.
+    """
+    scenario = task.costs.scenario
+    least = min(needed_bytes(task, name) for name in task.formats)
+    token_bytes = scenario.model.layers * scenario.model.kv_bytes(1, 1)
+    context_tokens = (has - _rounding_bytes(task) - least + _kv_bytes(task)) // token_bytes
+    advice = []
+    if context_tokens > max(scenario.workload.longest_output_tokens, LEAST_CONTEXT_TOKENS):
+        advice.append(f"requests of {context_tokens} tokens with their output have room")
     fitting = [
         name for name in FORMATS if name not in task.formats and needed_bytes(task, name) <= has
     ]
-    return f"; it would fit at {' or '.join(fitting)}" if fitting else ""
+    if fitting:
+        advice.append(f"it would fit at {' or '.join(fitting)}")
+    return "".join(f"; {each}" for each in advice)
+
+
+def _rounding_bytes(task: PlanningTask) -> int:
+    """Return what chunks of other prompts may take more on all devices, for parts are rounded."""
+    scenario = task.costs.scenario
+    batching, prompt_tokens = smallest(task), scenario.workload.prompt_tokens
+    most_tokens = batching.chunk_tokens or prompt_tokens
+    most = batch_temporaries_bytes(scenario.model, most_tokens)
+    now = temporaries_bytes(scenario.model, scenario.workload, batching)
+    return len(scenario.cluster.devices) * (most - now)
 
 
 def _what_is_possible(task: PlanningTask, has: int) -> str:

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from llmpq_sim.core.plan import MicroBatching, equal_parts
+from llmpq_sim.core.plan import MicroBatching
+from llmpq_sim.core.schedule import PrefillStep, prefill_steps
 from llmpq_sim.search.bound.problem import PlanningTask
 
 ROUNDING = 1 - 1e-9
@@ -11,36 +12,34 @@ ROUNDING = 1 - 1e-9
 def least_makespan_s(task: PlanningTask, batching: MicroBatching) -> float:
     """Return a makespan in seconds that no plan is below, from the times of layers alone.
 
-    Some micro-batch passes all layers in turn with its prompts, and some group in each round. And
+    Some chunk passes all layers in turn with its prompts, and some group in each round. And
     all micro-batches together keep the devices busy, each layer at its fastest, at best shared
     evenly. The larger counts. Rounds count only where all requests have the same number of them:
     otherwise rows become fewer from one to the next.
     """
     scenario = task.costs.scenario
     waves = Counter(batching.waves(scenario.workload.requests))
-    prompts: Counter[int] = Counter()
+    prompts: Counter[PrefillStep] = Counter()
     rounds: Counter[int] = Counter()
     for groups, count in waves.items():
-        for rows in equal_parts(sum(groups), batching.prefill):
-            prompts[rows] += count
+        for step in prefill_steps(sum(groups), batching, scenario.workload.prompt_tokens):
+            prompts[step] += count
         for rows in groups:
             rounds[rows] += count
-    passes = [{rows: _prefill_s(task, rows) for rows in prompts}]
+    prefill_s = {step: _prefill_s(task, step) for step in prompts}
+    decode_s: dict[int, float] = {}
     if len(set(scenario.workload.output_tokens)) == 1:
-        passes.append({rows: _decode_s(task, rows) for rows in rounds})
-    in_turn_s = sum(min(seconds.values()) for seconds in passes)
-    busy_s = sum(
-        counts[rows] * layer_s
-        for counts, seconds in zip((prompts, rounds), passes, strict=False)
-        for rows, layer_s in seconds.items()
-    )
+        decode_s = {rows: _decode_s(task, rows) for rows in rounds}
+    in_turn_s = min(prefill_s.values()) + min(decode_s.values(), default=0.0)
+    busy_s = sum(prompts[step] * layer_s for step, layer_s in prefill_s.items())
+    busy_s += sum(rounds[rows] * layer_s for rows, layer_s in decode_s.items())
     shared_s = busy_s / len(scenario.cluster.devices)
     return scenario.model.layers * max(in_turn_s, shared_s) * ROUNDING
 
 
-def _prefill_s(task: PlanningTask, rows: int) -> float:
-    """Return the time of a layer for so many prompts where it is fastest."""
-    return min(task.costs.prefill_layer_s(kind, name, rows) for kind, name in _choices(task))
+def _prefill_s(task: PlanningTask, step: PrefillStep) -> float:
+    """Return the time of a layer for a chunk of prompts where it is fastest."""
+    return min(task.costs.prefill_step_s(kind, name, step) for kind, name in _choices(task))
 
 
 def _decode_s(task: PlanningTask, rows: int) -> float:

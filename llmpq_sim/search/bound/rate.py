@@ -26,7 +26,9 @@ PROGRESS = 1e-3
 """Gain of two cuts, one after the other, below which there are no more."""
 
 
-def rate_certificate(task: PlanningTask, workload: TraceWorkload) -> RateCertificate | None:
+def rate_certificate(
+    task: PlanningTask, workload: TraceWorkload, *, is_cached: bool = False
+) -> RateCertificate | None:
     """Return the proven limit on the rate at which any plan serves a trace's requests.
 
     None where no plan holds any of them, or none fits at all. Requests longer than the model's
@@ -35,11 +37,12 @@ def rate_certificate(task: PlanningTask, workload: TraceWorkload) -> RateCertifi
     Args:
         task: model, cluster, profiles, formats and quality budget; its batch plays no part.
         workload: the requests.
+        is_cached: whether prefixes are cached though the workload names none.
 
     Raises:
         OutOfTime: the search's time limit passed.
     """
-    asked = workload_of(task, workload)
+    asked = workload_of(task, workload, is_cached=is_cached)
     if asked is None:
         return None
     problem = rate_problem(task, asked)
@@ -47,14 +50,18 @@ def rate_certificate(task: PlanningTask, workload: TraceWorkload) -> RateCertifi
 
 
 def known_certificate(
-    task: PlanningTask, workload: TraceWorkload, known: RateCertificate | None
+    task: PlanningTask,
+    workload: TraceWorkload,
+    known: RateCertificate | None,
+    *,
+    is_cached: bool = False,
 ) -> RateCertificate | None:
     """Return the proven limit as `rate_certificate`, by the multipliers of a certificate if it can.
 
     That is where it is about a workload of the same sums; its own figure is not relied on.
     """
-    if known is None or known.workload != workload_of(task, workload):
-        return rate_certificate(task, workload)
+    if known is None or known.workload != workload_of(task, workload, is_cached=is_cached):
+        return rate_certificate(task, workload, is_cached=is_cached)
     return _certificate(rate_problem(task, known.workload), known.intervals)
 
 

@@ -81,10 +81,16 @@ def choices(problem: RateProblem) -> list[Choice]:
     return [*layers, *((block, place, 0) for block in (EMBEDDING, HEAD) for place in places)]
 
 
-def workload_of(task: PlanningTask, workload: TraceWorkload) -> RateWorkload | None:
-    """Return the sums over those requests that some plan may hold; None where there are none."""
+def workload_of(
+    task: PlanningTask, workload: TraceWorkload, *, is_cached: bool = False
+) -> RateWorkload | None:
+    """Return the sums over those requests that some plan may hold; None where there are none.
+
+    Arguments: see `rate_workload`.
+    """
     model = task.costs.scenario.model
-    return rate_workload(workload, min(model.max_positions, _most_tokens(task)))
+    most = min(model.max_positions, _most_tokens(task))
+    return rate_workload(workload, most, is_cached=is_cached)
 
 
 def rate_problem(task: PlanningTask, workload: RateWorkload) -> RateProblem:

@@ -1,7 +1,9 @@
 """Sums over a trace's requests: the least work that any service of them does.
 
 Tokens count as often as every service computes them: those of a prefix block that several prompts
-share, once. Attention counts for requests that no cached block can shorten.
+share, once. Attention counts where no cached block can shorten it: that of prompts that share none,
+and that of decodes where none are cached. For a request that lost its blocks may find them again,
+and then computes the token that it would have decoded as the end of a prompt.
 """
 
 from collections import Counter
@@ -28,7 +30,7 @@ class RateWorkload:
             for itself at that time.
         attended_prompts: tokens of the prompts that attend to all of themselves.
         attended_squares: the squares of their lengths, summed.
-        attending_steps: decode steps of requests that no cached block can spare attention.
+        attending_steps: decode steps that no cached block can spare attention.
         attended_contexts: the tokens these steps attend to.
         shortest_context, longest_context: of one such step; 1 where there are none.
         longest_prompt: of the prompts that attend; 1 where there are none.
@@ -59,20 +61,25 @@ class RateWorkload:
         return self.prompt_tokens + self.decode_steps
 
 
-def rate_workload(workload: TraceWorkload, most_tokens: int) -> RateWorkload | None:
+def rate_workload(
+    workload: TraceWorkload, most_tokens: int, *, is_cached: bool = False
+) -> RateWorkload | None:
     """Return the sums over the requests of at most so many tokens; None where there are none.
 
     Args:
         workload: the requests; their arrivals play no part.
         most_tokens: prompt and output of the longest request that can be served at all.
+        is_cached: whether blocks of a request that lost them may be found again though the workload
+            names no prefixes.
     """
     served = workload.context_tokens <= most_tokens
     if not served.any():
         return None
     prompts, outputs = workload.prompt_tokens[served], workload.output_tokens[served]
-    full, shared, spared = _prefixes(workload, served)
+    shared, spared = _prefixes(workload, served)
     own, steps = prompts - shared, outputs - 1
-    attending, uncached = full == 0, shared == 0
+    uncached = shared == 0
+    attending = np.full(len(own), workload.prefix_blocks is None and not is_cached)
     contexts = steps * prompts + steps * outputs // 2
     decoding = attending & (steps > 0)
     shortest = int((prompts[decoding] + 1).min()) if decoding.any() else 1
@@ -92,23 +99,22 @@ def rate_workload(workload: TraceWorkload, most_tokens: int) -> RateWorkload | N
     )
 
 
-def _prefixes(workload: TraceWorkload, served: BoolArray) -> tuple[IntArray, IntArray, int]:
+def _prefixes(workload: TraceWorkload, served: BoolArray) -> tuple[IntArray, int]:
     """Return what cached prefixes may save.
 
     Returns:
-        Prompt tokens in whole prefix blocks, and in leading ones that others have too, for each
-        request served; and the tokens of all blocks but the first of each name.
+        Prompt tokens in leading prefix blocks that others have too, for each request served; and
+        the tokens of all blocks but the first of each name.
     """
     names, unit = workload.prefix_blocks, workload.block_tokens
     numbers = np.flatnonzero(served)
-    full, shared = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
+    shared = np.zeros(len(numbers), np.int64)
     if names is None or unit is None:
-        return full, shared, 0
+        return shared, 0
     prompts = workload.prompt_tokens
     whole = [names[number][: int(prompts[number]) // unit] for number in numbers]
     found = Counter(name for each in whole for name in each)
     for position, each in enumerate(whole):
         alone = (place for place, name in enumerate(each) if found[name] == 1)
-        full[position] = unit * len(each)
         shared[position] = unit * next(alone, len(each))
-    return full, shared, unit * (sum(found.values()) - len(found))
+    return shared, unit * (sum(found.values()) - len(found))

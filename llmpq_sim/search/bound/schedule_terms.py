@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Link
-from llmpq_sim.core.schedule import BatchSchedule
+from llmpq_sim.core.schedule import BatchSchedule, PrefillStep
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
 
@@ -37,7 +37,7 @@ class ScheduleTerms:
 
     Attributes:
         count: how many waves have this shape.
-        prefill_least: its shortest prefill step.
+        prefill_least: its shortest prefill step; for the LM head that is 0 where prompts are cut.
         prefill_rest: its other prefill steps together.
         decode_least: its shortest decode step.
         decode_rest: its decode steps that follow the end of prefill, less the shortest.
@@ -133,18 +133,31 @@ def _rounds(rows: tuple[tuple[int, ...], ...], first: tuple[int, ...]) -> _Round
     return _Rounds(rows, frozenset(size for of_group in rows for size in of_group), first, path)
 
 
+@dataclass(frozen=True, eq=False)
+class _Prefill:
+    """The prefill steps of a wave shape, in order, and each different one once."""
+
+    steps: tuple[PrefillStep, ...]
+    different: frozenset[PrefillStep]
+
+
+@lru_cache(maxsize=1024)
+def _prefill(steps: tuple[PrefillStep, ...]) -> _Prefill:
+    return _Prefill(steps, frozenset(steps))
+
+
 @dataclass(frozen=True)
 class _Schedule:
     """A wave shape with what is asked of it for every kind and format.
 
     Attributes:
         shape: the micro-batches.
-        prefill_sizes: rows of its prefill micro-batches, each size once.
+        prefill: its prefill steps; the same object for all wave shapes that prefill alike.
         rounds: its decode steps.
     """
 
     shape: BatchSchedule
-    prefill_sizes: frozenset[int]
+    prefill: _Prefill
     rounds: _Rounds
 
     @classmethod
@@ -152,7 +165,7 @@ class _Schedule:
         """Return a wave shape with these."""
         released = set(shape.releases()[-1])
         first = tuple(int(group not in released) for group in range(len(shape.decode_rows)))
-        return cls(shape, frozenset(shape.prefill_rows), _rounds(shape.decode_rows, first))
+        return cls(shape, _prefill(shape.prefill_steps), _rounds(shape.decode_rows, first))
 
 
 def _least_step_s(step_s: FloatArray, devices: int) -> FloatArray:
@@ -174,20 +187,19 @@ def _terms(costs: LayerCosts, wave: _Schedule, kind: str, block: str | int) -> F
         kind: of device.
         block: EMBEDDING, HEAD or STEP, or a layer by the name of its format.
     """
-    by_rows = {rows: _prefill_s(costs, kind, block, rows) for rows in wave.prefill_sizes}
-    prefill_s = [by_rows[rows] for rows in wave.shape.prefill_rows]
-    least_s = min(prefill_s)
-    decode = _decode_terms(costs, wave.rounds, kind, block)
-    return np.array([least_s, sum(prefill_s) - least_s, *decode])
+    prefill = _prefill_terms(costs, wave.prefill, kind, block)
+    return np.array([*prefill, *_decode_terms(costs, wave.rounds, kind, block)])
 
 
-def _prefill_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> float:
-    """Return the time of a block for so many prompts."""
+def _prefill_s(costs: LayerCosts, kind: str, block: str | int, step: PrefillStep) -> float:
+    """Return the time of a block in a prefill step; only the last chunk has the LM head."""
     if isinstance(block, str):
-        return costs.prefill_layer_s(kind, block, rows)
+        return costs.prefill_step_s(kind, block, step)
     if block == EMBEDDING:
-        return costs.embedding_s(kind, rows * costs.scenario.workload.prompt_tokens)
-    return costs.head_s(kind, rows) if block == HEAD else costs.step_s(kind)
+        return costs.embedding_s(kind, step.step_tokens)
+    if block == STEP:
+        return costs.step_s(kind)
+    return costs.head_s(kind, step.rows) if step.is_last else 0.0
 
 
 def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> FloatArray:
@@ -198,6 +210,17 @@ def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> Floa
         return np.full(costs.rounds, costs.step_s(kind))
     ends_s = costs.embedding_s if block == EMBEDDING else costs.head_s
     return np.full(costs.rounds, ends_s(kind, rows))
+
+
+@lru_cache(maxsize=4096)
+def _prefill_terms(
+    costs: LayerCosts, prefill: _Prefill, kind: str, block: str | int
+) -> tuple[float, float]:
+    """Return the least and the rest of a block; all ways to decode share them."""
+    by_step = {step: _prefill_s(costs, kind, block, step) for step in prefill.different}
+    prefill_s = [by_step[step] for step in prefill.steps]
+    least_s = min(prefill_s)
+    return least_s, sum(prefill_s) - least_s
 
 
 @lru_cache(maxsize=4096)
@@ -245,12 +268,11 @@ def _link_terms_s(
     shape, group = wave.shape, wave.rounds.path
     start = wave.rounds.first[group]
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
-    prompt = costs.scenario.workload.prompt_tokens
     present = [link for link in links if link is not None]
     if not present:
         return 0.0, 0.0
     *forward, back = present
-    prefill_bytes = min(shape.prefill_rows) * prompt * hidden
+    prefill_bytes = min(step.step_tokens for step in wave.prefill.different) * hidden
     prefill_s = sum(link.transfer_s(prefill_bytes) for link in forward)
     rows_by_round = shape.decode_rows[group]
     returned = (shape.prefill_rows[-1], *rows_by_round)[start : len(rows_by_round)]

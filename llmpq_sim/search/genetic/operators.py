@@ -171,12 +171,10 @@ class Operators:
     def change_micro_batching(self, plan: Plan, rng: Generator) -> Plan:
         """Take another micro-batching of the grid, most often one alike in one of the phases."""
         now = plan.micro_batching
-        decode = (now.decode, now.groups_in_flight)
         near = [
             batching
             for batching in self.grid
-            if (batching.prefill == now.prefill)
-            != ((batching.decode, batching.groups_in_flight) == decode)
+            if (_prefill(batching) == _prefill(now)) != (_decode(batching) == _decode(now))
         ]
         choices = near if near and rng.random() < 0.8 else self.grid
         return Plan(plan.stages, choices[int(rng.integers(len(choices)))])
@@ -318,6 +316,14 @@ class Operators:
             )
             stages.append(Stage(self._members[stage.device].name, formats))
         return Plan(tuple(stages), micro_batching)
+
+
+def _prefill(batching: MicroBatching) -> tuple[int, int | None]:
+    return batching.prefill, batching.chunk_tokens
+
+
+def _decode(batching: MicroBatching) -> tuple[int, int]:
+    return batching.decode, batching.groups_in_flight
 
 
 def _step(rng: Generator) -> int:

@@ -14,6 +14,7 @@ from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic.operators import Operators
+from llmpq_sim.search.grid import LONG_PROMPT_TOKENS
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
@@ -84,7 +85,8 @@ def mean_room(task: OnlineTask) -> PlanningTask:
 
 def _room(task: OnlineTask, context_tokens: int) -> PlanningTask:
     scenario = task.batch.costs.scenario
-    prompt_tokens = min(scenario.workload.prompt_tokens, context_tokens - 1)
+    # a longer prompt is cut, and needs the temporaries of a chunk
+    prompt_tokens = min(scenario.workload.prompt_tokens, context_tokens - 1, LONG_PROMPT_TOKENS)
     alone = BatchWorkload(prompt_tokens, (context_tokens - prompt_tokens,))
     costs = LayerCosts(replace(scenario, workload=alone), task.batch.costs.profiles)
     return replace(task.batch, costs=costs)

@@ -15,8 +15,8 @@ from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 
-Objective = Literal["goodput", "mean-latency", "p99-latency", "cost"]
-OBJECTIVES: tuple[Objective, ...] = ("goodput", "mean-latency", "p99-latency", "cost")
+Objective = Literal["goodput", "throughput", "mean-latency", "p99-latency", "cost"]
+OBJECTIVES: tuple[Objective, ...] = ("goodput", "throughput", "mean-latency", "p99-latency", "cost")
 
 USUAL_TTFT_S = 2.0
 USUAL_TPOT_S = 0.1
@@ -68,12 +68,15 @@ class OnlineTask:
     def value(self, plan: Plan, result: SimulationResult) -> float:
         """Return what is sought as a number that is to be small.
 
-        Goodput counts negatively. Cost is in USD per million output tokens; where requests have
-        objectives to meet, only the share of tokens of as many good requests counts.
+        Goodput and throughput (output tokens/s) count negatively. Cost is in USD per million output
+        tokens; where requests have objectives to meet, only the share of tokens of as many good
+        requests counts.
         """
         match self.objective:
             case "goodput":
                 return -(result.goodput_per_s or 0.0)
+            case "throughput":
+                return -result.tokens_per_s
             case "mean-latency":
                 return result.latency_s.mean
             case "p99-latency":
@@ -93,8 +96,8 @@ def representative_batch(
 ) -> BatchWorkload:
     """Return an offline batch like what is in flight: mean lengths, and as many by Little's law.
 
-    A request is taken to stay as long as its objectives allow; the batch is a power of two, as
-    batches of odd sizes have many more ways to be cut.
+    Of a closed loop, as many as it has. A request is taken to stay as long as its objectives
+    allow; the batch is a power of two, as batches of odd sizes have many more ways to be cut.
     """
     prompt_tokens = ceil(float(workload.prompt_tokens.mean()))
     output_tokens = ceil(float(workload.output_tokens.mean()))
@@ -103,6 +106,8 @@ def representative_batch(
         (limits.ttft_s or USUAL_TTFT_S) + (limits.tpot_s or USUAL_TPOT_S) * output_tokens
     )
     least, most = IN_FLIGHT
-    in_flight = most if workload.rate_per_s is None else ceil(workload.rate_per_s * stay_s)
+    in_flight = workload.concurrency or most
+    if workload.rate_per_s is not None:
+        in_flight = ceil(workload.rate_per_s * stay_s)
     requests = min(max(2 ** round(log2(in_flight)), least), most, workload.requests)
     return BatchWorkload(prompt_tokens, (output_tokens,) * requests)

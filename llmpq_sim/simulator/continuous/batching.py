@@ -26,6 +26,7 @@ class Batcher:
         ready: cohorts that have returned and decode on.
         stalled: sequences that would decode but await a block.
         running: every admitted sequence, in order of admission.
+        promised_blocks: of the whole prompts and outputs of those running, where nobody is evicted.
         preemptions: how often a sequence lost its blocks.
         reused_tokens: prompt tokens not computed because their blocks were there.
         first_s, last_s: when each request's first and last tokens were sampled.
@@ -42,7 +43,9 @@ class Batcher:
         self.ready: list[Cohort] = []
         self.stalled: list[Sequence] = []
         self.running: dict[int, Sequence] = {}
-        self.preemptions = self.reused_tokens = self._admissions = 0
+        self.preemptions = self.reused_tokens = self.promised_blocks = self._admissions = 0
+        self._is_promised = settings.admission == "no-evict"
+        self._most_chunk_tokens = settings.most_chunk_tokens
         self.first_s = array("d", [nan]) * requests
         self.last_s = array("d", [nan]) * requests
 
@@ -144,7 +147,7 @@ class Batcher:
             if sequence.admission < 0:
                 continue
             computed = sequence.computed_tokens
-            chunk = min(sequence.known_tokens - computed, budget)
+            chunk = min(sequence.known_tokens - computed, budget, self._most_chunk_tokens)
             blocks = self.settings.blocks(computed + chunk) - sequence.blocks
             if chunk and self._obtain(blocks, sequence):
                 self.prefilling.remove(sequence)
@@ -175,12 +178,17 @@ class Batcher:
         shared = pool.longest_cached_prefix(sequence) if sequence.names else 0
         reused = shared * pool.prefix_tokens
         chunk = sequence.known_tokens - reused
-        if chunk > budget:
+        most = self._most_chunk_tokens if budget > self._most_chunk_tokens else budget
+        if chunk > most:
             if not self.settings.chunked_prefill:
                 return None
-            chunk = budget
+            chunk = most
         blocks = self.settings.blocks(reused + chunk) - shared * pool.prefix_kv_blocks
-        if blocks > (pool.available_beside(sequence, shared) if shared else pool.available):
+        needed = blocks
+        if self._is_promised:
+            whole = self.settings.blocks(sequence.context_tokens) - shared * pool.prefix_kv_blocks
+            needed = whole + self.promised_blocks - pool.held
+        if needed > (pool.available_beside(sequence, shared) if shared else pool.available):
             return None
         return shared, blocks, chunk
 
@@ -190,6 +198,8 @@ class Batcher:
         sequence.blocks += blocks
         sequence.computed_tokens = shared * self.pool.prefix_tokens
         self.reused_tokens += sequence.computed_tokens
+        if self._is_promised:
+            self.promised_blocks += self.settings.blocks(sequence.context_tokens)
         sequence.admission = self._admissions
         self.running[self._admissions] = sequence
         self._admissions += 1
@@ -232,6 +242,8 @@ class Batcher:
             if sequence in idle:
                 idle.remove(sequence)
         del self.running[sequence.admission]
+        if self.settings.prefix_caching:
+            self.pool.name_own(sequence, sequence.request)
         sequence.admission = -1
         sequence.computed_tokens = 0
         self.pool.release(sequence)
@@ -260,4 +272,6 @@ class Batcher:
     def _finish(self, sequence: Sequence, sampled_s: float) -> None:
         self.last_s[sequence.request] = sampled_s
         self.pool.release(sequence)
+        if self._is_promised:
+            self.promised_blocks -= self.settings.blocks(sequence.context_tokens)
         del self.running[sequence.admission]

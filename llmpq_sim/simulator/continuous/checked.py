@@ -65,12 +65,13 @@ def check_service(simulated: ServiceTimes, computed: ServiceTimes, *, is_whole: 
     Raises:
         InternalError: they differ.
     """
+    check_instants("arrival of request", simulated.arrival_s, computed.arrival_s)
     check_instants("first token of request", simulated.first_s, computed.first_s)
     check_instants("last token of request", simulated.last_s, computed.last_s)
     if not is_whole:
         return
     served = (int((~np.isnan(times.last_s)).sum()) for times in (simulated, computed))
     check_figure("requests served", *served)
-    for name in ("batches", "busy_s", "preemptions", "peak_blocks", "reused_tokens"):
+    for name in ("batches", "busy_s", "preemptions", "peak_blocks", "reused_tokens", "phases"):
         check_figure(name, getattr(simulated, name), getattr(computed, name))
     check_figure("gaps", simulated.gaps.summary(0.0), computed.gaps.summary(0.0))

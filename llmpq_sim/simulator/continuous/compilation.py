@@ -8,9 +8,11 @@ from math import ceil, log
 import numpy as np
 from numpy.typing import NDArray
 
+from llmpq_sim.core.capacity import kv_blocks
 from llmpq_sim.core.cluster import Cluster, Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
+    StageMemory,
     batch_temporaries_bytes,
     ends_bytes,
     layer_weight_bytes,
@@ -100,7 +102,11 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
             micro-batches play no part.
         costs: block times.
         settings: how large batches and contexts may become.
+
+    Raises:
+        InputError: more batches are to be under way than there are stages.
     """
+    settings.most_in_flight(len(plan.stages))
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
     stages = tuple(
@@ -151,8 +157,7 @@ def stage_blocks(
     for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
-        block_bytes = len(stage.formats) * model.kv_bytes(1, settings.block_tokens)
-        blocks.append(max(left_bytes // block_bytes, 0))
+        blocks.append(kv_blocks(model, len(stage.formats), left_bytes, settings.block_tokens))
     return tuple(blocks)
 
 
@@ -160,7 +165,18 @@ def stage_fixed_bytes(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
 ) -> tuple[int, ...]:
     """Return the bytes that each stage takes beside its KV cache."""
-    fixed_bytes = []
+    memory = stage_memory(plan, model, cluster, settings, blocks=0)
+    return tuple(stage.total_bytes for stage in memory)
+
+
+def stage_memory(
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings, blocks: int
+) -> tuple[StageMemory, ...]:
+    """Return the memory of each stage with so many blocks of KV cache."""
+    block_bytes = model.kv_bytes(1, settings.block_tokens)
+    temporaries = batch_temporaries_bytes(model, settings.token_budget)
+    logits = sampled_logits_bytes(model, settings.sequence_limit)
+    stages = []
     last = len(plan.stages) - 1
     for number, stage in enumerate(plan.stages):
         weights = sum(
@@ -168,12 +184,18 @@ def stage_fixed_bytes(
             for name, count in Counter(stage.formats).items()
         )
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
-        taken = weights + ends_bytes(model, number == 0, number == last)
-        taken += cluster.devices[position].device.runtime_bytes
-        taken += batch_temporaries_bytes(model, settings.token_budget)
-        taken += (number == last) * sampled_logits_bytes(model, settings.sequence_limit)
-        fixed_bytes.append(taken)
-    return tuple(fixed_bytes)
+        device = cluster.devices[position].device
+        stages.append(
+            StageMemory(
+                weights_bytes=weights,
+                kv_bytes=blocks * len(stage.formats) * block_bytes,
+                ends_bytes=ends_bytes(model, number == 0, number == last),
+                temporaries_bytes=temporaries + (number == last) * logits,
+                runtime_bytes=device.runtime_bytes,
+                limit_bytes=device.memory_bytes,
+            )
+        )
+    return tuple(stages)
 
 
 def _stage_tables(

@@ -1,10 +1,13 @@
 """SimPy model of continuous batching: requests that arrive, a scheduler, batches, stages and links.
 
-Each request is a process that arrives, waits to be served, and ends with its last token. The
-scheduler is a process that forms batches as long as fewer are under way than there are stages.
+Each request is a process that arrives, waits to be served, and ends with its last token; in a
+closed loop each user is one, who brings the next request once the one before has ended. The
+scheduler is a process that forms batches as long as fewer are under way than may be.
 Each batch is a process that passes stages and links, resources that serve one batch at a time in
 order of arrival. `recurrence` computes the same instants without events.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from simpy import Environment, Resource
@@ -15,9 +18,14 @@ from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.scheduler import Batch, Request, Scheduler
-from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served
+from llmpq_sim.simulator.continuous.service_times import (
+    ServiceTimes,
+    can_be_served,
+    unknown_arrivals,
+)
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from llmpq_sim.simulator.continuous.watch import Watch
+from llmpq_sim.simulator.phases import PassedStep, phases_of
 
 
 def simulate_service(
@@ -59,20 +67,24 @@ class _Service:
         self.woken = self.environment.event()
         self.enough = self.environment.event()
         self.under_way = 0
+        self.most_under_way = settings.most_in_flight(len(pipeline.stages))
         self.first_stage_is_free = True
         self.steps_left = watch.most_steps
         self.peak_blocks = 0
         self.busy_s = [0.0] * len(pipeline.stages)
+        self.passed: list[PassedStep] = []
         self.gaps = Gaps()
         self.first_s, self.last_s = np.full((2, workload.requests), np.nan)
+        self.arrival_s = unknown_arrivals(workload)
 
     def run(self) -> ServiceTimes:
         """Serve all requests that can be served."""
         environment = self.environment
         environment.process(self._form_batches())
-        served = [environment.process(self._request(one)) for one in self._requests()]
+        served = [environment.process(source) for source in self._sources()]
         environment.run(until=environment.all_of(served) | self.enough)
         return ServiceTimes(
+            self.arrival_s,
             self.first_s,
             self.last_s,
             self.gaps,
@@ -81,6 +93,7 @@ class _Service:
             self.scheduler.preemptions,
             self.peak_blocks,
             self.scheduler.reused_tokens,
+            phases_of(self.passed),
         )
 
     def _requests(self) -> list[Request]:
@@ -98,9 +111,27 @@ class _Service:
             for number in np.flatnonzero(fits).tolist()
         ]
 
+    def _sources(self) -> list[ProcessGenerator]:
+        """Return what brings requests: each comes by itself, or users take turns with them."""
+        requests = self._requests()
+        if self.workload.concurrency is None:
+            return [self._request(each) for each in requests]
+        users, turns = min(self.workload.concurrency, len(requests)), iter(requests)
+        return [self._user(turns) for _ in range(users)]
+
     def _request(self, request: Request) -> ProcessGenerator:
-        """Arrive, and wait for the last token."""
+        """Arrive at an instant of its own."""
         yield self.environment.timeout(request.arrival_s)
+        yield from self._served(request)
+
+    def _user(self, requests: Iterator[Request]) -> ProcessGenerator:
+        """Bring the next request as soon as the one before has ended."""
+        for request in requests:
+            yield from self._served(request)
+
+    def _served(self, request: Request) -> ProcessGenerator:
+        """Wait to be served, and for the last token."""
+        self.arrival_s[request.number] = self.environment.now
         self.scheduler.waiting.append(request)
         self._wake()
         yield request.done
@@ -123,19 +154,22 @@ class _Service:
                 environment.process(self._batch(batch))
 
     def _can_form(self) -> bool:
-        has_room = self.under_way < len(self.stages)
+        has_room = self.under_way < self.most_under_way
         return has_room and (self.settings.schedules_ahead or self.first_stage_is_free)
 
     def _batch(self, batch: Batch) -> ProcessGenerator:
         """Pass every stage and the link behind it, and come back to the scheduler."""
-        environment = self.environment
+        environment, entered_s = self.environment, 0.0
         for number, (stage, link) in enumerate(zip(self.stages, self.links, strict=True)):
             with stage.request() as turn:
                 yield turn
                 began_s, service_s = environment.now, self.pipeline.service_s(number, batch.load)
                 yield environment.timeout(service_s)
+            entered_s = began_s if number == 0 else entered_s
             self.busy_s[number] += service_s
             self._note_step(number, batch, began_s)
+            if number == len(self.stages) - 1:
+                self._note_passed(batch, entered_s)
             with link.request() as turn:
                 yield turn
                 yield environment.timeout(self.pipeline.transfer_s(number, batch.load))
@@ -166,6 +200,10 @@ class _Service:
         self.steps_left -= 1
         if self.steps_left == 0:
             self.enough.succeed()
+
+    def _note_passed(self, batch: Batch, entered_s: float) -> None:
+        rows, tokens = batch.load.rows, batch.load.tokens
+        self.passed.append(PassedStep(entered_s, self.environment.now, rows, tokens - rows))
 
     def _note_token(self, request: Request) -> None:
         now = self.environment.now

@@ -20,7 +20,7 @@ def extrapolations(plan: Plan, costs: LayerCosts) -> list[str]:
     workload = costs.scenario.workload
     tokens: set[int] = set()
     for schedule in batch_schedules(workload, plan.micro_batching):
-        tokens |= {rows * workload.prompt_tokens for rows in schedule.prefill_rows}
+        tokens |= {step.step_tokens for step in schedule.prefill_steps}
         tokens |= {rows for group in schedule.decode_rows for rows in group}
     scenario = costs.scenario
     return products_beyond(plan, scenario.model, scenario.cluster, costs.profiles, tokens)

@@ -3,7 +3,7 @@
 All stages use the same block table, so blocks are counted once. A *prefix block* is one named block
 of a prompt, as many KV blocks as it takes. It is shared by all prompts that start with it; once
 nobody uses it, it stays until its room is needed, the one unused for longest going first, and of
-one sequence the last one first.
+one sequence the last one first. A sequence that is evicted finds what is left of its own again.
 """
 
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.simulator.continuous.sequence import Names
+from llmpq_sim.simulator.continuous.sequence import Name, Names
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
@@ -19,14 +19,14 @@ class Holder(Protocol):
     """What holds KV blocks: a request, followed by itself or in a cohort.
 
     Attributes:
-        names: of the prefix blocks that its prompt fills.
+        names: of the prefix blocks that its prompt fills, and that it filled when evicted.
         prefix: names of the shared ones among them.
         blocks: KV blocks it holds, shared ones included.
         computed_tokens: whose keys and values are in its blocks.
     """
 
     names: Names
-    prefix: list[int]
+    prefix: list[Name]
     blocks: int
     computed_tokens: int
 
@@ -42,6 +42,7 @@ class BlockPool:
         free: blocks that hold nothing.
         prefix_kv_blocks: KV blocks of a prefix block.
         prefix_tokens: tokens of a prefix block.
+        shares: prefix blocks that sequences hold, each counted for each of them.
     """
 
     def __init__(self, capacity: int, prefix_kv_blocks: int, block_tokens: int) -> None:
@@ -49,13 +50,20 @@ class BlockPool:
         self.free = capacity
         self.prefix_kv_blocks = prefix_kv_blocks
         self.prefix_tokens = prefix_kv_blocks * block_tokens
-        self._users: dict[int, int] = {}
-        self._unused: OrderedDict[int, None] = OrderedDict()
+        self.shares = 0
+        self._users: dict[Name, int] = {}
+        self._unused: OrderedDict[Name, None] = OrderedDict()
 
     @property
     def available(self) -> int:
         """Blocks that can be taken: free ones and those of unused prefix blocks."""
         return self.free + self.prefix_kv_blocks * len(self._unused)
+
+    @property
+    def held(self) -> int:
+        """Blocks that sequences hold, a shared one counted for each of them."""
+        used_once = len(self._users) - len(self._unused)
+        return self.capacity - self.available + self.prefix_kv_blocks * (self.shares - used_once)
 
     def take(self, blocks: int) -> None:
         """Take so many of the available blocks."""
@@ -72,6 +80,7 @@ class BlockPool:
             self._users[name] -= 1
             if not self._users[name]:
                 self._unused[name] = None
+        self.shares -= len(sequence.prefix)
         sequence.blocks = 0
         sequence.prefix = []
 
@@ -92,6 +101,7 @@ class BlockPool:
         """Let a sequence use so many of its leading prefix blocks, which are there."""
         sequence.prefix = list(sequence.names[:shared])
         sequence.blocks = shared * self.prefix_kv_blocks
+        self.shares += shared
         for name in sequence.prefix:
             self._users[name] += 1
             self._unused.pop(name, None)
@@ -106,6 +116,20 @@ class BlockPool:
             if name not in self._users:
                 self._users[name] = 1
                 sequence.prefix.append(name)
+                self.shares += 1
+
+    def name_own(self, sequence: Holder, request: int) -> None:
+        """Name all other blocks that a sequence has filled, so that it finds them again.
+
+        vLLM does so with every full block, of prompts and outputs. Here only who is evicted comes
+        back for its own.
+        """
+        first, last = len(sequence.names), sequence.computed_tokens // self.prefix_tokens
+        own = [(request, place) for place in range(first, last)]
+        sequence.names += tuple(own)
+        sequence.prefix += own
+        self.shares += len(own)
+        self._users |= dict.fromkeys(own, 1)
 
 
 def prefix_kv_blocks(workload: TraceWorkload, settings: ContinuousSettings) -> int:

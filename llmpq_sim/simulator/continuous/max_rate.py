@@ -68,6 +68,11 @@ def max_rate(
         raise InputError(
             "--max-rate: expected at least one of --slo-ttft-ms, --slo-tpot-ms and --slo-e2e-ms"
         )
+    if service.workload.concurrency is not None:
+        raise InputError(
+            "--max-rate: a closed loop has no rate to change; leave --concurrency out, or give "
+            "--sweep-concurrency instead"
+        )
     own_per_s = service.workload.rate_per_s
     if own_per_s is None:
         raise InputError(

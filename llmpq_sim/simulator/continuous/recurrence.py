@@ -8,6 +8,7 @@ nothing to decide, and rounds are a loop over floats.
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from math import inf
 
 import numpy as np
@@ -22,7 +23,12 @@ from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.sequence import Sequence
-from llmpq_sim.simulator.continuous.service_times import ServiceTimes, can_be_served, service_result
+from llmpq_sim.simulator.continuous.service_times import (
+    ServiceTimes,
+    can_be_served,
+    service_result,
+    unknown_arrivals,
+)
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
 from llmpq_sim.simulator.continuous.transit import Transit
 
@@ -73,11 +79,18 @@ class _Service:
         self.pool = BlockPool(pipeline.block_capacity, per_prefix, settings.block_tokens)
         self.batcher = Batcher(settings, self.pool, self.gaps, workload.requests)
         self.transit = Transit(pipeline)
+        self.output_tokens = workload.output_tokens
         self.in_flight: deque[Cohort] = deque()
-        self.most_in_flight = len(pipeline.stages)
+        self.most_in_flight = settings.most_in_flight(len(pipeline.stages))
         self.fewest_available = pipeline.block_capacity
         self.arrivals = _arrivals(workload, settings, self.pool.capacity)
-        self.next_s, self.next_sequence = next(self.arrivals)
+        self.arrival_s = unknown_arrivals(workload)
+        self.is_closed = workload.concurrency is not None
+        self.next_s = inf
+        if workload.concurrency is None:
+            self.next_s, self.next_sequence = next(self.arrivals)
+        else:
+            self._let_in(workload.concurrency, 0.0)
 
     def run(self) -> ServiceTimes:
         """Serve all requests."""
@@ -88,7 +101,7 @@ class _Service:
             if self.next_s <= now:
                 self._receive(now)
             while in_flight and in_flight[0].return_s <= now:
-                batcher.take_back(in_flight.popleft())
+                self._take_back(in_flight.popleft())
             if len(in_flight) == self.most_in_flight:
                 now = in_flight[0].return_s
             elif stage_free_s[0] > now and not ahead:
@@ -103,6 +116,20 @@ class _Service:
         while self.next_s <= now:
             self.batcher.waiting.append(self.next_sequence)
             self.next_s, self.next_sequence = next(self.arrivals)
+
+    def _take_back(self, batch: Cohort) -> None:
+        """Take a batch back; in a closed loop as many enter, when it returned, as it has ended."""
+        running = len(self.batcher.running)
+        self.batcher.take_back(batch)
+        if self.is_closed:
+            self._let_in(running - len(self.batcher.running), batch.return_s)
+
+    def _let_in(self, most: int, at_s: float) -> None:
+        """Let the next requests into a closed loop, in order, as many as are left of so many."""
+        for arrival_s, sequence in islice(self.arrivals, most):
+            if arrival_s < inf:
+                self.arrival_s[sequence.request] = at_s
+                self.batcher.waiting.append(sequence)
 
     def _next_instant(self) -> float:
         """Return when something returns or arrives next; infinity where nothing is left."""
@@ -158,8 +185,14 @@ class _Service:
             in_flight.rotate(-1)
         self.fewest_available = min(self.fewest_available, pool.available)
 
+    def _served_tokens(self) -> int:
+        """Return the output tokens of all requests that were served."""
+        served = ~np.isnan(np.frombuffer(self.batcher.first_s))
+        return int(self.output_tokens[served].sum())
+
     def _times(self) -> ServiceTimes:
         return ServiceTimes(
+            arrival_s=self.arrival_s,
             first_s=np.frombuffer(self.batcher.first_s),
             last_s=np.frombuffer(self.batcher.last_s),
             gaps=self.gaps,
@@ -168,6 +201,7 @@ class _Service:
             preemptions=self.batcher.preemptions,
             peak_blocks=self.pool.capacity - self.fewest_available,
             reused_tokens=self.batcher.reused_tokens,
+            phases=self.transit.phases(self._served_tokens()),
         )
 
 

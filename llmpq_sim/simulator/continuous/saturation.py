@@ -38,9 +38,9 @@ class Queue:
 
 
 def queue_of(service: Service) -> Queue:
-    """Return how the queue of a service develops."""
+    """Return how the queue of a service develops; that of a closed loop never grows."""
     served = service.served
-    arrival_s, first_s = service.workload.arrival_s[served], service.times.first_s[served]
+    arrival_s, first_s = service.times.arrival_s[served], service.times.first_s[served]
     if not len(arrival_s):
         return Queue(0, 0.0, 0, None)
     span_s = float(arrival_s[-1])
@@ -49,7 +49,9 @@ def queue_of(service: Service) -> Queue:
         most=_most(arrival_s, first_s),
         mean=float(waited_s.sum()) / span_s if span_s else float(len(arrival_s)),
         at_end=_waiting(arrival_s, first_s, span_s),
-        sustained_rate_per_s=_sustained_rate_per_s(arrival_s, first_s, service.times.last_s),
+        sustained_rate_per_s=_sustained_rate_per_s(arrival_s, first_s, service.times.last_s)
+        if service.workload.concurrency is None
+        else None,
     )
 
 

@@ -12,6 +12,7 @@ from simpy import Event
 
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool
 from llmpq_sim.simulator.continuous.mixed_costs import BatchLoad
+from llmpq_sim.simulator.continuous.sequence import Name, Names
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 
@@ -22,7 +23,7 @@ class Request:
     Attributes:
         number: its position in the workload.
         arrival_s: when it arrives.
-        names: of the prefix blocks that its prompt fills.
+        names: of the prefix blocks that its prompt fills, and that it filled when evicted.
         done: happens when its last token is back.
         token_s: when each of its tokens was sampled.
         computed_tokens: whose keys and values are in its blocks.
@@ -37,12 +38,12 @@ class Request:
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
-    names: tuple[int, ...]
+    names: Names
     done: Event
     token_s: list[float] = field(default_factory=list)
     computed_tokens: int = 0
     blocks: int = 0
-    prefix: list[int] = field(default_factory=list)
+    prefix: list[Name] = field(default_factory=list)
     decodes: bool = False
     is_running: bool = False
     in_flight: bool = False
@@ -51,6 +52,11 @@ class Request:
     def known_tokens(self) -> int:
         """Tokens of the prompt and of the output so far."""
         return self.prompt_tokens + len(self.token_s)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the whole prompt and output."""
+        return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,8 @@ class Scheduler:
         for request in list(self.running):
             if request.decodes or request.in_flight or not request.is_running or not budget:
                 continue
-            tokens = min(request.known_tokens - request.computed_tokens, budget)
+            left = request.known_tokens - request.computed_tokens
+            tokens = min(left, budget, self.settings.most_chunk_tokens)
             if self._obtain(request, request.computed_tokens + tokens):
                 chunks.append(self._scheduled(request, tokens))
                 budget -= tokens
@@ -174,15 +181,24 @@ class Scheduler:
             tokens = request.known_tokens - reused
             if tokens > budget and not self.settings.chunked_prefill:
                 break
-            tokens = min(tokens, budget)
+            tokens = min(tokens, budget, self.settings.most_chunk_tokens)
             blocks = self.settings.blocks(reused + tokens) - shared * pool.prefix_kv_blocks
-            if blocks > pool.available_beside(request, shared):
+            needed = blocks
+            if self.settings.admission == "no-evict":
+                needed = self._still_needed(request, shared)
+            if needed > pool.available_beside(request, shared):
                 break
             self.waiting.popleft()
             self._start(request, shared, blocks)
             chunks.append(self._scheduled(request, tokens))
             budget -= tokens
         return chunks
+
+    def _still_needed(self, request: Request, shared: int) -> int:
+        """Return the blocks until the last tokens of all that run and one that shares some."""
+        own = self.settings.blocks(request.context_tokens) - shared * self.pool.prefix_kv_blocks
+        others = (self.settings.blocks(one.context_tokens) - one.blocks for one in self.running)
+        return own + sum(others)
 
     def _start(self, request: Request, shared: int, blocks: int) -> None:
         self.pool.share(request, shared)
@@ -227,6 +243,8 @@ class Scheduler:
         return None
 
     def _preempt(self, request: Request) -> None:
+        if self.settings.prefix_caching:
+            self.pool.name_own(request, request.number)
         self._leave(request)
         request.computed_tokens, request.decodes = 0, False
         self.waiting.appendleft(request)

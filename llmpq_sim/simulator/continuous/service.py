@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.memory import StageMemory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
@@ -16,6 +17,7 @@ from llmpq_sim.simulator.continuous.compilation import (
     ServingCosts,
     compile_pipeline,
     stage_fixed_bytes,
+    stage_memory,
 )
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.recurrence import compute_service
@@ -56,23 +58,20 @@ class Service:
         return usd_per_million_tokens(self.plan, self.costs.cluster, self.result)
 
     @property
+    def memory(self) -> tuple[StageMemory, ...]:
+        """What each stage needs at most, by purpose; of the KV cache, the blocks in use at once."""
+        costs, blocks = self.costs, self.times.peak_blocks
+        return stage_memory(self.plan, costs.model, costs.cluster, self.settings, blocks)
+
+    @property
     def memory_bytes(self) -> tuple[int, ...]:
         """What each stage needs at most: all but the KV cache, and the blocks in use at once."""
-        fixed_bytes = stage_fixed_bytes(
-            self.plan, self.costs.model, self.costs.cluster, self.settings
-        )
-        block_bytes = self.costs.model.kv_bytes(1, self.settings.block_tokens)
-        return tuple(
-            fixed + self.times.peak_blocks * len(stage.formats) * block_bytes
-            for fixed, stage in zip(fixed_bytes, self.plan.stages, strict=True)
-        )
+        return tuple(stage.total_bytes for stage in self.memory)
 
     @property
     def limit_bytes(self) -> tuple[int, ...]:
         """Memory of each stage's device."""
-        cluster = self.costs.cluster
-        places = [cluster.index(stage.device, "plan") for stage in self.plan.stages]
-        return tuple(cluster.devices[place].device.memory_bytes for place in places)
+        return tuple(stage.limit_bytes for stage in self.memory)
 
     @property
     def served(self) -> NDArray[np.bool_]:
@@ -82,13 +81,13 @@ class Service:
     @property
     def ttft_s(self) -> FloatArray:
         """Time to first token of each request that was served."""
-        waited_s: FloatArray = (self.times.first_s - self.workload.arrival_s)[self.served]
+        waited_s: FloatArray = (self.times.first_s - self.times.arrival_s)[self.served]
         return waited_s
 
     @property
     def latency_s(self) -> FloatArray:
         """Time to last token of each request that was served."""
-        took_s: FloatArray = (self.times.last_s - self.workload.arrival_s)[self.served]
+        took_s: FloatArray = (self.times.last_s - self.times.arrival_s)[self.served]
         return took_s
 
     def of(self, workload: TraceWorkload) -> "Service":

@@ -10,6 +10,7 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
+from llmpq_sim.simulator.phases import Phases
 
 FloatArray = NDArray[np.float64]
 
@@ -19,6 +20,8 @@ class ServiceTimes:
     """What happened to each request and to the stages.
 
     Attributes:
+        arrival_s: when each request arrived, or was let into a closed loop; not a number for those
+            that never were.
         first_s, last_s: when each request's first and last token was sampled, not a number for
             those refused.
         gaps: between tokens of one request.
@@ -27,8 +30,10 @@ class ServiceTimes:
         preemptions: how often a sequence lost its blocks.
         peak_blocks: most KV blocks in use at once.
         reused_tokens: prompt tokens not computed because their blocks were there.
+        phases: how long prompts were prefilled and tokens decoded.
     """
 
+    arrival_s: FloatArray
     first_s: FloatArray
     last_s: FloatArray
     gaps: Gaps
@@ -37,6 +42,7 @@ class ServiceTimes:
     preemptions: int
     peak_blocks: int
     reused_tokens: int
+    phases: Phases
 
 
 def can_be_served(
@@ -46,6 +52,13 @@ def can_be_served(
     most_tokens = min(settings.longest_context_tokens, capacity * settings.block_tokens)
     fits: NDArray[np.bool_] = workload.context_tokens <= most_tokens
     return fits
+
+
+def unknown_arrivals(workload: TraceWorkload) -> FloatArray:
+    """Return the arrivals that are known before any request is served: none of a closed loop."""
+    if workload.concurrency is None:
+        return workload.arrival_s.copy()
+    return np.full(workload.requests, np.nan)
 
 
 def service_result(
@@ -60,7 +73,7 @@ def service_result(
     over the tokens after the first, where there are any; ITL every gap between two tokens.
     """
     served = ~np.isnan(times.first_s)
-    arrival_s, outputs = workload.arrival_s[served], workload.output_tokens[served]
+    arrival_s, outputs = times.arrival_s[served], workload.output_tokens[served]
     first_s, last_s = times.first_s[served], times.last_s[served]
     ttft_s, latency_s = first_s - arrival_s, last_s - arrival_s
     several = outputs > 1

@@ -9,6 +9,7 @@ transit is known when it enters: it depends on the batches before it, never on t
 
 from llmpq_sim.simulator.continuous.cohort import Cohort
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
+from llmpq_sim.simulator.phases import Phases, Spans
 
 Line = list[tuple[float, float, float]]
 """For each stage ``(a, b, x)``: a batch takes ``a + b * mean context``, the link behind x."""
@@ -21,6 +22,9 @@ class Transit:
         stage_free_s, link_free_s: when each has done what has entered so far.
         busy_s: how long each stage computes for what has entered so far.
         batches: how many have entered.
+
+    Phases are those of `phases_of`, with less to do: from one batch with decodes to the next, the
+    pipeline decodes all the time, so that only batches of prompts alone part one span from another.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -30,6 +34,9 @@ class Transit:
         self.link_free_s = [0.0] * stages
         self.busy_s = [0.0] * stages
         self.batches = 0
+        self._prefill, self._decode = Spans(), Spans()
+        self._prefill_tokens = self._prompts_sampled = 0
+        self._is_decoding = False
         self._knots = pipeline.stages[0].decode_s.shape[1]
         self._knot_tokens = pipeline.knot_tokens
         self._attention: dict[int, list[tuple[float, float]]] = {}
@@ -44,6 +51,8 @@ class Transit:
             context_sum: tokens they attend to, over all of them.
             at_s: when it enters the line before stage 0.
         """
+        if not self._is_decoding:
+            self._begin_decoding(at_s)
         key = rows * self._knots + context_sum // (rows * self._knot_tokens)
         line = self._decodes.get(key)
         if line is None:
@@ -55,8 +64,37 @@ class Transit:
         rows, context_sum = batch.rows, batch.context_sum
         if not batch.work:
             return self.decode(rows, context_sum, at_s)
+        began_s = max(at_s, self.stage_free_s[0])
+        if rows and not self._is_decoding:
+            self._begin_decoding(at_s)
+        elif not rows:
+            self._end_decoding()
         line = self._mixed_line(batch)
-        return self._pass(line, context_sum / rows if rows else 0.0, at_s)
+        passed = self._pass(line, context_sum / rows if rows else 0.0, at_s)
+        self._prefill.add(began_s, passed[0])
+        return passed
+
+    def phases(self, output_tokens: int) -> Phases:
+        """Return the phases of all that has entered, which sampled so many output tokens."""
+        self._end_decoding()
+        return Phases(
+            prefill_s=self._prefill.total_s,
+            prefill_tokens=self._prefill_tokens,
+            decode_s=self._decode.total_s,
+            decode_tokens=output_tokens - self._prompts_sampled,
+        )
+
+    def _begin_decoding(self, at_s: float) -> None:
+        """Note that a batch with decodes enters behind one without any, or none."""
+        self._is_decoding = True
+        began_s, last_s = max(at_s, self.stage_free_s[0]), self.stage_free_s[-1]
+        self._decode.add(min(began_s, last_s), last_s)
+
+    def _end_decoding(self) -> None:
+        """Note that the last batch with decodes, if that was the last batch, has passed."""
+        if self._is_decoding:
+            self._decode.ended_s = self.stage_free_s[-1]
+        self._is_decoding = False
 
     def _pass(self, line: Line, context: float, at_s: float) -> tuple[float, float]:
         stage_free_s, link_free_s, busy_s = self.stage_free_s, self.link_free_s, self.busy_s
@@ -97,6 +135,8 @@ class Transit:
             tokens += chunk
             samples += prefix + chunk == sequence.known_tokens
             chunks.append((prefix, prefix + chunk))
+        self._prefill_tokens += tokens - rows
+        self._prompts_sampled += samples - rows
         attention = self._no_attention
         if rows:
             knot = batch.context_sum // (rows * self._knot_tokens)

@@ -39,6 +39,7 @@ class CheckedSteps:
         if not self.steps_left:
             return computed
         simulated = simulate_steps(graph, start_s, on_step, self.steps_left)
+        check_instants("beginning of step", simulated.began_s, computed.began_s)
         check_instants("instant of step", simulated.sampled_s, computed.sampled_s)
         steps = graph.steps * len(graph.service_s)
         if steps > self.steps_left:

@@ -30,7 +30,7 @@ def simulate_steps(
     """
     model = _Pipeline(graph, start_s, on_step, most_steps)
     model.run()
-    return StepTimes(model.sampled_s, model.environment.now)
+    return StepTimes(model.began_s, model.sampled_s, model.environment.now)
 
 
 class _Pipeline:
@@ -46,6 +46,7 @@ class _Pipeline:
         self.stages = [Resource(self.environment) for _ in graph.service_s]
         self.links = [Resource(self.environment) for _ in graph.transfer_s]
         self.done = self.environment.event()
+        self.began_s = [nan] * graph.steps
         self.sampled_s = [nan] * graph.steps
 
     def run(self) -> None:
@@ -62,6 +63,8 @@ class _Pipeline:
                 yield turn
                 began_s = environment.now
                 yield environment.timeout(graph.service_s[number][step])
+            if number == 0:
+                self.began_s[step] = began_s
             if number == len(self.stages) - 1:
                 self.sampled_s[step] = environment.now
             self._count(number, step, began_s)

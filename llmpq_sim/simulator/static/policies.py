@@ -18,7 +18,8 @@ POLICIES = ExtensionPoint("llmpq.batch_policies", "batch policy")
 class StepOrder(NamedTuple):
     """Which steps may begin when.
 
-    Steps are numbered prefill micro-batches first, then decode micro-batches by round, as
+    Steps are numbered prefill first, as ``BatchSchedule.prefill_steps`` has them: each chunk of a
+    prompt is one, and only its last brings a token. Decode micro-batches follow by round, as
     ``BatchSchedule.step_of`` has them.
 
     Attributes:
@@ -52,7 +53,7 @@ def pipelined(schedule: BatchSchedule) -> StepOrder:
     for group, turn in schedule.decode_order:
         following = step_of.get((group, turn + 1))
         successors.append(() if following is None else (following,))
-    return StepOrder(len(schedule.prefill_rows), tuple(successors))
+    return StepOrder(len(schedule.prefill_steps), tuple(successors))
 
 
 def batch_policy(name: str) -> BatchPolicy:

@@ -17,9 +17,11 @@ def compute_steps(graph: StepGraph, start_s: float = 0.0) -> StepTimes:
     transfer_s = list(zip(*graph.transfer_s, strict=True))
     stage_free_s, link_free_s = [start_s for _ in stages], [start_s for _ in stages]
     entry_s, sampled_s = [start_s] * graph.steps, [start_s] * graph.steps
+    began_s = entry_s.copy()
     order = list(range(graph.starts))
     for step in order:
         at_s = entry_s[step]
+        began_s[step] = max(at_s, stage_free_s[0])
         for number, serve_s, send_s in zip(stages, service_s[step], transfer_s[step], strict=True):
             free_s = stage_free_s[number]
             ended_s = stage_free_s[number] = (at_s if at_s > free_s else free_s) + serve_s
@@ -29,4 +31,4 @@ def compute_steps(graph: StepGraph, start_s: float = 0.0) -> StepTimes:
         for follower in graph.successors[step]:
             entry_s[follower] = at_s
             order.append(follower)
-    return StepTimes(sampled_s, max(sampled_s))
+    return StepTimes(began_s, sampled_s, max(sampled_s))

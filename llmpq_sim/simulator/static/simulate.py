@@ -11,7 +11,7 @@ from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
-from llmpq_sim.core.schedule import BatchSchedule, batch_schedules
+from llmpq_sim.core.schedule import BatchSchedule, PrefillStep, batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.static.policies import BatchPolicy, StepOrder, pipelined
 from llmpq_sim.simulator.static.recurrence import compute_steps
@@ -45,10 +45,15 @@ class StageCosts:
         self._is_last = number == len(plan.stages) - 1
 
     def prefill_s(self, rows: int) -> float:
-        """Return the time of a prefill micro-batch of so many prompts."""
-        total_s = self._ends_s(rows, rows * self._costs.scenario.workload.prompt_tokens)
+        """Return the time of a prefill micro-batch of so many whole prompts."""
+        prompt_tokens = self._costs.scenario.workload.prompt_tokens
+        return self.prefill_step_s(PrefillStep(rows, 0, prompt_tokens, is_last=True))
+
+    def prefill_step_s(self, step: PrefillStep) -> float:
+        """Return the time of a prefill step; only the last chunk of prompts has the LM head."""
+        total_s = self._ends_s(step.rows if step.is_last else 0, step.step_tokens)
         for name, layers in self.formats.items():
-            total_s += layers * self._costs.prefill_layer_s(self.kind, name, rows)
+            total_s += layers * self._costs.prefill_step_s(self.kind, name, step)
         return total_s
 
     def decode_s(self, rows: int) -> FloatArray:
@@ -61,7 +66,7 @@ class StageCosts:
 
     def _ends_s(self, rows: int, tokens: int) -> float:
         embedding_s = self._costs.embedding_s(self.kind, tokens) if self._is_first else 0.0
-        head_s = self._costs.head_s(self.kind, rows) if self._is_last else 0.0
+        head_s = self._costs.head_s(self.kind, rows) if self._is_last and rows else 0.0
         return embedding_s + head_s + self._costs.step_s(self.kind)
 
 
@@ -154,20 +159,19 @@ def build_step_graph(
     order: StepOrder,
 ) -> StepGraph:
     """Return what one wave asks of the pipeline: steps numbered prefill first, then by round."""
-    prompt = costs.scenario.workload.prompt_tokens
     service_s = tuple(_stage_service_s(schedule, stage) for stage in stages)
     decode_rows = [schedule.decode_rows[group][turn] for group, turn in schedule.decode_order]
-    tokens = [rows * prompt for rows in schedule.prefill_rows] + decode_rows
-    rows = [*schedule.prefill_rows, *decode_rows]
+    tokens = [step.step_tokens for step in schedule.prefill_steps] + decode_rows
+    sampled = [step.rows * step.is_last for step in schedule.prefill_steps] + decode_rows
     hidden = HIDDEN_BYTES * costs.scenario.model.hidden_size
     transfer_s = [_transfers_s(hop, tokens, hidden) for hop in hops[:-1]]
-    transfer_s.append(_transfers_s(hops[-1], rows, TOKEN_BYTES))
+    transfer_s.append(_transfers_s(hops[-1], sampled, TOKEN_BYTES))
     return StepGraph(service_s, tuple(transfer_s), order.successors, order.starts)
 
 
 def _stage_service_s(schedule: BatchSchedule, stage: StageCosts) -> tuple[float, ...]:
-    by_rows = {rows: stage.prefill_s(rows) for rows in set(schedule.prefill_rows)}
-    service_s = [by_rows[rows] for rows in schedule.prefill_rows]
+    by_step = {step: stage.prefill_step_s(step) for step in set(schedule.prefill_steps)}
+    service_s = [by_step[step] for step in schedule.prefill_steps]
     sizes = {rows for group in schedule.decode_rows for rows in group}
     decode_s = {rows: stage.decode_s(rows).tolist() for rows in sizes}
     service_s += [
@@ -188,9 +192,10 @@ def _token_instants_s(
 ) -> list[tuple[float, float]]:
     """Return the instants at which each row's first and last tokens are sampled."""
     first_s = [
-        times.sampled_s[step]
-        for step, rows in enumerate(schedule.prefill_rows)
-        for _ in range(rows)
+        times.sampled_s[number]
+        for number, step in enumerate(schedule.prefill_steps)
+        if step.is_last
+        for _ in range(step.rows)
     ]
     group_of = [group for group, rows in enumerate(schedule.group_rows) for _ in range(rows)]
     last_s = [

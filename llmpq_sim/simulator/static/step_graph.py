@@ -58,10 +58,12 @@ class StepTimes:
     """When the tokens of a step graph were sampled.
 
     Attributes:
+        began_s: instant at which the first stage begins each step.
         sampled_s: instant at which each step leaves the last stage, which samples its token.
         end_s: the last of them.
     """
 
+    began_s: list[float]
     sampled_s: list[float]
     end_s: float
 

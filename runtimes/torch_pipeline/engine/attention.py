@@ -5,6 +5,7 @@ only attention tells sequences apart. transformers calls ``ragged_attention`` in
 implementations and leaves masks and caches to it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from runtimes.torch_pipeline.engine.kv_cache import Chunks, KvCache, StepLayout
 from runtimes.torch_pipeline.weights import kernels
+
+MASK_ELEMENTS = 1 << 22
+"""Most elements of a mask at once, 4 MiB, and up to 16 as the numbers that kernels make of it: a
+chunk late in a long prompt sees more keys than its activations have room for."""
 
 IMPLEMENTATION = "llmpq"
 """Name under which transformers knows it."""
@@ -165,13 +170,31 @@ def _prefill(
     for stored, part in zip(cached, new, strict=True):
         stored[rows, :, chunks.start : chunks.span] = part
     keys, values = new if chunks.start == 0 else (c[rows, :, : chunks.span] for c in cached)
-    mask = layout.chunk_mask(number, window)
-    is_causal = mask is None and state.slopes is None
-    if state.slopes is not None and mask is None:
-        mask = torch.ones(chunks.tokens, chunks.span, dtype=torch.bool, device=query.device).tril()
-    bias = _biased(state.slopes, mask, chunks.span, query)
-    out = _attention(query, keys, values, bias, is_causal, scaling)
+    if layout.is_causal(number, window) and state.slopes is None:
+        out = _attention(query, keys, values, None, True, scaling)
+    else:
+        parts = []
+        for first, tokens in _blocks(chunks, 1 if state.slopes is None else len(state.slopes)):
+            end = first + tokens
+            mask = layout.seen_keys(first, tokens, window)
+            bias = _biased(state.slopes, mask, end, query)
+            own = query[:, :, first - chunks.start : end - chunks.start]
+            seen = (keys[:, :, :end], values[:, :, :end])
+            parts.append(_attention(own, *seen, bias, False, scaling))
+        out = torch.cat(parts, dim=2)
     return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+
+
+def _blocks(chunks: Chunks, heads: int) -> Iterator[tuple[int, int]]:
+    """Yield first position and tokens of blocks of queries whose mask has MASK_ELEMENTS at most.
+
+    Args:
+        chunks: what is cut, of one query at least.
+        heads: that have masks of their own.
+    """
+    most = max(1, MASK_ELEMENTS // (chunks.span * heads))
+    for first in range(chunks.start, chunks.span, most):
+        yield first, min(most, chunks.span - first)
 
 
 def _decode_alone(
@@ -220,7 +243,7 @@ def _prefill_in_tiles(
         stored[rows, :, chunks.span : end] = 0
     out = torch.empty_like(query)
     for first in range(chunks.start // tile * tile, end, tile):
-        mask = layout.tile_mask(first, tile, window)
+        mask = layout.seen_keys(first, tile, window)
         mask = _biased(state.slopes, mask, first + tile, query)
         begin, stop = max(first, chunks.start), min(first + tile, chunks.span)
         for row in range(chunks.rows):

@@ -1,8 +1,10 @@
 """Schedule of continuous batching: the steps that serve requests.
 
 As the simulator does: what can decode goes first, all of it; then prompts in order of admission,
-then those that wait in order of arrival, under the token budget. A sequence reserves a whole row of
-KV cache when it is admitted, so none is ever preempted; as many run at once as there are rows.
+then those that wait in order of arrival, under the token budget. In a closed loop a request waits
+once one that was in flight is finished. A sequence reserves a whole row of KV cache when it is
+admitted, so none is ever preempted, whatever the settings say of admission; as many run at once as
+there are rows.
 """
 
 from collections import deque
@@ -18,25 +20,31 @@ class ContinuousSchedule:
     """The steps of iteration-level batching.
 
     Attributes:
-        requests: all of them, sorted by arrival.
-        settings: token budget and whether prompts are cut.
+        requests: all of them.
+        settings: token budget, and whether and how small prompts are cut.
     """
 
     def __init__(
-        self, requests: Sequence[TokenRequest], settings: ContinuousSettings, rows: int
+        self,
+        requests: Sequence[TokenRequest],
+        settings: ContinuousSettings,
+        rows: int,
+        concurrency: int | None = None,
     ) -> None:
         self.requests = requests
         self.settings = settings
         self._free_rows = sorted(range(min(rows, settings.sequence_limit)), reverse=True)
         order = sorted(range(len(requests)), key=lambda number: requests[number].arrival_s)
-        self._waiting = deque(order)
+        users = len(order) if concurrency is None else concurrency
+        self._waiting = deque(order[:users])
+        self._to_come = deque(order[users:])
         self._running: dict[int, LiveSequence] = {}  # by number, in order of admission
         self._number = 0
 
     @property
     def is_done(self) -> bool:
         """Whether every request is finished."""
-        return not (self._waiting or self._running)
+        return not (self._waiting or self._running or self._to_come)
 
     def next_arrival_s(self, now_s: float) -> float | None:
         """Return when the first of those that wait arrives, None where it is there already."""
@@ -64,7 +72,10 @@ class ContinuousSchedule:
         return [token for part in step.segments for token in of[part.request].entering(part)]
 
     def take_back(self, step: Step, tokens: list[int]) -> list[Completion]:
-        """Take a step's tokens, give back the rows of who is done, and return them."""
+        """Take a step's tokens, give back the rows of who is done, and return them.
+
+        In a closed loop each of them lets the next request in.
+        """
         for part in step.segments:
             self._running[part.request].in_flight = False
         served = []
@@ -75,6 +86,8 @@ class ContinuousSchedule:
                 served.append(done)
                 del self._running[sequence.number]
                 self._free_rows.append(sequence.row)
+                if self._to_come:
+                    self._waiting.append(self._to_come.popleft())
         self._free_rows.sort(reverse=True)
         return served
 
@@ -91,7 +104,7 @@ class ContinuousSchedule:
             return chunks
         for sequence in self._prefilling(now_s):
             left = sequence.prompt_tokens - sequence.computed_tokens
-            tokens = min(left, budget)
+            tokens = min(left, budget, self.settings.most_chunk_tokens)
             if tokens < left and not self.settings.chunked_prefill:
                 self._give_back(sequence)
                 break

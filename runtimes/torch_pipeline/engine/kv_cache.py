@@ -12,6 +12,10 @@ import torch
 
 from runtimes.torch_pipeline.engine.step import Segment, Step
 
+KEPT_ELEMENTS = 1 << 20
+"""Elements up to which a step keeps the mask of prompts for all its layers: 1 MiB. Making a larger
+one anew is nothing beside the attention under it."""
+
 
 class KvCache:
     """Keys and values of every layer of a stage.
@@ -125,30 +129,27 @@ class StepLayout:
             self._masks[key] = seen[:, None, None, :]
         return self._masks[key]
 
-    def chunk_mask(self, number: int, window: int | None) -> torch.Tensor | None:
-        """Return which keys each token of chunks sees, (tokens, span).
-
-        None where that is plain causality from the first key on.
-        """
+    def is_causal(self, number: int, window: int | None) -> bool:
+        """Return whether tokens of chunks see all keys from the first one to their own."""
         chunks = self.chunks[number]
-        if chunks.start == 0 and (window is None or chunks.span <= window):
-            return None
-        return self._seen(range(chunks.start, chunks.span), window)
+        return chunks.start == 0 and (window is None or chunks.span <= window)
 
-    def tile_mask(self, first: int, tokens: int, window: int | None) -> torch.Tensor:
-        """Return which keys tokens from a position on see. Shape: (tokens, first + tokens)."""
-        return self._seen(range(first, first + tokens), window)
+    def seen_keys(self, first: int, tokens: int, window: int | None) -> torch.Tensor:
+        """Return which keys tokens from a position on see. Shape: (tokens, first + tokens).
 
-    def _seen(self, positions: range, window: int | None) -> torch.Tensor:
-        key = ("prompt", positions.start, positions.stop, window)
-        if key not in self._masks:
-            keys = torch.arange(positions.stop, device=self.device)
-            queries = torch.arange(positions.start, positions.stop, device=self.device)[:, None]
-            seen = keys <= queries
-            if window is not None:
-                seen &= keys > queries - window
+        Small masks are kept for the layers that follow.
+        """
+        key, end = ("prompt", first, first + tokens, window), first + tokens
+        if key in self._masks:
+            return self._masks[key]
+        keys = torch.arange(end, device=self.device)
+        queries = torch.arange(first, end, device=self.device)[:, None]
+        seen = keys <= queries
+        if window is not None:
+            seen &= keys > queries - window
+        if seen.numel() <= KEPT_ELEMENTS:
             self._masks[key] = seen
-        return self._masks[key]
+        return seen
 
     @cached_property
     def sampled_tokens(self) -> torch.Tensor:

@@ -169,7 +169,8 @@ def lead(
                 continue
             returned = ring.next_returned(_seconds_to(schedule, now_s, has_room))
         if returned is not None:
-            _take_back(member, schedule, returned, on_completion)
+            served = _take_back(member, schedule, returned, on_completion)
+            run.take_back(served, perf_counter())
     ring.close()
     _announce(member, Step(END))
 
@@ -179,12 +180,14 @@ def _take_back(
     schedule: Schedule,
     returned: Returned,
     on_completion: Callable[[Completion], None],
-) -> None:
+) -> int:
+    """Return how many requests a step that returned has finished, and tell of each."""
     served = schedule.take_back(*returned)
     member.heartbeat.output_tokens += len(returned[1])
     member.heartbeat.finished += len(served)
     for one in served:
         on_completion(one)
+    return len(served)
 
 
 def _seconds_to(schedule: Schedule, now_s: float, has_room: bool) -> float | None:

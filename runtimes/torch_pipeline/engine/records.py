@@ -48,11 +48,23 @@ class RunRecord:
         start_s: instant from which everything counts.
         loading_s: how long it took until every stage was ready.
         steps: number of decodes, prompt tokens, and requests sampled, for each step.
+        entered_s: of a closed loop, when each request was let in, in order, from the start; nothing
+            where each arrives at an instant of its own.
     """
 
     start_s: float
     loading_s: float
     steps: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    entered_s: list[float] = field(default_factory=list)
+
+    def let_in(self, requests: int, at_s: float) -> None:
+        """Write down that the next so many requests of a closed loop enter."""
+        self.entered_s += [at_s - self.start_s] * requests
+
+    def take_back(self, served: int, at_s: float) -> None:
+        """Write down that so many requests are finished: in a closed loop as many enter."""
+        if self.entered_s:
+            self.let_in(served, at_s)
 
     def note(self, step: Step) -> None:
         """Write down a step that enters."""
@@ -107,7 +119,7 @@ class RunRecord:
                 name=requests[number].name,
                 prompt_tokens=len(requests[number].prompt),
                 output_tokens=len(instants),
-                arrival_s=requests[number].arrival_s,
+                arrival_s=self.entered_s[number] if self.entered_s else requests[number].arrival_s,
                 first_s=instants[0],
                 last_s=instants[-1],
             )
@@ -120,6 +132,7 @@ def write_records(path: Path, run: RunRecord, stages: Sequence[StageRecord]) -> 
     content = {
         "start_s": run.start_s,
         "loading_s": run.loading_s,
+        "entered_s": run.entered_s,
         "steps": [[decodes, tokens, *sampled] for decodes, tokens, sampled in run.steps],
         "stages": [stage.numbers() for stage in stages],
     }
@@ -136,6 +149,7 @@ def read_records(path: Path) -> tuple[RunRecord, list[StageRecord]]:
         run = RunRecord(
             fields.number("start_s", positive=False), fields.number("loading_s", positive=False)
         )
+        run.entered_s = list(fields.numbers("entered_s"))
         run.steps = [(step[0], step[1], tuple(step[2:])) for step in fields.items("steps")]
         stages = [StageRecord.of(numbers, 0.0) for numbers in fields.items("stages")]
     return run, stages

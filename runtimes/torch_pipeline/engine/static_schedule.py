@@ -3,18 +3,21 @@
 Requests are taken a batch at a time. A batch is cut into waves of decode groups; a wave's rows are
 prefilled in micro-batches, then each group decodes in rounds, as ``llmpq_sim.core.schedule`` has
 it. A sequence that ends leaves its group at once: the last row of the group takes its place.
+
+Where the plan cuts prompts, the chunks of a micro-batch follow each other without waiting. Prompts
+of one micro-batch end together, as if padded on the left: the last chunk holds the end of each and
+samples, and a prompt shorter than the longest joins in a later chunk.
 """
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from llmpq_sim.core.plan import MicroBatching, equal_parts
 from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.sequences import LiveSequence, finished
-from runtimes.torch_pipeline.engine.step import Step
+from runtimes.torch_pipeline.engine.step import Segment, Step
 
 
 @dataclass
@@ -24,6 +27,21 @@ class _Group:
     first_row: int
     alive: list[LiveSequence]
     moves: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Prefill:
+    """A chunk of the prompts of some rows.
+
+    Attributes:
+        rows: of the wave.
+        left_tokens: of each of these prompts that come after it.
+        released: groups that decode once it is back.
+    """
+
+    rows: range
+    left_tokens: int
+    released: tuple[int, ...]
 
 
 class StaticSchedule:
@@ -46,9 +64,8 @@ class StaticSchedule:
         self._in_flight: deque[tuple[str, int]] = deque()
         self._number = 0
         self._rows: list[LiveSequence] = []
-        self._parts: list[range] = []
+        self._prefills: list[_Prefill] = []
         self._groups: list[_Group] = []
-        self._released: list[list[int]] = []
 
     @property
     def is_done(self) -> bool:
@@ -84,7 +101,7 @@ class StaticSchedule:
             if (done := finished(sequence)) is not None:
                 served.append(done)
         kind, number = self._in_flight.popleft()
-        groups = self._released[number] if kind == "prefill" else [number]
+        groups = self._prefills[number].released if kind == "prefill" else (number,)
         for group in groups:
             _close_gaps(self._groups[group])
             if self._groups[group].alive:
@@ -97,27 +114,48 @@ class StaticSchedule:
             LiveSequence(first_request + row, self.requests[first_request + row], row)
             for row in range(rows)
         ]
-        ends = list(accumulate(equal_parts(rows, min(self.micro_batching.prefill, rows))))
-        self._parts = [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         last_rows = list(accumulate(groups))
         firsts = [0, *last_rows[:-1]]
         self._groups = [
             _Group(first, self._rows[first:last], [])
             for first, last in zip(firsts, last_rows, strict=True)
         ]
-        self._released = [[] for _ in ends]
-        for group, last in enumerate(last_rows):
-            self._released[bisect_left(ends, last)].append(group)
-        self._ready.extend(("prefill", part) for part in range(len(ends)))
+        self._prefills = [
+            step for part in self._parts(rows) for step in self._prefills_of(part, last_rows)
+        ]
+        self._ready.extend(("prefill", number) for number in range(len(self._prefills)))
+
+    def _parts(self, rows: int) -> list[range]:
+        """Return the rows of each prefill micro-batch of a wave."""
+        ends = list(accumulate(equal_parts(rows, min(self.micro_batching.prefill, rows))))
+        return [range(start, end) for start, end in pairwise([0, *ends])]
+
+    def _prefills_of(self, part: range, last_rows: list[int]) -> Iterator[_Prefill]:
+        """Yield the chunks of a prefill micro-batch, cut as the plan cuts its longest prompt."""
+        left_tokens = max(self._rows[row].prompt_tokens for row in part)
+        ended = tuple(
+            group for group, last in enumerate(last_rows) if part.start < last <= part.stop
+        )
+        for tokens in self.micro_batching.chunks(left_tokens):
+            left_tokens -= tokens
+            yield _Prefill(part, left_tokens, () if left_tokens else ended)
 
     def _step(self, kind: str, number: int) -> Step:
         step_number, self._number = self._number, self._number + 1
         if kind == "prefill":
-            rows = [self._rows[row] for row in self._parts[number]]
-            return Step(step_number, chunks=tuple(one.chunk(one.prompt_tokens) for one in rows))
+            prefill = self._prefills[number]
+            chunks = (self._chunk(self._rows[row], prefill.left_tokens) for row in prefill.rows)
+            return Step(step_number, chunks=tuple(chunk for chunk in chunks if chunk.tokens))
         group = self._groups[number]
         moves, group.moves = tuple(group.moves), []
         return Step(step_number, tuple(one.decode() for one in group.alive), moves=moves)
+
+    def _chunk(self, sequence: LiveSequence, left_tokens: int) -> Segment:
+        """Return what of a prompt comes before its last so many tokens and is not computed yet."""
+        end = max(sequence.prompt_tokens - left_tokens, 0)
+        chunk = sequence.chunk(end - sequence.computed_tokens)
+        sequence.computed_tokens = end
+        return chunk
 
 
 def most_rows(requests: int, batch: int, micro_batching: MicroBatching) -> int:

@@ -30,6 +30,7 @@ def warm_up_steps(job: JobSpec) -> Iterator[Step]:
     longest = max(len(request.prompt) for request in job.requests)
     if job.settings is None:
         rows, decodes = job.micro_batching.prefill, job.micro_batching.decode
+        longest = job.micro_batching.chunks(longest)[0]
     else:
         rows = max(1, job.settings.token_budget // longest)
         longest = min(longest, job.settings.token_budget)

@@ -1,7 +1,6 @@
 """Job for processes made of a plan, checked before anything loads."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -72,17 +71,20 @@ def build_job(job: Job) -> JobSpec:
         settings=settings,
         cache_rows=rows,
         cache_context_tokens=context_tokens,
-        requests=job.requests if settings else _all_there(job.requests),
+        requests=_arriving(job),
         weight_cache=options.weight_cache and options.weight_cache.resolve(),
         uses_cuda_graphs=options.uses_cuda_graphs,
         quantizers=saved.quantizers,
         batch_invariant=options.batch_invariant,
+        concurrency=job.concurrency,
     )
 
 
-def _all_there(requests: Sequence[TokenRequest]) -> tuple[TokenRequest, ...]:
-    """Return requests as the static policy has them: it knows no arrivals."""
-    return tuple(replace(request, arrival_s=0.0) for request in requests)
+def _arriving(job: Job) -> tuple[TokenRequest, ...]:
+    """Return requests as they arrive: the static policy and closed loops know no instants."""
+    if job.settings is not None and job.concurrency is None:
+        return job.requests
+    return tuple(replace(request, arrival_s=0.0) for request in job.requests)
 
 
 def stage_specs(job: Job) -> tuple[StageSpec, ...]:

@@ -1,6 +1,6 @@
 """Job file that every process of a pipeline reads."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -13,13 +13,6 @@ from runtimes.base import TokenRequest
 from runtimes.torch_pipeline.processes.worker_files import LARGEST_BYTES, PRIVATE_MODE
 
 FILE_NAME = "job.json"
-
-
-def _micro_batching(fields: Fields, key: str) -> MicroBatching:
-    with fields.fields(key) as part:
-        return MicroBatching(
-            *(part.integer(name) for name in ("prefill", "decode", "groups_in_flight"))
-        )
 
 
 Folder = Annotated[Path, Codec(lambda fields, key: Path(fields.text(key)), str)]
@@ -68,6 +61,7 @@ class JobSpec:
         uses_cuda_graphs: whether GPUs repeat decode steps that were recorded.
         quantizers: how codes are chosen, by format; a format that is missing is rounded to nearest.
         batch_invariant: whether no token depends on what is computed beside it.
+        concurrency: requests in flight of a closed loop, or None.
     """
 
     header: ClassVar = Header("llmpq/job", 1)
@@ -76,7 +70,7 @@ class JobSpec:
     dtype: str
     stages: tuple[StageSpec, ...]
     batch: int
-    micro_batching: Annotated[MicroBatching, Codec(_micro_batching, asdict)]
+    micro_batching: MicroBatching
     settings: ContinuousSettings | None
     cache_rows: int
     cache_context_tokens: int
@@ -85,6 +79,7 @@ class JobSpec:
     uses_cuda_graphs: bool = False
     quantizers: dict[str, str] = field(default_factory=dict)
     batch_invariant: bool = False
+    concurrency: int | None = None
 
 
 def write_job(folder: Path, job: JobSpec) -> None:

@@ -110,6 +110,7 @@ def _serve(
         transport.send(torch.tensor(record.numbers(), dtype=torch.float64), 0, REPORT)
     else:
         run = RunRecord(perf_counter(), perf_counter() - begin_s)
+        run.let_in(job.concurrency or 0, run.start_s)
         with _finished_file(folder) as on_completion:
             lead(member, _schedule(job), _most_in_flight(job), run, on_completion)
         record.peak_bytes = memory.stop()
@@ -157,11 +158,11 @@ def _load(job: JobSpec, number: int) -> Stage:
 def _schedule(job: JobSpec) -> Schedule:
     if job.settings is None:
         return StaticSchedule(job.requests, job.batch, job.micro_batching)
-    return ContinuousSchedule(job.requests, job.settings, job.cache_rows)
+    return ContinuousSchedule(job.requests, job.settings, job.cache_rows, job.concurrency)
 
 
 def _most_in_flight(job: JobSpec) -> int | None:
-    return None if job.settings is None else len(job.stages)
+    return None if job.settings is None else job.settings.most_in_flight(len(job.stages))
 
 
 @contextmanager
