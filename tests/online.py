@@ -4,6 +4,7 @@ from random import Random
 
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.search.bound.rate import rate_certificate
 from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.settings_genes import MOST_BUDGET_TOKENS, MOST_SEQUENCES
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
@@ -44,13 +45,15 @@ def online_task(
     batch = representative_batch(requests, objectives)
     scenario = Scenario(model, tiny_cluster(devices), batch)
     profiles = tiny_costs(scenario).profiles
+    planned = tiny_task(scenario)
     return OnlineTask(
-        batch=tiny_task(scenario),
+        batch=planned,
         costs=ServingCosts(model, scenario.cluster, profiles),
         workload=requests,
         defaults=default_settings(model, requests),
         objectives=objectives,
         objective=objective,
+        rate=rate_certificate(planned, requests),
     )
 
 

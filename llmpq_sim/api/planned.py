@@ -72,10 +72,12 @@ class Planned:
         from llmpq_sim.search.online.planner import OnlineOutcome  # noqa: PLC0415 - slow to load
 
         found, batch = self.outcome, self.batch
-        serving = found.best.serving.settings if isinstance(found, OnlineOutcome) else None
+        serving, rate = None, None
+        if isinstance(found, OnlineOutcome):
+            serving, rate = found.best.serving.settings, found.task.rate
         plan, task = batch.best.plan, batch.task
         seed, stated = batch.settings.seed, self.content["predicted"]
-        return SavedPlan(plan, task, self.target, batch.certificate, seed, serving, stated)
+        return SavedPlan(plan, task, self.target, batch.certificate, seed, serving, stated, rate)
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all, and drop the checkpoint of a search that ended.

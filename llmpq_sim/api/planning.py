@@ -19,7 +19,7 @@ from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import search_online
-from llmpq_sim.search.online.task import Objective
+from llmpq_sim.search.online.task import Objective, OnlineTask
 from llmpq_sim.search.planner import SearchSettings, search
 
 
@@ -43,6 +43,7 @@ def plan(
     checkpoint: Path | None = None,
     resume: bool = False,
     on_progress: Callable[[SearchProgress], None] = lambda _: None,
+    on_trace: Callable[[OnlineTask], None] = lambda _: None,
 ) -> Planned:
     """Return the best plan found for a batch, or with ``trace`` for requests over time.
 
@@ -71,6 +72,7 @@ def plan(
         checkpoint: file that keeps the state of a search for a batch after each generation.
         resume: whether to go on from the state in ``checkpoint``.
         on_progress: receives every step.
+        on_trace: receives the task of a trace before its search, with the proven limit on its rate.
 
     Raises:
         InputError: a name, a file or a figure says something that cannot be.
@@ -88,6 +90,7 @@ def plan(
             raise InputError("trace: brings its own requests; leave the batch out")
         asked = asked_trace(trace, how.seed)
         served, notes = trace_task(spec, asked, service or ServingOptions(), objective, options)
+        on_trace(served)
         return Planned(search_online(served, how, on_progress), target, tuple(notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     if split is not None:

@@ -12,6 +12,8 @@ from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.core.units import MS
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions, load_workload
+from llmpq_sim.search.bound.rate import known_certificate
+from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
@@ -64,6 +66,7 @@ class Replay:
         max_rate: the highest rate at which the objectives hold, where it was asked for.
         seed: of all draws.
         wall_seconds: how long reading and simulating took.
+        rate: the rate at which no plan serves these requests, proven, or None.
         advice: settings that serve more, where requests evict each other, the best first.
     """
 
@@ -73,6 +76,7 @@ class Replay:
     max_rate: MaxRate | None
     seed: int
     wall_seconds: float
+    rate: RateCertificate | None = None
     advice: tuple[Remedy, ...] = ()
 
 
@@ -117,9 +121,11 @@ def replay(
     highest = None
     if options.attainment is not None:
         highest = max_rate(service, options.attainment, on_trial)
+    cached = settings.prefix_caching
+    rate = known_certificate(saved.task, workload, saved.rate, is_cached=cached)
     advice = eviction_advice(service)
     seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, advice)
+    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate, advice)
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:

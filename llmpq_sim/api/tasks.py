@@ -23,6 +23,7 @@ from llmpq_sim.io.tasks import (
 )
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.rate import rate_certificate
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives, default_settings
@@ -120,6 +121,7 @@ def trace_task(
         workload=workload,
         defaults=default_settings(model, workload),
         objectives=objectives,
+        rate=rate_certificate(batch, workload),
         objective=objective or _objective(workload, objectives),
     )
     return task, notes

@@ -26,6 +26,8 @@ class Verification:
         bound_s: makespan that no plan is below, recomputed.
         entries: micro-batchings covered.
         refined: how many of them are proven by cells.
+        requests_per_s: rate at which no plan serves the requests of the trace that the plan was
+            made for, or None where it was made for a batch alone.
         covers_chunks: whether plans that cut their prompts are covered where a search considers
             them; files of versions that did not cut prompts leave them out.
     """
@@ -34,6 +36,7 @@ class Verification:
     bound_s: float
     entries: int
     refined: int
+    requests_per_s: float | None = None
     covers_chunks: bool = True
 
     @property
@@ -69,7 +72,17 @@ def verify(plan: AnyPlan, *, profiles: Profiles = ()) -> Verification:
     found = {"makespan_s": score.makespan_s, "quality_loss": score.loss, "bound_s": bound_s}
     _check_stated(saved, found)
     refined = sum(entry.cells is not None for entry in entries.values())
-    return Verification(score, bound_s, len(entries), refined, covers_chunks)
+    return Verification(score, bound_s, len(entries), refined, _checked_rate(saved), covers_chunks)
+
+
+def _checked_rate(saved: SavedPlan) -> float | None:
+    """Return the proven limit on the rate of the plan's trace, None where there is none."""
+    if saved.rate is None:
+        return None
+    from llmpq_sim.search.bound.rate_certificate import check_rate  # noqa: PLC0415 - slow to load
+    from llmpq_sim.search.bound.rate_problem import rate_problem  # noqa: PLC0415 - slow to load
+
+    return check_rate(rate_problem(saved.task, saved.rate.workload), saved.rate)
 
 
 def _covered(saved: SavedPlan) -> tuple[list[MicroBatching], bool]:

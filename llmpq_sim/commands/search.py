@@ -28,6 +28,7 @@ from llmpq_sim.io.termination import interruption_exit_code
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
     from llmpq_sim.search.frame import SearchProgress
+    from llmpq_sim.search.online.task import OnlineTask
     from llmpq_sim.search.planner import SearchSettings
 
 
@@ -217,6 +218,7 @@ def search(
             checkpoint=output.checkpoint if decided is None else None,
             resume=output.resume,
             on_progress=on_progress,
+            on_trace=_warn,
         )
         planned.save(output.out)
     show_planned(planned, output.out, as_json=output.as_json, verbose=output.verbose)
@@ -254,6 +256,14 @@ def _searching(
         progress_bar(sys.stderr.isatty()) as on_progress,
     ):
         yield settings, on_progress
+
+
+def _warn(task: "OnlineTask") -> None:
+    """Say at once, before the search, that more requests arrive than any plan serves."""
+    from llmpq_sim.report.rate_limit import rate_limit_sentences
+
+    for sentence in rate_limit_sentences(task.rate, task.workload):
+        print(f"warning: {sentence}", file=sys.stderr)  # noqa: T201
 
 
 def _end_if_interrupted(planned: "Planned", output: PlanOutput) -> None:

@@ -5,21 +5,8 @@ from functools import cached_property
 from typing import Annotated
 
 from llmpq_sim.core.fields import one_of
+from llmpq_sim.core.layers import Linear
 from llmpq_sim.core.records import Natural
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A matrix product of a layer, ``y[tokens, out] = x[tokens, in] W[out, in]^T``."""
-
-    name: str
-    out_features: int
-    in_features: int
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return self.out_features * self.in_features
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 if TYPE_CHECKING:
+    from llmpq_sim.search.bound.rate_certificate import RateCertificate
     from llmpq_sim.search.online.planner import OnlineOutcome
     from llmpq_sim.search.planner import LogbookRow, SearchOutcome
+    from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 SCHEMA = "llmpq/plan"
 VERSION = 1
@@ -54,6 +55,7 @@ class SavedPlan:
         seed: of the search that found it.
         serving: how to batch continuously, where the plan was made for a trace.
         stated: figures that the file states, by name; ``verify`` recomputes them.
+        rate: the proof of how many requests of that trace any plan serves a second, or None.
     """
 
     plan: Plan
@@ -63,6 +65,7 @@ class SavedPlan:
     seed: int
     serving: ContinuousSettings | None = None
     stated: Mapping[str, float] = field(default_factory=dict)
+    rate: RateCertificate | None = None
 
     @property
     def quantizers(self) -> dict[str, str]:
@@ -92,6 +95,7 @@ def outcome_to_dict(outcome: SearchOutcome, target: QualityTarget) -> dict[str, 
 
 def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, Any]:
     """Return the plan file of a search for a trace: that of the batch, and how to serve with it."""
+    from llmpq_sim.io.rate_limits import rate_to_dict  # noqa: PLC0415 - slow to load
     from llmpq_sim.io.workloads import workload_sha256  # noqa: PLC0415 - slow to load
 
     task, result = outcome.task, outcome.best.result
@@ -117,6 +121,7 @@ def online_to_dict(outcome: OnlineOutcome, target: QualityTarget) -> dict[str, A
                 "latency_s": asdict(result.latency_s),
             },
             "logbook": logbook_to_dict(outcome.logbook),
+            **({} if task.rate is None else {"bound": rate_to_dict(task.rate)}),
         },
     }
 
@@ -192,9 +197,13 @@ def load_plan(path: Path, own: Mapping[str, DeviceProfile]) -> SavedPlan:
         certificate = certificate_from_dict(fields.each("certificate"))
         if fields.has("logbook"):  # for readers
             logbook_from_dict(fields)
-        serving = _serving(fields.fields("serving")) if fields.has("serving") else None
+        serving, rate = None, None
+        if fields.has("serving"):
+            from llmpq_sim.io.rate_limits import serving_from_dict  # noqa: PLC0415 - slow to load
+
+            serving, rate = serving_from_dict(fields.fields("serving"), task.costs.scenario.model)
     check_plan(plan, task.costs.scenario, f"{path.name}.plan")
-    return SavedPlan(plan, task, target, certificate, seed, serving, stated)
+    return SavedPlan(plan, task, target, certificate, seed, serving, stated, rate)
 
 
 def _stated(fields: Fields) -> dict[str, float]:
@@ -206,13 +215,6 @@ def _stated(fields: Fields) -> dict[str, float]:
     }
     fields.ignore_rest()
     return stated
-
-
-def _serving(fields: Fields) -> ContinuousSettings:
-    """Return the settings of a plan for a trace; what else is said of it is for readers."""
-    settings = from_dict(ContinuousSettings, fields.fields("settings"))
-    fields.ignore_rest()
-    return settings
 
 
 def with_workload(

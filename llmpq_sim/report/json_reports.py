@@ -16,6 +16,7 @@ from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
 from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
+from llmpq_sim.report.rate_limit import rate_limit_content
 from llmpq_sim.report.speeds import batch_speeds, service_speeds
 from llmpq_sim.report.summary import error_fraction, plan_profiles, used_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -102,6 +103,7 @@ def predicted_content(score: PlanScore, task: PlanningTask) -> Content:
 
 def verification_content(verification: Verification) -> Content:
     """Return what a plan's certificate proves as plain data."""
+    limit_per_s = verification.requests_per_s
     return {
         "schema": VERIFICATION_SCHEMA,
         "version": VERSION,
@@ -110,6 +112,7 @@ def verification_content(verification: Verification) -> Content:
         "gap_fraction": finite(verification.gap_fraction),
         "micro_batchings": verification.entries,
         "refined": verification.refined,
+        **({} if limit_per_s is None else {"requests_per_s": limit_per_s}),
     }
 
 
@@ -205,6 +208,7 @@ def replay_content(replay: Replay) -> Content:
         "queue": _queue(replay.queue),
         "capacity": capacity_content(service_capacity(service)),
         "max_rate": replay.max_rate and _max_rate(replay.max_rate),
+        "bound": rate_limit_content(replay.rate, service.workload),
         "trace": trace_content(service.workload),
         "settings": asdict(service.settings),
         "objectives": service.objectives and asdict(service.objectives),

@@ -39,6 +39,11 @@ from llmpq_sim.report.json_reports import (
 )
 from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.quality import quality_content, quality_parts, risk_sentences
+from llmpq_sim.report.rate_limit import (
+    rate_limit_content,
+    rate_limit_parts,
+    rate_limit_sentences,
+)
 from llmpq_sim.report.search import show_logbook
 from llmpq_sim.report.service import (
     objective_parts,
@@ -133,7 +138,9 @@ def show_online(
     service, width = outcome.service, width_of(console)
     print_to(console, folded_lines(_headline(outcome), width, "bold"))
     risks = risk_sentences(outcome.batch.best, outcome.task.batch, shlex.quote(plan_file))
-    sentences = [*_missed(outcome), *_overload(outcome), *trouble_sentences(service), *risks]
+    above = rate_limit_sentences(outcome.task.rate, outcome.task.workload)
+    troubles = [*above, *_missed(outcome), *_overload(outcome), *trouble_sentences(service)]
+    sentences = [*troubles, *risks]
     if sentences:
         print_to(console, *(paragraph(text, width) for text in sentences))
     trust = trust_parts(used_profiles(service.plan, outcome.task.batch))
@@ -168,13 +175,13 @@ def _sought_text(objective: Objective, value: float) -> str:
 
 
 def _bound(outcome: OnlineOutcome) -> Content:
-    """Return the offered load: no plan serves more than arrives. Latencies have no bound here."""
-    workload, offered_per_s = outcome.task.workload, outcome.offered_per_s
+    """Return the proven limit, and how far the goodput is from what arrives."""
+    offered_per_s = outcome.offered_per_s
     is_goodput = outcome.task.objective == "goodput"
     return {
         "measure": "goodput_per_s" if is_goodput and offered_per_s is not None else None,
-        "requests_per_s": offered_per_s,
-        "tokens_per_s": offered_per_s and workload.total_output_tokens / workload.span_s,
+        **rate_limit_content(outcome.task.rate, outcome.task.workload),
+        "offered_per_s": offered_per_s,
         "gap_fraction": outcome.gap_fraction,
     }
 
@@ -218,6 +225,7 @@ def _headline(outcome: OnlineOutcome) -> list[str]:
     if gap is not None and outcome.offered_per_s is not None:
         offered = rate_text(outcome.offered_per_s)
         parts.append(f"{offered} requests/s arrive (gap {percent_text(gap, 1)})")
+    parts += rate_limit_parts(outcome.task.rate)
     return [*parts, *quality_parts(outcome.batch.best, outcome.task.batch)]
 
 

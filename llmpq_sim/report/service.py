@@ -33,6 +33,7 @@ from llmpq_sim.report.formatting import (
     seconds_text,
 )
 from llmpq_sim.report.memory import memory_table
+from llmpq_sim.report.rate_limit import rate_limit_parts, rate_limit_sentences
 from llmpq_sim.report.speeds import service_speeds, speeds_row
 from llmpq_sim.report.summary import kinds_text, trust_parts, used_profiles
 from llmpq_sim.report.tables import FORMATS_WIDTH, latency_table
@@ -50,11 +51,13 @@ BAR_WIDTH = 6
 def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -> None:
     """Write what a plan does with a trace, the answer first."""
     service, width = replay.service, width_of(console)
-    print_to(console, folded_lines(service_headline(service), width, "bold"))
+    headline = [*service_headline(service), *rate_limit_parts(replay.rate)]
+    print_to(console, folded_lines(headline, width, "bold"))
     print_to(console, paragraph(queue_sentence(replay), width))
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
-    troubles = [*trouble_sentences(service), *eviction_sentences(replay)]
+    above = rate_limit_sentences(replay.rate, service.workload)
+    troubles = [*above, *trouble_sentences(service), *eviction_sentences(replay)]
     print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")

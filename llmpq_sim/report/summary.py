@@ -173,6 +173,11 @@ def verification_parts(verification: Verification) -> list[str]:
         f"proven: no plan takes less than {seconds_text(verification.bound_s)}",
         f"this one takes {seconds_text(verification.score.makespan_s)}",
         f"gap {percent_text(verification.gap_fraction, 1)}",
+        *(
+            [f"no plan serves more than {rate_text(limit)} requests/s of its trace"]
+            if (limit := verification.requests_per_s) is not None
+            else []
+        ),
     ]
 
 

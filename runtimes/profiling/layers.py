@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.core.model import Linear
+from llmpq_sim.core.layers import Linear
 from runtimes.base import TokenRequest
 from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.kernels import step_of

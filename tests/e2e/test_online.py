@@ -63,6 +63,7 @@ def test_simulating_the_plan_on_the_same_requests_predicts_the_same(
     again = content_of("simulate", "plan.json", *TRACE, *SLO, cwd=folder)
     assert again["settings"] == found["settings"]
     assert again["trace"] == found["trace"]
+    assert again["bound"]["requests_per_s"] == found["bound"]["requests_per_s"]
     for name in ("makespan_s", "goodput_per_s", "ttft_s", "latency_s", "stage_memory_bytes"):
         assert again[name] == found["predicted"][name]
 
@@ -74,6 +75,7 @@ def test_the_plan_verifies_and_simulates_as_one_for_a_batch(
     verified = content_of("verify", "plan.json", cwd=folder)
     assert verified["bound_s"] == batch["bound_s"]
     assert verified["makespan_s"] == batch["makespan_s"]
+    assert verified["requests_per_s"] == found["bound"]["requests_per_s"]
     simulated = content_of("simulate", "plan.json", cwd=folder)
     assert simulated["makespan_s"] == batch["makespan_s"]
 
@@ -84,8 +86,10 @@ def test_the_same_seed_writes_the_same_bytes(folder: Path, found: dict[str, Any]
 
 
 def test_the_screen_says_the_answer_first_and_what_no_plan_can_do(tmp_path: Path) -> None:
-    impossible = ("--slo-ttft-ms", "0.001", "--generations", "0")
+    impossible = ("--slo-ttft-ms", "0.001", "--generations", "0", "--rate", "5000")
     done = llmpq(*SMALL[: -len(SLO)], *impossible, cwd=tmp_path)
+    assert done.stderr.startswith("warning: 5000.0 requests/s arrive, more than the ")
+    assert "(proven)" in done.stdout
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "goodput 0 requests/s" in lines[0]

@@ -67,10 +67,12 @@ def test_the_content_is_plain_data_with_the_bound_of_its_objective(
 ) -> None:
     content = online_content(outcome, online_to_dict(outcome, TARGET), "plan.json")
     assert json_text(json.loads(json_text(content))) == json_text(content)
+    assert outcome.task.rate is not None
     assert content["bound"] == {
         "measure": "goodput_per_s",
-        "requests_per_s": outcome.offered_per_s,
+        "requests_per_s": outcome.task.rate.requests_per_s,
         "tokens_per_s": content["bound"]["tokens_per_s"],
+        "offered_per_s": outcome.offered_per_s,
         "gap_fraction": outcome.gap_fraction,
     }
     assert content["objective"] == {

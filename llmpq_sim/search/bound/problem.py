@@ -209,7 +209,7 @@ def build_problem(
         capacity_bytes=capacity_bytes,
         formats=task.formats,
         block_bytes=block_bytes,
-        items=_items(task, places),
+        items=block_items(task, places),
         budget=task.allowed_loss,
         ends_apart=ends_apart,
         waves=tuple(
@@ -247,7 +247,7 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
     return np.array([layer, [embedding] * width, [head] * width], dtype=float)
 
 
-def _items(task: PlanningTask, places: tuple[BlockPlace, ...]) -> tuple[BlockItem, ...]:
+def block_items(task: PlanningTask, places: tuple[BlockPlace, ...]) -> tuple[BlockItem, ...]:
     """Return layers grouped by equal losses, then embedding and head, which lose nothing.
 
     A format in which one layer alone exceeds the budget is not allowed to it. Embedding and head

@@ -10,6 +10,7 @@ from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceObjectives
@@ -37,6 +38,7 @@ class OnlineTask:
         defaults: settings that other plans are served with; the search starts from them.
         objectives: what a request must meet to count as good, or None.
         objective: what is sought.
+        rate: the rate at which no plan serves these requests, proven, or None.
 
     Raises:
         InputError: the objective needs something that is not there.
@@ -48,6 +50,7 @@ class OnlineTask:
     defaults: ContinuousSettings
     objectives: ServiceObjectives | None
     objective: Objective
+    rate: RateCertificate | None = None
 
     def __post_init__(self) -> None:
         if self.objective == "goodput" and self.objectives is None:

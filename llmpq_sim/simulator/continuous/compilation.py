@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
+from math import ceil, log
 from typing import Any
 
 import numpy as np
@@ -150,18 +151,23 @@ def knot_tokens(longest_context_tokens: int) -> int:
 
 
 def token_knots(most_tokens: int) -> FloatArray:
-    """Return the token counts at which a table is evaluated, from 1 to the most."""
+    """Return the token counts at which a table is evaluated, from 1 to the most or just beyond.
+
+    They do not depend on the most, so that a batch takes the same time whatever the token budget.
+    """
     dense = np.arange(1, min(DENSE_TOKENS, most_tokens) + 1)
-    tiles = np.arange(DENSE_TOKENS, most_tokens, TILE_TOKENS)
-    return np.unique(np.concatenate([dense, tiles, tiles + 1, [most_tokens]])).astype(float)
+    tiles = np.arange(DENSE_TOKENS, most_tokens + TILE_TOKENS, TILE_TOKENS)
+    tiles = tiles if most_tokens > DENSE_TOKENS else tiles[:0]
+    return np.unique(np.concatenate([dense, tiles, tiles[:-1] + 1])).astype(float)
 
 
 def row_knots(most_rows: int) -> FloatArray:
-    """Return the numbers of sequences at which decode attention is evaluated."""
+    """Return the numbers of sequences at which decode attention is evaluated, as `token_knots`."""
     dense = np.arange(1, min(DENSE_ROWS, most_rows) + 1)
-    steps = max(int(np.log(most_rows / DENSE_ROWS) / np.log(ROW_RATIO)), 0) + 1
-    sparse = np.geomspace(min(DENSE_ROWS, most_rows), most_rows, steps).round()
-    return np.unique(np.concatenate([dense, sparse, [most_rows]])).astype(float)
+    steps = max(ceil(log(most_rows / DENSE_ROWS) / log(ROW_RATIO)) + 1, 0)
+    sparse = (DENSE_ROWS * ROW_RATIO ** np.arange(1, steps + 1)).round()
+    needed = int(np.searchsorted(sparse, most_rows)) + 1 if most_rows > DENSE_ROWS else 0
+    return np.concatenate([dense, sparse[:needed]]).astype(float)
 
 
 def stage_blocks(
