@@ -21,7 +21,7 @@ from tests.serving import trace
 SOON = ServiceObjectives(ttft_s=0.05, tpot_s=0.02)
 
 
-def tiny_trace(requests: int = 60, *, gap_s: float = 0.02, seed: int = 0) -> TraceWorkload:
+def tiny_trace(requests: int = 36, *, gap_s: float = 0.02, seed: int = 0) -> TraceWorkload:
     """Return requests that arrive one after another, of 8 to 200 and 2 to 24 tokens."""
     random = Random(seed)
     arrival_s = [number * gap_s for number in range(requests)]
@@ -57,7 +57,7 @@ def online_task(
     )
 
 
-def found(task: OnlineTask, *, seed: int = 0, generations: int = 3) -> OnlineOutcome:
+def found(task: OnlineTask, *, seed: int = 0, generations: int = 2) -> OnlineOutcome:
     """Return what a short search finds."""
     return search_online(task, SearchSettings(seed, generations))
 

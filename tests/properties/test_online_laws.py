@@ -45,7 +45,7 @@ def test_changes_keep_to_the_genes_the_budget_and_the_room_for_the_longest_reque
 
 
 @given(st.integers(0, 10**6), st.sampled_from(OBJECTIVES_WITHOUT_PRICES), st.floats(0.001, 0.1))
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_a_search_is_never_worse_than_its_baselines(
     seed: int, objective: Objective, gap_s: float
 ) -> None:

@@ -8,14 +8,14 @@ from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
 from llmpq_sim.search.online.settings_genes import grid
-from llmpq_sim.search.online.task import OBJECTIVES, Objective, OnlineTask
+from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.online import found, is_allowed, online_task, tiny_trace
 from tests.serving import trace
 
-UNPRICED: tuple[Objective, ...] = tuple(name for name in OBJECTIVES if name != "cost")
+GENERATIONS = 2
 
 
 @pytest.fixture(name="task", scope="module")
@@ -23,14 +23,18 @@ def _task() -> OnlineTask:
     return online_task()
 
 
+@pytest.fixture(name="told", scope="module")
+def _told() -> list[str]:
+    return []
+
+
 @pytest.fixture(name="outcome", scope="module")
-def _outcome(task: OnlineTask) -> OnlineOutcome:
-    return found(task)
+def _outcome(task: OnlineTask, told: list[str]) -> OnlineOutcome:
+    settings = SearchSettings(0, GENERATIONS)
+    return search_online(task, settings, lambda progress: told.append(progress.step))
 
 
-@pytest.mark.parametrize("objective", UNPRICED)
-def test_it_is_never_worse_than_any_baseline(task: OnlineTask, objective: Objective) -> None:
-    outcome = found(replace(task, objective=objective), generations=1)
+def test_it_is_never_worse_than_any_baseline(outcome: OnlineOutcome) -> None:
     served = [each.served for each in outcome.baselines if each.served is not None]
     assert len(served) > 3
     assert outcome.best.value <= min(each.value for each in served)
@@ -57,19 +61,13 @@ def test_the_plan_also_fits_the_batch_and_keeps_the_quality_budget(
     assert is_allowed(outcome.best.serving.settings, len(outcome.best.serving.plan.stages))
 
 
-def test_the_same_seed_writes_the_same_file(task: OnlineTask, outcome: OnlineOutcome) -> None:
-    target = QualityTarget("int4", None)
-    again = found(task)
-    assert online_to_dict(again, target) == online_to_dict(outcome, target)
-    assert again.evaluations == outcome.evaluations
-
-
-def test_the_number_of_workers_changes_nothing(
+def test_the_same_seed_writes_the_same_file_with_any_number_of_workers(
     task: OnlineTask, outcome: OnlineOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmpq_sim.search.online.evaluation.REQUESTS_PER_POOL", 1)
-    two = search_online(task, SearchSettings(0, 3, workers=2))
-    assert two.best.serving == outcome.best.serving
+    two = search_online(task, SearchSettings(0, GENERATIONS, workers=2))
+    target = QualityTarget("int4", None)
+    assert online_to_dict(two, target) == online_to_dict(outcome, target)
     assert two.best.result == outcome.best.result
     assert two.evaluations == outcome.evaluations
 
@@ -104,15 +102,18 @@ def test_goodput_is_at_most_what_arrives(outcome: OnlineOutcome) -> None:
     assert outcome.gap_fraction == pytest.approx(1 - good / offered, abs=1e-12)
 
 
-def test_latencies_and_requests_at_once_have_no_bound(task: OnlineTask) -> None:
-    at_once = trace([0.0] * 12, [30] * 12, [4] * 12)
-    assert found(online_task(at_once), generations=0).gap_fraction is None
-    assert found(replace(task, objective="mean-latency"), generations=0).gap_fraction is None
+def test_latencies_and_requests_at_once_have_no_bound(
+    task: OnlineTask, outcome: OnlineOutcome
+) -> None:
+    at_once = replace(task, workload=trace([0.0] * 12, [30] * 12, [4] * 12))
+    assert replace(outcome, task=at_once).gap_fraction is None
+    for_latency = replace(task, objective="mean-latency")
+    assert replace(outcome, task=for_latency).gap_fraction is None
 
 
 def test_where_no_request_can_be_good_the_fastest_plan_is_found() -> None:
     never = ServiceObjectives(ttft_s=1e-9)
-    outcome = found(online_task(tiny_trace(30), objectives=never), generations=2)
+    outcome = found(online_task(tiny_trace(16), objectives=never), generations=2)
     latencies = [e.served.result.latency_s.mean for e in outcome.baselines if e.served]
     assert outcome.best.result.good == 0
     assert outcome.best.value == 0.0
@@ -151,9 +152,8 @@ def test_an_interruption_keeps_the_best_so_far(task: OnlineTask) -> None:
     assert outcome.best.result == outcome.service.result
 
 
-def test_progress_is_told_step_by_step(task: OnlineTask) -> None:
-    told: list[str] = []
-    search_online(task, SearchSettings(0, 1), lambda progress: told.append(progress.step))
+def test_progress_is_told_step_by_step(outcome: OnlineOutcome, told: list[str]) -> None:
+    assert outcome.ended == "done"
     assert [step for step in dict.fromkeys(told) if step not in {"bound", "seeds"}] == [
         "baselines",
         "generations",

@@ -20,7 +20,10 @@ WINDOWS = (0.05, 0.2, 1.0)
 LEAST_REQUESTS = 50
 """A window has at least so many requests, where the trace does."""
 
-REQUESTS_PER_POOL = 40_000
+GROWTH = 2
+"""A window has at least so many times the requests of the one before it."""
+
+REQUESTS_PER_POOL = 4000
 """Simulated requests from which other processes pay."""
 
 
@@ -37,9 +40,8 @@ class ServiceEvaluator:
     def __init__(self, task: OnlineTask, workers: int) -> None:
         self.task = task
         self.workers = workers
-        total = task.workload.requests
-        sizes = {min(max(round(share * total), LEAST_REQUESTS), total) for share in WINDOWS}
-        parts = [head(task.workload, size) for size in sorted(sizes - {total})]
+        sizes = window_sizes(task.workload.requests)
+        parts = [head(task.workload, size) for size in sizes[:-1]]
         self.windows: list[TraceWorkload] = [*parts, task.workload]
         self._results: dict[tuple[ServingPlan, int], SimulationResult] = {}
 
@@ -60,9 +62,10 @@ class ServiceEvaluator:
         self._simulate(list(wanted), window)
         return [self._results[each, window] for each in services]
 
-    def is_known(self, serving: ServingPlan, window: int) -> bool:
-        """Return whether a service was simulated on a window."""
-        return (serving, window) in self._results
+    @property
+    def tried(self) -> int:
+        """How many services were simulated, on any window."""
+        return len({serving for serving, _ in self._results})
 
     def _simulate(self, services: Sequence[ServingPlan], window: int) -> None:
         workload = self.windows[window]
@@ -76,6 +79,16 @@ class ServiceEvaluator:
         self._results |= {(each, window): result for each, result in found if result is not None}
         if None in results:
             raise OutOfTime
+
+
+def window_sizes(requests: int) -> list[int]:
+    """Return how many requests the windows of a trace have, the whole trace last."""
+    sizes = [requests]
+    for share in WINDOWS[-2::-1]:
+        size = max(round(share * requests), LEAST_REQUESTS)
+        if size * GROWTH <= sizes[0]:
+            sizes.insert(0, size)
+    return sizes
 
 
 def _results(

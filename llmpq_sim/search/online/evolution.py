@@ -1,12 +1,14 @@
 """Evolution of services: DEAP individuals, and the toolbox that breeds and races them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from itertools import chain
 from math import ceil
 from operator import attrgetter
+from typing import TypeVar
 
+import numpy as np
 from deap import base, tools
-from numpy.random import Generator
 
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.search.genetic.evolution import EvolutionEffort, EvolutionState, Individual
@@ -24,6 +26,13 @@ KEPT_SHARE = 1 / 3
 arXiv:1502.07943, with eta = 3)."""
 
 FitnessValues = tuple[float, float, float, float, float]
+
+Found = TypeVar("Found")
+Ask = tuple[list[ServingPlan], int]
+"""Services to be simulated on a window."""
+
+Way = Generator[Ask, None, Found]
+"""Steps to what is found, each of which asks for simulations that the next one reads."""
 
 
 class ServiceFitness(base.Fitness):  # type: ignore[misc]
@@ -81,13 +90,13 @@ class ServiceIndividual(Individual[ServingPlan]):
 ServiceState = EvolutionState[ServiceIndividual]
 
 
-def service_state(rng: Generator) -> ServiceState:
+def service_state(rng: np.random.Generator) -> ServiceState:
     """Return a state without services, whose hall of fame has room for the best one."""
     return EvolutionState(rng, tools.HallOfFame(maxsize=1))
 
 
 def service_toolbox(
-    operators: ServiceOperators, evaluator: ServiceEvaluator, rng: Generator
+    operators: ServiceOperators, evaluator: ServiceEvaluator, rng: np.random.Generator
 ) -> base.Toolbox:
     """Return the toolbox that breeds services.
 
@@ -133,17 +142,53 @@ def judge(
     return values
 
 
-def race(
-    evaluator: ServiceEvaluator,
-    services: Sequence[ServiceIndividual],
-    kept_share: float = KEPT_SHARE,
-) -> list[FitnessValues]:
+def race(evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]) -> list[FitnessValues]:
     """Return fitness values by windows of the trace that grow for the best of the services."""
-    racing = list(range(len(services)))
+    return together(evaluator, [racing(evaluator, services)])[0]
+
+
+def racing(
+    evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]
+) -> Way[list[FitnessValues]]:
+    """Return what `race` does, as a way whose steps can be taken beside those of others."""
+    numbers = list(range(len(services)))
     reached: dict[int, FitnessValues] = {}
     for window in range(len(evaluator.windows)):
-        values = judge(evaluator, [services[number] for number in racing], window)
-        reached.update(zip(racing, values, strict=True))
-        ranked = sorted(racing, key=lambda number: ServiceFitness(reached[number]), reverse=True)
-        racing = ranked[: ceil(kept_share * len(ranked))]
+        entered = [services[number] for number in numbers]
+        yield [each.serving for each in entered], window
+        reached.update(zip(numbers, judge(evaluator, entered, window), strict=True))
+        ranked = sorted(numbers, key=lambda number: ServiceFitness(reached[number]), reverse=True)
+        numbers = ranked[: ceil(KEPT_SHARE * len(ranked))]
     return [reached[number] for number in range(len(services))]
+
+
+def together(
+    evaluator: ServiceEvaluator,
+    ways: Sequence[Way[Found]],
+    on_round: Callable[[int], None] = lambda _: None,
+) -> list[Found]:
+    """Return what each way comes to; what all of them ask for next is simulated at once.
+
+    Args:
+        evaluator: simulates services.
+        ways: none of which depends on another.
+        on_round: told before each round how many have come to an end.
+
+    Raises:
+        OutOfTime: the time limit passed first.
+    """
+    found: dict[int, Found] = {}
+    asked: dict[int, Ask] = {}
+    while True:
+        for number in sorted(set(range(len(ways))) - set(found)):
+            try:
+                asked[number] = next(ways[number])
+            except StopIteration as end:
+                found[number] = end.value
+                asked.pop(number, None)
+        if not asked:
+            return [found[number] for number in range(len(ways))]
+        on_round(len(found))
+        for window in sorted({window for _, window in asked.values()}):
+            of_window = [each for each, asked_of in asked.values() if asked_of == window]
+            evaluator.results(list(chain.from_iterable(of_window)), window)

@@ -30,6 +30,7 @@ from llmpq_sim.search.online.evolution import (
     ServiceState,
     service_state,
     service_toolbox,
+    together,
 )
 from llmpq_sim.search.online.operators import (
     ONE_AT_A_TIME,
@@ -41,7 +42,7 @@ from llmpq_sim.search.online.operators import (
 )
 from llmpq_sim.search.online.settings_genes import LEAST_BUDGET_TOKENS, fitted
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.search.online.tuning import polished, tuned
+from llmpq_sim.search.online.tuning import Tuning
 from llmpq_sim.search.planner import LogbookRow, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
 from llmpq_sim.search.scoring import score_in_simpy, score_plan
@@ -159,7 +160,7 @@ class _OnlineSearch:
             best=state.best,
             service=self._service(state.best.serving),
             baselines=baselines,
-            evaluations=state.evaluations,
+            evaluations=evaluator.tried,
             generations=state.generation,
             seconds=self.frame.seconds,
             ended=self.frame.ended,
@@ -185,14 +186,16 @@ class _OnlineSearch:
         allowed = self.task.batch.allowed_loss
         scores = [each.score for each in plans if each.score is not None]
         able = list(dict.fromkeys(e.plan.stages for e in scores if e.loss <= allowed))
-        served: dict[tuple[Stage, ...], ServiceIndividual | None] = {}
+        tunings = [Tuning(evaluator, stages, self.task.defaults) for stages in able]
+        told = self.frame.told("tuning plans of others")
         with self.frame.step("baselines on the trace", lambda: False):
-            for number, stages in enumerate(able):
-                self.frame.tell("tuning plans of others", number, len(able))
-                served[stages] = tuned(evaluator, stages, self.task.defaults)
-        if not served:
+            ways = [each.way() for each in tunings]
+            together(evaluator, ways, lambda done: told(done, len(able)))
+        if not any(each.is_known for each in tunings):
+            tunings.append(Tuning(evaluator, able[-1], self.task.defaults))
             with without_time_limit():  # at least the best plan for the batch
-                served[able[-1]] = tuned(evaluator, able[-1], self.task.defaults)
+                together(evaluator, [tunings[-1].way()])
+        served = {each.stages: each.best for each in tunings if each.is_known}
         return tuple(_served(each, served, set(able) - set(served)) for each in plans)
 
     def _improve(
@@ -222,7 +225,10 @@ class _OnlineSearch:
                 )
         with self.frame.step("settings of the service", lambda: False):
             if state.population and self.frame.has_time("settings of the service"):
-                state.hall.update([polished(evaluator, state.best)])
+                stages = state.best.serving.plan.stages
+                refined = Tuning(evaluator, stages, self.task.defaults, state.best)
+                together(evaluator, [refined.refining()])
+                state.hall.update([refined.best])
 
     def _begun(
         self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator

@@ -98,16 +98,25 @@ def crossed(
     )
 
 
-def grid(settings: ContinuousSettings) -> Iterator[ContinuousSettings]:
-    """Yield the settings with every budget and limit that are powers of two, the largest last."""
-    for budget in powers_of_two(LEAST_BUDGET_TOKENS, MOST_BUDGET_TOKENS // 2):
-        for limit in powers_of_two(4, min(MOST_SEQUENCES, budget)):
+def grid(
+    settings: ContinuousSettings, most_sequences: int = MOST_SEQUENCES, *, budget_ratio: int = 2
+) -> Iterator[ContinuousSettings]:
+    """Yield the settings with every budget and limit of a grid.
+
+    Args:
+        settings: what is not of the grid.
+        most_sequences: a limit beyond the first that is as high allows no more.
+        budget_ratio: of two neighbouring budgets; that of limits is 2.
+    """
+    for budget in _scale(LEAST_BUDGET_TOKENS, MOST_BUDGET_TOKENS // 2, budget_ratio):
+        for limit in _scale(4, min(MOST_SEQUENCES, budget, most_sequences * 2 - 1), 2):
             yield bounded(settings, token_budget=budget, sequence_limit=limit)
 
 
-def powers_of_two(least: int, most: int) -> list[int]:
-    """Return the powers of two of a range."""
-    return [2**power for power in range(most.bit_length()) if least <= 2**power <= most]
+def _scale(least: int, most: int, ratio: int) -> Iterator[int]:
+    while least <= most:
+        yield least
+        least *= ratio
 
 
 def _changed(

@@ -1,99 +1,121 @@
-"""Best settings of given stages: a grid raced over growing windows, then steps on finer scales.
+"""Best settings of given stages: a coarse grid raced over growing windows, then ever finer steps.
 
-Every partition is tuned alike, ours and those of others, with as many simulations for each.
+Every partition is tuned alike, ours and those of others, by the same steps.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import inf
 
 from llmpq_sim.core.plan import Stage
-from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
-from llmpq_sim.search.online.evolution import ServiceIndividual, individuals, judge, race
-from llmpq_sim.search.online.operators import ServingPlan, serving_plan
+from llmpq_sim.search.online.evolution import (
+    ServiceIndividual,
+    Way,
+    individuals,
+    judge,
+    racing,
+)
+from llmpq_sim.search.online.operators import serving_plan
 from llmpq_sim.search.online.settings_genes import bounded, fitted, grid, other_admission
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
-KEPT_SHARE = 1 / 2
-"""Share of the grid that goes on to the next window: its best points lie close together."""
-
-FEW_REQUESTS = 100
-"""Requests up to which the whole grid is judged by all of them: windows would save nothing."""
+COARSE = 4
+"""Ratio of two neighbouring token budgets of the grid that is tried first."""
 
 FACTORS = (2, 2**0.5, 2**0.25, 2**0.125)
 """By which refinement changes a number, one after another."""
 
-CLIMBS = 3
+BEAM = 3
+"""Points of the grid from which the first moves begin, so that one good by luck misleads less."""
+
+CLIMBS = 4
 """Most moves at each factor."""
 
 
-def tuned(
-    evaluator: ServiceEvaluator, stages: tuple[Stage, ...], start: ContinuousSettings
-) -> ServiceIndividual | None:
-    """Return the stages with the best settings found, judged by the whole trace.
+@dataclass
+class Tuning:
+    """The search for the best settings of a pipeline.
 
-    Args:
+    Attributes:
         evaluator: simulates services.
         stages: the pipeline.
         start: settings among those tried; what is no gene of a search stays as it is there.
-
-    Returns:
-        None where no settings leave room for any request.
-
-    Raises:
-        OutOfTime: the time limit passed first.
+        best: what was found so far, judged by the whole trace; None before, and where no settings
+            leave room for any request.
+        is_done: whether it came to its end.
     """
-    check_time()
-    first = dict.fromkeys([start, *grid(start)])
-    services = individuals(evaluator, [serving_plan(stages, each) for each in first])
-    if not services:
-        return None
-    if evaluator.task.workload.requests <= FEW_REQUESTS:
-        return polished(evaluator, _best(evaluator, services))
-    for service, values in zip(services, race(evaluator, services, KEPT_SHARE), strict=True):
-        service.fitness.values = values
-    return polished(evaluator, max(services, key=lambda each: each.fitness))
 
+    evaluator: ServiceEvaluator
+    stages: tuple[Stage, ...]
+    start: ContinuousSettings
+    best: ServiceIndividual | None = None
+    is_done: bool = False
 
-def polished(evaluator: ServiceEvaluator, service: ServiceIndividual) -> ServiceIndividual:
-    """Return the service with the best settings near its own, judged by the whole trace.
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known what serves best, or well, or that nothing does."""
+        return self.is_done or self.best is not None
 
-    Raises:
-        OutOfTime: the time limit passed first.
-    """
-    for factor in FACTORS:
-        for _ in range(CLIMBS):
-            best = _best(evaluator, [service, *_near(evaluator, service.serving, factor)])
-            if best.serving == service.serving:
+    def way(self) -> Way[None]:
+        """Return the steps to the best settings."""
+        coarse = grid(self.start, self.evaluator.task.workload.requests, budget_ratio=COARSE)
+        first = [serving_plan(self.stages, each) for each in dict.fromkeys([self.start, *coarse])]
+        services = individuals(self.evaluator, first)
+        if services:
+            values = yield from racing(self.evaluator, services)
+            for service, reached in zip(services, values, strict=True):
+                service.fitness.values = reached
+            ranked = sorted(services, key=lambda each: each.fitness, reverse=True)
+            self.best = ranked[0]
+            yield from self._climbing(FACTORS[0], ranked[1:BEAM])
+            yield from self.refining(FACTORS[1:])
+        self.is_done = True
+
+    def refining(self, factors: Sequence[float] = FACTORS) -> Way[None]:
+        """Return the steps from the best so far, finer ones only where anything sought is met."""
+        for factor in factors:
+            if self.best is None or (factor != FACTORS[0] and self.best.value in (0.0, inf)):
                 break
-            service = best
-    return service
+            yield from self._climbing(factor)
 
+    def _climbing(self, factor: float, others: Sequence[ServiceIndividual] = ()) -> Way[None]:
+        """Return moves of the best by a factor, the first one of some others beside it."""
+        whole = len(self.evaluator.windows) - 1
+        for _ in range(CLIMBS):
+            from_these = [each for each in (self.best, *others) if each is not None]
+            near = [other for each in from_these for other in self._near(each, factor)]
+            yield [each.serving for each in near], whole
+            for each, values in zip(near, judge(self.evaluator, near, whole), strict=True):
+                each.fitness.values = values
+            known, self.best = self.best, max([*from_these, *near], key=lambda each: each.fitness)
+            others = ()
+            if self.best is known:
+                break
 
-def _near(
-    evaluator: ServiceEvaluator, serving: ServingPlan, factor: float
-) -> list[ServiceIndividual]:
-    """Return the services whose settings are a step away."""
-    found = dict.fromkeys(
-        fitted(each, len(serving.plan.stages)) for each in steps(serving.settings, factor)
-    )
-    found.pop(serving.settings, None)
-    return individuals(evaluator, [replace(serving, settings=each) for each in found])
+    def _near(self, service: ServiceIndividual, factor: float) -> list[ServiceIndividual]:
+        """Return the services whose settings are a step away."""
+        serving = service.serving
+        count = len(serving.plan.stages)
+        found = dict.fromkeys(fitted(each, count) for each in steps(serving.settings, factor))
+        found.pop(serving.settings, None)
+        return individuals(self.evaluator, [replace(serving, settings=each) for each in found])
 
 
 def steps(settings: ContinuousSettings, factor: float) -> Iterable[ContinuousSettings]:
-    """Yield the settings with one gene, or both limits, changed by a factor or to the other."""
+    """Yield the settings with either limit, or both, changed by a factor.
+
+    Large steps also change how requests are admitted and prompts cut.
+    """
     budget, limit = settings.token_budget, settings.sequence_limit
-    up, down = _scaled(factor), _scaled(1 / factor)
-    for scale in (up, down):
+    for scale in (_scaled(factor), _scaled(1 / factor)):
         yield bounded(settings, token_budget=scale(budget))
         yield bounded(settings, sequence_limit=scale(limit))
         yield bounded(settings, token_budget=scale(budget), sequence_limit=scale(limit))
-    yield bounded(settings, token_budget=up(budget), sequence_limit=down(limit))
-    yield bounded(settings, token_budget=down(budget), sequence_limit=up(limit))
-    yield bounded(settings, admission=other_admission(settings))
-    if not settings.chunked_prefill:
-        yield bounded(settings, chunked_prefill=True)
+    if factor == FACTORS[0]:
+        yield bounded(settings, admission=other_admission(settings))
+        if not settings.chunked_prefill:
+            yield bounded(settings, chunked_prefill=True)
 
 
 def _scaled(factor: float) -> Callable[[int], int]:
@@ -106,11 +128,3 @@ def _scaled(factor: float) -> Callable[[int], int]:
         return changed
 
     return scaled
-
-
-def _best(evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]) -> ServiceIndividual:
-    """Return the best on the whole trace."""
-    whole = len(evaluator.windows) - 1
-    for service, values in zip(services, judge(evaluator, services, whole), strict=True):
-        service.fitness.values = values
-    return max(services, key=lambda each: each.fitness)

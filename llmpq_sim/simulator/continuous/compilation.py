@@ -1,10 +1,10 @@
 """Compilation of a plan into tables for continuous batching."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import ceil, log
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,13 @@ ROW_RATIO = 1.08
 """Sequences at which decode attention is evaluated: all up to 32, then in steps of 8 %."""
 
 
-KEPT_TABLES, KEPT_LISTS = 1000, 16
-"""Tables of costs, and long lists of them, that are kept: a search asks of any token budget."""
+TABLE_RATIO = 4
+"""Tables reach to a power of it: all that a search asks of share a few, whatever their limits."""
+
+KEPT = 64
+"""Tables of costs, and lists of them by stage, that are kept of each."""
+
+Table = TypeVar("Table")
 
 
 class ServingCosts:
@@ -63,56 +68,92 @@ class ServingCosts:
         self.model = model
         self.cluster = cluster
         self.profiles = dict(profiles)
-        self._tables: dict[tuple[str, ...], FloatArray] = {}
-        self._lists: dict[tuple[str, int, int], list[float]] = {}
+        self._tables: dict[tuple[Any, ...], FloatArray] = {}
+        self._lists: dict[tuple[Any, ...], list[float]] = {}
 
     def products_s(self, kind: str, format_name: str, most_tokens: int) -> FloatArray:
         """Return the time of one layer without attention by tokens, from 0 to the most."""
-        key = ("products", kind, format_name, str(most_tokens))
-        if key not in self._tables:
-            _make_room(self._tables, KEPT_TABLES)
+
+        def filled() -> FloatArray:
             knots = token_knots(most_tokens)
             at_knots = products_s(self.model, self.profiles[kind], format_name, knots)
-            self._tables[key] = _filled(most_tokens, knots, at_knots)
-        return self._tables[key]
+            return _filled(most_tokens, knots, at_knots)
+
+        return _kept(self._tables, ("products", kind, format_name, most_tokens), filled)
 
     def prompts_s(self, kind: str, most_tokens: int) -> FloatArray:
         """Return the time of one layer's prefill attention by prompt tokens, from 0."""
-        key = ("prompts", kind, str(most_tokens))
-        if key not in self._tables:
-            _make_room(self._tables, KEPT_TABLES)
+
+        def filled() -> FloatArray:
             knots, model = token_knots(most_tokens), self.model
             at_knots = self.profiles[kind].prefill_attention_s(
                 np.ones_like(knots), knots, model.heads, model.kv_heads, model.head_dim
             )
-            self._tables[key] = _filled(most_tokens, knots, at_knots)
-        return self._tables[key]
+            return _filled(most_tokens, knots, at_knots)
 
-    def stage_prompts_s(self, kind: str, layers: int, most_tokens: int) -> list[float]:
-        """Return the time of so many layers' prefill attention by prompt tokens, from 0.
-
-        The last lists are kept: they are as long as the longest context, and many plans have stages
-        of as many layers.
-        """
-        key = (kind, layers, most_tokens)
-        if key not in self._lists:
-            _make_room(self._lists, KEPT_LISTS)
-            self._lists[key] = (layers * self.prompts_s(kind, most_tokens)).tolist()
-        return self._lists[key]
+        return _kept(self._tables, ("prompts", kind, most_tokens), filled)
 
     def decodes_s(self, kind: str, most_rows: int, contexts: FloatArray) -> FloatArray:
         """Return one layer's decode attention by sequences and context, (rows + 1, contexts)."""
-        key = ("decodes", kind, str(most_rows), *map(str, contexts[[1, -1]]))
-        if key not in self._tables:
-            _make_room(self._tables, KEPT_TABLES)
+
+        def filled() -> FloatArray:
             knots, model = row_knots(most_rows), self.model
             rows, tokens = np.meshgrid(knots, np.maximum(contexts, 1.0), indexing="ij")
             at_knots = self.profiles[kind].decode_attention_s(
                 rows, tokens, model.heads, model.kv_heads, model.head_dim
             )
             columns = [_filled(most_rows, knots, column) for column in at_knots.T]
-            self._tables[key] = np.stack(columns, axis=1)
-        return self._tables[key]
+            return np.stack(columns, axis=1)
+
+        key = ("decodes", kind, most_rows, *contexts[[1, -1]].tolist())
+        return _kept(self._tables, key, filled)
+
+    def stage_prompts_s(self, kind: str, layers: int, most_tokens: int) -> list[float]:
+        """Return the time of so many layers' prefill attention by prompt tokens, from 0."""
+
+        def listed() -> list[float]:
+            return list((layers * self.prompts_s(kind, most_tokens)).tolist())
+
+        return _kept(self._lists, ("prompts", kind, layers, most_tokens), listed)
+
+    def stage_tokens_s(
+        self, kind: str, formats: tuple[str, ...], most_tokens: int, *, is_first: bool
+    ) -> list[float]:
+        """Return the time of a stage without attention by tokens of a batch, from 0."""
+
+        def listed() -> list[float]:
+            profile, total_s = self.profiles[kind], np.zeros(most_tokens + 1)
+            for name, layers in counts:
+                total_s += layers * self.products_s(kind, name, most_tokens)
+            total_s[1:] += profile.step_overhead_s
+            if is_first:
+                tokens = np.arange(most_tokens + 1, dtype=float)
+                total_s[1:] += embeddings_s(self.model, profile, tokens)[1:]
+            return list(total_s.tolist())
+
+        counts = tuple(Counter(formats).items())
+        return _kept(self._lists, ("tokens", kind, counts, most_tokens, is_first), listed)
+
+    def samples_s(self, kind: str, most_rows: int, *, is_last: bool) -> list[float]:
+        """Return the time of the LM head and sampling by tokens sampled, from 0; only the last."""
+
+        def listed() -> list[float]:
+            if not is_last:
+                return [0.0] * (most_rows + 1)
+            knots = token_knots(most_rows)
+            at_knots = heads_s(self.model, self.profiles[kind], knots)
+            return list(_filled(most_rows, knots, at_knots).tolist())
+
+        return _kept(self._lists, ("samples", kind, most_rows, is_last), listed)
+
+    def transfers_s(self, link: Link | None, most_units: int, unit_bytes: int) -> list[float]:
+        """Return the time on a link by units sent, from 0; of none where there is no link."""
+
+        def listed() -> list[float]:
+            units = range(most_units + 1)
+            return [0.0 if link is None else link.transfer_s(each * unit_bytes) for each in units]
+
+        return _kept(self._lists, ("transfers", link, most_units, unit_bytes), listed)
 
 
 def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettings) -> Pipeline:
@@ -231,46 +272,37 @@ def _stage_tables(
     position = costs.cluster.index(stage.device, f"plan.stages[{number}].device")
     kind = costs.cluster.devices[position].device.name
     is_last = number == len(plan.stages) - 1
+    tokens, rows = _table_size(settings.token_budget), _table_size(settings.sequence_limit)
     step = knot_tokens(longest)
     contexts: FloatArray = np.arange(longest // step + 2, dtype=np.float64) * step
-    units = settings.sequence_limit if is_last else settings.token_budget
-    unit_bytes = TOKEN_BYTES if is_last else HIDDEN_BYTES * costs.model.hidden_size
+    units = (rows, TOKEN_BYTES) if is_last else (tokens, HIDDEN_BYTES * costs.model.hidden_size)
     return StageTables(
-        tokens_s=_tokens_s(plan, number, kind, costs, settings.token_budget).tolist(),
-        samples_s=_samples_s(kind, costs, settings.sequence_limit, is_last).tolist(),
+        tokens_s=costs.stage_tokens_s(kind, stage.formats, tokens, is_first=number == 0),
+        samples_s=costs.samples_s(kind, rows, is_last=is_last),
         prompt_s=costs.stage_prompts_s(kind, len(stage.formats), longest),
-        decode_s=len(stage.formats) * costs.decodes_s(kind, settings.sequence_limit, contexts),
-        transfer_s=[
-            0.0 if link is None else link.transfer_s(count * unit_bytes)
-            for count in range(units + 1)
-        ],
+        decode_s=len(stage.formats) * costs.decodes_s(kind, rows, contexts),
+        transfer_s=costs.transfers_s(link, *units),
     )
 
 
-def _make_room(kept: dict[Any, Any], most: int) -> None:
-    """Forget the oldest of what is kept where the next one would be too many."""
-    while len(kept) >= most:
-        del kept[next(iter(kept))]
+def _table_size(most: int) -> int:
+    """Return how far a table reaches that is asked of up to a limit."""
+    size = TABLE_RATIO
+    while size < most:
+        size *= TABLE_RATIO
+    return size
 
 
-def _tokens_s(
-    plan: Plan, number: int, kind: str, costs: ServingCosts, most_tokens: int
-) -> FloatArray:
-    total_s = np.zeros(most_tokens + 1)
-    for name, layers in Counter(plan.stages[number].formats).items():
-        total_s += layers * costs.products_s(kind, name, most_tokens)
-    total_s[1:] += costs.profiles[kind].step_overhead_s
-    if number == 0:
-        tokens = np.arange(most_tokens + 1, dtype=float)
-        total_s[1:] += embeddings_s(costs.model, costs.profiles[kind], tokens)[1:]
-    return total_s
-
-
-def _samples_s(kind: str, costs: ServingCosts, most_rows: int, is_last: bool) -> FloatArray:
-    if not is_last:
-        return np.zeros(most_rows + 1)
-    knots = token_knots(most_rows)
-    return _filled(most_rows, knots, heads_s(costs.model, costs.profiles[kind], knots))
+def _kept(
+    kept: dict[tuple[Any, ...], Table], key: tuple[Any, ...], made: Callable[[], Table]
+) -> Table:
+    """Return what is kept by a key, made if it is not there; the oldest gives way."""
+    if key not in kept:
+        value = made()
+        while len(kept) >= KEPT:
+            del kept[next(iter(kept))]
+        kept[key] = value
+    return kept[key]
 
 
 def _links(plan: Plan, cluster: Cluster) -> list[Link | None]:

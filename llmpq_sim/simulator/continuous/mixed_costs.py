@@ -27,10 +27,10 @@ class StageTables:
     """Seconds of one stage and of the link behind it.
 
     Attributes:
-        tokens_s: by tokens of the batch, from 0 to the token budget.
-        samples_s: by tokens sampled, from 0 to the sequence limit.
+        tokens_s: by tokens of the batch, from 0 to the token budget or beyond.
+        samples_s: by tokens sampled, from 0 to the sequence limit or beyond.
         prompt_s: prefill attention by tokens of a prompt, from 0 to the longest context.
-        decode_s: decode attention by sequences and knot, (sequence limit + 1, knots).
+        decode_s: decode attention by sequences and knot, (sequence limit + 1 or more, knots).
         transfer_s: of the link: by tokens, or by tokens sampled on the way back to stage 0.
     """
 
