@@ -126,13 +126,14 @@ KINDS = ", ".join(load_devices())
         ),
         (
             {"nodes": [node({"type": "v100"})]},
-            "lab.yaml.nodes[0].devices[0].type: expected a kind of device, got 'v100'; "
-            "did you mean v100-32g or v100-16g?",
+            "lab.yaml.nodes[0].devices[0].type: 'v100' leaves open which it is; "
+            "there is v100-16g or v100-32g or v100-pcie-16g or v100-pcie-32g",
         ),
         (
             {"nodes": [node({"type": "xyz"})]},
-            "lab.yaml.nodes[0].devices[0].type: expected a kind of device, got 'xyz'; "
-            f"known are: {KINDS}, card",
+            "lab.yaml.nodes[0].devices[0].type: no device is called 'xyz'; `llmpq list devices` "
+            "names all, and device_types in a cluster file describes others (name, memory_gib, "
+            "memory_gb_per_s, fp16_tflops)",
         ),
         (
             {"nodes": [node(T4 | {"memory_gib": 14})]},
@@ -153,8 +154,8 @@ KINDS = ", ".join(load_devices())
         ),
         (
             {"nodes": [node(T4, link="pci-3")]},
-            "lab.yaml.nodes[0].link: expected a kind of link, got 'pci-3'; "
-            "did you mean pcie-3 or pcie-5 or pcie-4?",
+            "lab.yaml.nodes[0].link: expected a kind of link, or {latency_us: ..., gb_per_s: ...}, "
+            "got 'pci-3'; did you mean pcie-3 or pcie-5 or pcie-4?",
         ),
         (
             {"nodes": [node(T4, T4, link=3)]},
@@ -206,7 +207,8 @@ def test_a_missing_cluster_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_cluster("paper3")
     assert str(caught.value).startswith(
-        "cluster: expected a bundled cluster or a .yaml file, got 'paper3'; did you mean paper-3"
+        "cluster: expected a bundled cluster, a .yaml file or devices such as 2xrtx-3090+1xt4, "
+        "got 'paper3'; did you mean paper-3"
     )
 
 
