@@ -50,6 +50,7 @@ class Device:
         price_usd_per_hour: what an hour costs, or None where it is not known.
         price_source: where and when that price was asked, empty where it is not known.
         runtime_bytes: what a runtime takes on it beside tensors.
+        variant_of: the kind that it is but for its memory, empty where it is none.
     """
 
     name: str
@@ -66,6 +67,12 @@ class Device:
     price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None
     price_source: Annotated[str, Place.OPTIONAL] = ""
     runtime_bytes: Annotated[int, Place.OPTIONAL] = RUNTIME_BYTES
+    variant_of: Annotated[str, Place.OPTIONAL] = ""
+
+    @property
+    def profiled_as(self) -> str:
+        """The kind whose kernels it has."""
+        return self.variant_of or self.name
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import check_distinct
 from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.core.units import GIB
 from llmpq_sim.io.device_names import device_named
 from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
@@ -110,6 +112,7 @@ def _group(
     """Return equal devices of one node, numbered over the whole cluster unless they have names."""
     with group:
         device = device_named(group.text("type"), f"{group.where}.type", types)
+        device = _with_memory(group, device)
         kind = device.name
         count = group.integer("count", 1)
         if count > MOST_DEVICES:
@@ -121,6 +124,25 @@ def _group(
             expected = f"as many names as devices, {count}"
             raise InputError(f"{group.where}.names: expected {expected}, got {len(names)}")
     return [ClusterDevice(name, device, node) for name in names]
+
+
+def _with_memory(group: Fields, device: Device) -> Device:
+    """Return a device with the memory that a group says it has, less what others take of it."""
+    usable = device.memory_bytes
+    if group.has("memory_gib"):
+        usable = round(group.number("memory_gib") * GIB)
+    if group.has("reserved_gib"):
+        reserved = round(group.number("reserved_gib", positive=False) * GIB)
+        if reserved >= usable:
+            raise InputError(
+                f"{group.where}.reserved_gib: expected less than the {usable / GIB:.1f} GiB of "
+                f"{device.name}, got {reserved / GIB:g}"
+            )
+        usable -= reserved
+    if usable == device.memory_bytes:
+        return device
+    name = f"{device.name}-{usable / GIB:.4g}gib"
+    return replace(device, name=name, memory_bytes=usable, variant_of=device.profiled_as)
 
 
 # ---- links
