@@ -78,6 +78,7 @@ class DataSheet(Device):
     runtime_bytes: Annotated[int, Key("runtime_gib"), _scaled_bytes(GIB), Place.DEFAULTED] = (
         RUNTIME_BYTES
     )
+    variant_of: Annotated[str, Place.ABSENT] = ""
 
 
 @dataclass(frozen=True)

@@ -272,11 +272,13 @@ def test_a_bad_snapshot_says_what_and_where() -> None:
 
 def test_memory_of_a_card_makes_it_a_variant_with_the_kernels_of_its_kind() -> None:
     shared = {"type": "A100-SXM4-80GB", "reserved_gib": 9.3}
-    first, second = read(nodes=[node(shared, {"type": "a100-sxm", "names": ["whole"]})]).devices
+    first, second = read(
+        nodes=[node(shared, {"type": "a100-sxm", "names": ["whole"]})], links=[]
+    ).devices
     assert first.device.name == "a100-sxm-70gib"
     assert first.device.memory_bytes == 70 * GIB
     assert second.device.memory_bytes == load_devices()["a100-sxm"].memory_bytes
-    profiles = cluster_profiles(read(nodes=[node(shared)]), None, {})
+    profiles = cluster_profiles(read(nodes=[node(shared)], links=[]), None, {})
     assert profiles["a100-sxm-70gib"].kernels == bundled_profile(second.device, None).kernels
     assert replace(profiles["a100-sxm-70gib"], device="a100-sxm") == bundled_profile(
         second.device, None
