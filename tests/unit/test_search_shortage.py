@@ -42,8 +42,9 @@ def test_smaller_chunks_come_first() -> None:
     plan, task = planned(needed_gib - 0.05, MicroBatching(1, 1, 1))
     text = reason(plan, task)
     held = re.search(
-        r"needs (.*) GiB, has .* \((.*) GiB of weights, (.*) of embedding and LM head, (.*) of KV cache, "
-        r"(.*) of temporaries, (.*) of runtime\); chunks of (\d+) prompt tokens would fit \(prefill_chunk_tokens\)$",
+        r"needs (.*) GiB, has .* \((.*) GiB of weights, (.*) of embedding and LM head, "
+        r"(.*) of KV cache, (.*) of temporaries, (.*) of runtime\); chunks of (\d+) prompt tokens "
+        r"would fit \(prefill_chunk_tokens\)$",
         text,
     )
     assert held is not None, text
