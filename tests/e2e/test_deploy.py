@@ -1,8 +1,8 @@
 """Deployments by the installed command: answers, resumption, interruption, comparison."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator

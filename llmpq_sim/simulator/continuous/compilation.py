@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,10 @@ ROW_RATIO = 1.08
 """Sequences at which decode attention is evaluated: all up to 32, then in steps of 8 %."""
 
 
+KEPT_TABLES, KEPT_LISTS = 1000, 16
+"""Tables of costs, and long lists of them, that are kept: a search asks of any token budget."""
+
+
 class ServingCosts:
     """Seconds of the building blocks of a model on each kind of device, computed once each.
 
@@ -59,11 +64,13 @@ class ServingCosts:
         self.cluster = cluster
         self.profiles = dict(profiles)
         self._tables: dict[tuple[str, ...], FloatArray] = {}
+        self._lists: dict[tuple[str, int, int], list[float]] = {}
 
     def products_s(self, kind: str, format_name: str, most_tokens: int) -> FloatArray:
         """Return the time of one layer without attention by tokens, from 0 to the most."""
         key = ("products", kind, format_name, str(most_tokens))
         if key not in self._tables:
+            _make_room(self._tables, KEPT_TABLES)
             knots = token_knots(most_tokens)
             at_knots = products_s(self.model, self.profiles[kind], format_name, knots)
             self._tables[key] = _filled(most_tokens, knots, at_knots)
@@ -73,6 +80,7 @@ class ServingCosts:
         """Return the time of one layer's prefill attention by prompt tokens, from 0."""
         key = ("prompts", kind, str(most_tokens))
         if key not in self._tables:
+            _make_room(self._tables, KEPT_TABLES)
             knots, model = token_knots(most_tokens), self.model
             at_knots = self.profiles[kind].prefill_attention_s(
                 np.ones_like(knots), knots, model.heads, model.kv_heads, model.head_dim
@@ -80,10 +88,23 @@ class ServingCosts:
             self._tables[key] = _filled(most_tokens, knots, at_knots)
         return self._tables[key]
 
+    def stage_prompts_s(self, kind: str, layers: int, most_tokens: int) -> list[float]:
+        """Return the time of so many layers' prefill attention by prompt tokens, from 0.
+
+        The last lists are kept: they are as long as the longest context, and many plans have stages
+        of as many layers.
+        """
+        key = (kind, layers, most_tokens)
+        if key not in self._lists:
+            _make_room(self._lists, KEPT_LISTS)
+            self._lists[key] = (layers * self.prompts_s(kind, most_tokens)).tolist()
+        return self._lists[key]
+
     def decodes_s(self, kind: str, most_rows: int, contexts: FloatArray) -> FloatArray:
         """Return one layer's decode attention by sequences and context, (rows + 1, contexts)."""
         key = ("decodes", kind, str(most_rows), *map(str, contexts[[1, -1]]))
         if key not in self._tables:
+            _make_room(self._tables, KEPT_TABLES)
             knots, model = row_knots(most_rows), self.model
             rows, tokens = np.meshgrid(knots, np.maximum(contexts, 1.0), indexing="ij")
             at_knots = self.profiles[kind].decode_attention_s(
@@ -109,11 +130,16 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
     settings.most_in_flight(len(plan.stages))
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
-    stages = tuple(
-        _stage_tables(plan, number, costs, settings, links[number])
-        for number in range(len(plan.stages))
-    )
-    return Pipeline(stages, step, stage_blocks(plan, costs.model, costs.cluster, settings))
+    stages: list[StageTables] = []
+    last = len(plan.stages) - 1
+    alike: dict[object, StageTables] = {}
+    for number, stage in enumerate(plan.stages):
+        kind = costs.cluster.devices[costs.cluster.index(stage.device, "plan")].device.name
+        key = (kind, stage.formats, links[number], number == 0, number == last)
+        if key not in alike:
+            alike[key] = _stage_tables(plan, number, costs, settings, links[number])
+        stages.append(alike[key])
+    return Pipeline(tuple(stages), step, stage_blocks(plan, costs.model, costs.cluster, settings))
 
 
 def knot_tokens(longest_context_tokens: int) -> int:
@@ -212,13 +238,19 @@ def _stage_tables(
     return StageTables(
         tokens_s=_tokens_s(plan, number, kind, costs, settings.token_budget).tolist(),
         samples_s=_samples_s(kind, costs, settings.sequence_limit, is_last).tolist(),
-        prompt_s=(len(stage.formats) * costs.prompts_s(kind, longest)).tolist(),
+        prompt_s=costs.stage_prompts_s(kind, len(stage.formats), longest),
         decode_s=len(stage.formats) * costs.decodes_s(kind, settings.sequence_limit, contexts),
         transfer_s=[
             0.0 if link is None else link.transfer_s(count * unit_bytes)
             for count in range(units + 1)
         ],
     )
+
+
+def _make_room(kept: dict[Any, Any], most: int) -> None:
+    """Forget the oldest of what is kept where the next one would be too many."""
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
 
 
 def _tokens_s(
