@@ -95,8 +95,7 @@ def plan(
         asked = asked_trace(trace, how.seed)
         served, notes = trace_task(spec, asked, service or ServingOptions(), objective, options)
         on_trace(served)
-        outcome = _served(served, pins, how, on_progress)
-        return Planned(outcome, options.target, (*said, *notes))
+        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
     if pins is not None:
