@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from llmpq_sim.api.planned import AnyPlan, Profiles, load
+from llmpq_sim.api.spreading import results_of
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.core.units import MS
@@ -14,10 +15,11 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions, load_workload
 from llmpq_sim.search.bound.rate import known_certificate
 from llmpq_sim.search.bound.rate_certificate import RateCertificate
+from llmpq_sim.simulator.continuous.alone import AloneLimit, alone_limits
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
-from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
+from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT, MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import (
@@ -68,6 +70,8 @@ class Replay:
         wall_seconds: how long reading and simulating took.
         rate: the rate at which no plan serves these requests, proven, or None.
         advice: settings that serve more, where requests evict each other, the best first.
+        attainment: share of requests that is to meet the objectives.
+        alone: the objectives beside requests each alone, where fewer than that meet them.
     """
 
     saved: SavedPlan
@@ -78,6 +82,8 @@ class Replay:
     wall_seconds: float
     rate: RateCertificate | None = None
     advice: tuple[Remedy, ...] = ()
+    attainment: float = ATTAINMENT
+    alone: tuple[AloneLimit, ...] = ()
 
 
 def replay(
@@ -89,6 +95,7 @@ def replay(
     profiles: Profiles = (),
     watch: Watch | None = None,
     on_trial: Callable[[Trial], None] = lambda _: None,
+    workers: int = 1,
 ) -> Replay:
     """Return what happens when a plan serves requests over time with continuous batching.
 
@@ -100,6 +107,7 @@ def replay(
         profiles: see ``load``.
         watch: who is told of batches and steps.
         on_trial: receives each rate tried where the highest is sought.
+        workers: how many rates are tried at once; what is found does not depend on it.
 
     Raises:
         InfeasibleError: a stage has no room for any KV cache.
@@ -120,12 +128,33 @@ def replay(
     service = serve(saved.plan, costs, workload, settings, objectives, watch)
     highest = None
     if options.attainment is not None:
-        highest = max_rate(service, options.attainment, on_trial)
+        results = results_of(service, workers)
+        highest = max_rate(service, options.attainment, on_trial, results=results, at_once=workers)
     cached = settings.prefix_caching
     rate = known_certificate(saved.task, workload, saved.rate, is_cached=cached)
     advice = eviction_advice(service)
-    seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate, advice)
+    attainment = options.attainment or ATTAINMENT
+    return Replay(
+        saved,
+        service,
+        queue_of(service),
+        highest,
+        asked.seed,
+        perf_counter() - begin_s,
+        rate,
+        advice,
+        attainment,
+        _alone(service, attainment),
+    )
+
+
+def _alone(service: Service, attainment: float) -> tuple[AloneLimit, ...]:
+    """Return the objectives beside requests each alone, where too few meet them together."""
+    if (service.result.slo_attainment or 0.0) >= attainment:
+        return ()
+    return alone_limits(
+        service.plan, service.costs, service.workload, service.settings, service.objectives
+    )
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:

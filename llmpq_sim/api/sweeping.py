@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmpq_sim.api.planned import AnyPlan, Profiles
 from llmpq_sim.api.replaying import Replay, ServingOptions, asked_trace, replay
+from llmpq_sim.api.spreading import results_of
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.io.workloads import TraceOptions
@@ -47,6 +48,7 @@ def sweep_concurrency(
     seed: int = 0,
     profiles: Profiles = (),
     on_point: Callable[[SweepPoint], None] = lambda _: None,
+    workers: int = 1,
 ) -> Sweep:
     """Return what a plan does with the same requests in closed loops of several sizes.
 
@@ -57,7 +59,8 @@ def sweep_concurrency(
         options: how they are batched, and what a good request meets.
         seed: of all draws, where ``trace`` is a name.
         profiles: see ``load``.
-        on_point: receives each loop as it is simulated.
+        on_point: receives each loop when it was simulated.
+        workers: how many loops are simulated at once; what they do does not depend on it.
 
     Raises:
         InfeasibleError: a stage has no room for any KV cache.
@@ -80,11 +83,12 @@ def sweep_concurrency(
             f"--sweep-concurrency: expected at most as many in flight as there are requests, "
             f"{begun.service.workload.requests}, got {largest}; --requests asks for more"
         )
-    points = []
-    for users in concurrencies:
-        service = begun.service
-        if users != service.workload.concurrency:
-            service = service.of(closed_loop(service.workload, users))
-        points.append(SweepPoint(users, service.result))
-        on_point(points[-1])
+    service, points = begun.service, []
+    results, at_once = results_of(service, workers), max(workers, 1)
+    for start in range(0, len(concurrencies), at_once):
+        users = concurrencies[start : start + at_once]
+        loops = [closed_loop(service.workload, each) for each in users]
+        for number, result in zip(users, results(loops), strict=True):
+            points.append(SweepPoint(number, result))
+            on_point(points[-1])
     return Sweep(begun, tuple(points))

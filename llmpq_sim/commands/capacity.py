@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmpq_sim.commands.options import BatchOptions
+from llmpq_sim.commands.options import BatchOptions, SpreadOptions
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.limits import MOST_TRACE_REQUESTS, check_count
 
@@ -98,6 +98,7 @@ def print_sweep(
     sizes: SweepOptions,
     trace: "TraceOptions",
     serving: "ServingOptions",
+    at_once: SpreadOptions,
     *,
     as_json: bool,
 ) -> None:
@@ -107,7 +108,7 @@ def print_sweep(
     from llmpq_sim.report.progress import steps_shown
     from llmpq_sim.report.sweep import show_sweep, sweep_content
 
-    with steps_shown(sys.stderr.isatty()) as show:
+    with at_once.at_once() as workers, steps_shown(sys.stderr.isatty()) as show:
         found = sweep_concurrency(
             plan,
             concurrencies=sizes.concurrencies,
@@ -116,6 +117,7 @@ def print_sweep(
             on_point=lambda point: show(
                 f"{point.concurrency} in flight: {point.result.tokens_per_s:.1f} tokens/s"
             ),
+            workers=workers,
         )
     if as_json:
         print_json(sweep_content(found))

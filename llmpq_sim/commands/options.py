@@ -1,5 +1,7 @@
 """Option groups that several commands share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -165,6 +167,35 @@ class SchedulerOptions:
         int | None,
         typer.Option(help="Most batches under way at once; default: one a stage.", min=1),
     ] = None
+
+
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
+]
+ExecutorName = Annotated[
+    Literal["processes", "dask"],
+    typer.Option(help="What simulates: this machine's cores, or a Dask cluster (--scheduler)."),
+]
+SchedulerAddress = Annotated[
+    str | None, typer.Option(help="With --executor dask: its scheduler, HOST:PORT.")
+]
+
+
+@dataclass(frozen=True)
+class SpreadOptions:
+    """Who simulates several rates or closed loops at once."""
+
+    workers: Workers = None
+    executor: ExecutorName = "processes"
+    scheduler: SchedulerAddress = None
+
+    @contextmanager
+    def at_once(self) -> Iterator[int]:
+        """Give how many are simulated at once, while they are simulated where it is said."""
+        from llmpq_sim.search.genetic.executors import simulating_on
+
+        with simulating_on(self.executor, self.scheduler, self.workers) as workers:
+            yield workers
 
 
 @dataclass(frozen=True)

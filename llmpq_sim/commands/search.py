@@ -13,11 +13,14 @@ from llmpq_sim.commands.interruption import keeping
 from llmpq_sim.commands.option_groups import check_not_given, grouped
 from llmpq_sim.commands.options import (
     BatchOptions,
+    ExecutorName,
     JsonFlag,
     Profiles,
+    SchedulerAddress,
     SloOptions,
     TraceShape,
     TraceSource,
+    Workers,
     serving_options,
     trace_options,
 )
@@ -56,6 +59,12 @@ class ObjectiveOptions(SloOptions):
         typer.Option(
             help="With --trace; default: goodput where there is an SLO, throughput with "
             "--concurrency, or mean-latency."
+        ),
+    ] = None
+    attainment: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of requests that must meet the SLO with --objective cost; default: 0.95."
         ),
     ] = None
 
@@ -112,16 +121,9 @@ class Effort:
         float | None,
         typer.Option(help="Seconds after which the search ends with the best so far.", min=0),
     ] = None
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that simulate; default: one per core.", min=1)
-    ] = None
-    executor: Annotated[
-        Literal["processes", "dask"],
-        typer.Option(help="What simulates: this machine's cores, or a Dask cluster (--scheduler)."),
-    ] = "processes"
-    scheduler: Annotated[
-        str | None, typer.Option(help="With --executor dask: its scheduler, HOST:PORT.")
-    ] = None
+    workers: Workers = None
+    executor: ExecutorName = "processes"
+    scheduler: SchedulerAddress = None
 
     @contextmanager
     def settings(self) -> "Iterator[SearchSettings]":
@@ -207,7 +209,7 @@ def search(
             prompt_tokens=batch.prompt_tokens,
             output_tokens=batch.outputs,
             trace=trace_options(source, shape, effort.seed) if source.is_given else None,
-            service=serving_options(objective.slo),
+            service=serving_options(objective.slo, None, objective.attainment),
             objective=objective.objective,
             quality=limits.options(),
             formats=asked.formats,

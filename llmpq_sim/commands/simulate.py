@@ -22,6 +22,7 @@ from llmpq_sim.commands.options import (
     SchedulerOptions,
     Seed,
     SloOptions,
+    SpreadOptions,
     TraceShape,
     TraceSource,
     serving_options,
@@ -87,6 +88,7 @@ def simulate(
     slo: SloOptions,
     rates: RateSearch,
     sweep: SweepOptions,
+    spread: SpreadOptions,
     fits: CapacityOptions,
     picture: LatencyPlot,
     output: SimulationOutput,
@@ -94,6 +96,8 @@ def simulate(
 ) -> None:
     """Predict what a plan does with its own batch, with another, or with requests over time."""
     _check_together(context, source, sweep, fits)
+    if not rates.max_rate and sweep.sweep_concurrency is None:
+        check_not_given(context, (SpreadOptions,), "give --max-rate or --sweep-concurrency as well")
     if not (source.is_given or fits.capacity):
         _simulate_batch(plan, batch, output)
         return
@@ -104,9 +108,11 @@ def simulate(
         print_capacity(saved, batch, asked, serving, fits, as_json=output.as_json)
     elif sweep.sweep_concurrency is not None:
         asked = trace_options(source, shape, seed)
-        print_sweep(_loaded(plan, output), sweep, asked, serving, as_json=output.as_json)
+        print_sweep(_loaded(plan, output), sweep, asked, serving, spread, as_json=output.as_json)
     else:
-        _replay(plan, trace_options(source, shape, seed), serving, picture, output)
+        asked = trace_options(source, shape, seed)
+        with spread.at_once() as workers:
+            _replay(plan, asked, serving, picture, output, workers)
 
 
 def _check_together(
@@ -150,6 +156,7 @@ def _replay(
     serving: "ServingOptions",
     picture: LatencyPlot,
     output: SimulationOutput,
+    workers: int,
 ) -> None:
     from llmpq_sim.api import load
     from llmpq_sim.report.artifacts import Artifacts, replay_drawn
@@ -163,6 +170,7 @@ def _replay(
         serving,
         Artifacts(output.timeline, picture.plot),
         watched=sys.stderr.isatty(),
+        workers=workers,
     )
     if output.as_json:
         print_json(replay_content(found))

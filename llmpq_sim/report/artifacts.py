@@ -59,6 +59,7 @@ def replay_drawn(
     options: ServingOptions,
     artifacts: Artifacts,
     watched: bool,
+    workers: int = 1,
 ) -> tuple[Replay, list[str]]:
     """Return a plan's service of a trace, and what was written.
 
@@ -68,6 +69,7 @@ def replay_drawn(
         options: how they are batched, and what is asked of the service.
         artifacts: what to write.
         watched: whether someone can watch the search for the highest rate.
+        workers: how many of its rates are tried at once.
 
     Raises:
         InputError: see ``replay`` and ``Artifacts.check``.
@@ -89,6 +91,7 @@ def replay_drawn(
                 f"{rate_text(trial.rate_per_s)} requests/s: "
                 f"{percent_text(trial.slo_attainment, 1)} meet the SLO"
             ),
+            workers=workers,
         )
     written = [timeline_text(timeline, str(artifacts.timeline))] if timeline else []
     if artifacts.plot is not None:

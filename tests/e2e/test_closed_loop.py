@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 
 LENGTHS = ("--lengths", "D(1024,128)")
 
@@ -48,7 +48,7 @@ def test_a_sweep_has_the_throughput_that_was_measured_on_an_a100(folder: Path) -
 
 
 def test_a_sweep_says_of_each_loop_what_a_simulation_of_it_says(folder: Path) -> None:
-    rows = sweep_of(folder, "4,1")
+    rows = sweep_of(folder, "4,1", "--workers", "2")
     assert [row["concurrency"] for row in rows] == [4, 1]
     for row in rows:
         asked = ("--requests", "128", *LENGTHS, "--concurrency", str(row["concurrency"]))
@@ -106,6 +106,7 @@ def test_a_closed_loop_is_planned_for_throughput_and_deployed_as_one(folder: Pat
     )  # fmt: skip
     assert found["objective"] == {
         "name": "throughput",
+        "attainment": None,
         "value": found["predicted"]["tokens_per_s"],
     }
     assert found["plan"]["serving"]["concurrency"] == 4
@@ -132,6 +133,7 @@ def test_a_closed_loop_is_planned_for_throughput_and_deployed_as_one(folder: Pat
         (("--concurrency", "4"), "--concurrency: give --trace or --lengths as well"),
         ((*LENGTHS, "--concurrency", "4", "--rate", "2"), "so --rate says nothing; give one"),
         ((*LENGTHS, "--sweep-concurrency", "1,two"), "expected whole numbers with commas between"),
+        (("--workers", "2"), "--workers: give --max-rate or --sweep-concurrency as well"),
         (("--context", "9"), "--context: give --capacity as well"),
         (("--capacity", "--slo-ttft-ms", "9"), "--slo-ttft-ms: is of a simulation"),
         (("--capacity", "--timeline", "t.json"), "--timeline: draws one simulation"),
@@ -140,7 +142,7 @@ def test_a_closed_loop_is_planned_for_throughput_and_deployed_as_one(folder: Pat
 def test_what_does_not_go_together_is_said_in_one_line(
     folder: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = llmpq("simulate", "plan.json", *arguments, cwd=folder)
+    done = called("simulate", "plan.json", *arguments, cwd=folder)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

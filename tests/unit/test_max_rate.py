@@ -1,9 +1,14 @@
 """Highest rate: it holds, and one a little higher does not."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from llmpq_sim.api import spreading
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.result import SimulationResult
+from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.max_rate import PRECISION, Trial, max_rate
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from llmpq_sim.workloads.shaping import compress
@@ -37,6 +42,28 @@ def test_the_search_starts_anywhere_and_ends_at_the_same_rate() -> None:
     ]
     assert None not in rates
     assert np.ptp(np.log([rate for rate in rates if rate])) <= 2 * PRECISION
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 8])
+def test_rates_tried_at_once_find_what_one_by_one_find(at_once: int) -> None:
+    service = made_service(rate_per_s=300.0, objectives=LIMITS)
+    asked: list[int] = []
+
+    def results(workloads: Sequence[TraceWorkload]) -> list[SimulationResult]:
+        asked.append(len(workloads))
+        return [service.of(each).result for each in workloads]
+
+    alone = max_rate(service, 0.9)
+    assert max_rate(service, 0.9, results=results, at_once=at_once) == alone
+    assert max(asked) == at_once
+    assert len(asked) < len(alone.trials)
+
+
+def test_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "REQUESTS_PER_POOL", 1)
+    service = made_service(rate_per_s=300.0, objectives=LIMITS)
+    results = spreading.results_of(service, 2)
+    assert max_rate(service, 0.9, results=results, at_once=2) == max_rate(service, 0.9)
 
 
 def test_objectives_that_none_or_all_rates_meet_say_so() -> None:

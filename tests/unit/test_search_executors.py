@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import llmpq_sim
+from llmpq_sim.api import spreading
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
@@ -21,8 +22,14 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic import evaluation, executors
 from llmpq_sim.search.genetic.executors import Executor, simulating_on
+from llmpq_sim.search.online import evaluation as online_evaluation
+from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.planner import SearchSettings, search
+from llmpq_sim.simulator.continuous.max_rate import max_rate
+from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from llmpq_sim.simulator.static.simulate import simulate_static
+from tests.online import online_task, tiny_trace
+from tests.services import made_service
 
 TARGET = quality_target("int4")
 
@@ -81,6 +88,22 @@ def test_a_dask_cluster_finds_the_plan_of_one_process(
     with simulating_on("dask", scheduler, None) as at_once:
         assert at_once == 2
         assert plan_text(at_once) == alone
+
+
+def test_a_dask_cluster_finds_the_highest_rate_and_the_service_of_one_process(
+    dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spreading, "REQUESTS_PER_POOL", 1)
+    monkeypatch.setattr(online_evaluation, "REQUESTS_PER_POOL", 1)
+    service = made_service(rate_per_s=300.0, objectives=ServiceObjectives(ttft_s=0.02))
+    task = online_task(tiny_trace(12))
+    alone = max_rate(service, 0.9), search_online(task, SearchSettings(generations=0)).best.serving
+    scheduler = dask_cluster.scheduler_address.removeprefix("tcp://")
+    with simulating_on("dask", scheduler, None) as at_once:
+        results = spreading.results_of(service, at_once)
+        highest = max_rate(service, 0.9, results=results, at_once=at_once)
+        settings = SearchSettings(generations=0, workers=at_once)
+        assert (highest, search_online(task, settings).best.serving) == alone
 
 
 def test_workers_with_another_llmpq_are_refused(

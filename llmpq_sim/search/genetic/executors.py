@@ -22,6 +22,9 @@ Executor = Literal["processes", "dask"]
 CONNECT_S = 5.0
 """How long a scheduler has to answer, and its first worker to appear."""
 
+REQUESTS_PER_POOL = 4000
+"""Requests simulated over time from which other processes pay."""
+
 FEWEST_SHARES = 2
 """Shares into which candidates are cut for a cluster, at least: a single one is not sent away."""
 

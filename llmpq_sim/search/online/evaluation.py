@@ -6,7 +6,7 @@ from functools import partial
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.deadline import OutOfTime, time_left_s, time_limit
-from llmpq_sim.search.genetic.executors import spread
+from llmpq_sim.search.genetic.executors import REQUESTS_PER_POOL, spread
 from llmpq_sim.search.online.operators import ServingPlan
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.compilation import stage_blocks
@@ -22,9 +22,6 @@ LEAST_REQUESTS = 50
 
 GROWTH = 2
 """A window has at least so many times the requests of the one before it."""
-
-REQUESTS_PER_POOL = 4000
-"""Simulated requests from which other processes pay."""
 
 
 class ServiceEvaluator:

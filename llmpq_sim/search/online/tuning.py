@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from llmpq_sim.core.plan import Stage
+from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.online.evaluation import ServiceEvaluator
 from llmpq_sim.search.online.evolution import (
     ServiceIndividual,
@@ -15,6 +16,7 @@ from llmpq_sim.search.online.evolution import (
     individuals,
     judge,
     racing,
+    together,
 )
 from llmpq_sim.search.online.operators import serving_plan
 from llmpq_sim.search.online.settings_genes import bounded, fitted, grid, other_admission
@@ -100,6 +102,32 @@ class Tuning:
         found = dict.fromkeys(fitted(each, count) for each in steps(serving.settings, factor))
         found.pop(serving.settings, None)
         return individuals(self.evaluator, [replace(serving, settings=each) for each in found])
+
+
+def tuned(
+    evaluator: ServiceEvaluator, stages: tuple[Stage, ...], start: ContinuousSettings
+) -> ServiceIndividual | None:
+    """Return the stages with the best settings found; see `Tuning`.
+
+    Raises:
+        OutOfTime: the time limit passed first.
+    """
+    check_time()
+    tuning = Tuning(evaluator, stages, start)
+    together(evaluator, [tuning.way()])
+    return tuning.best
+
+
+def polished(evaluator: ServiceEvaluator, service: ServiceIndividual) -> ServiceIndividual:
+    """Return the service with the best settings near its own, judged by the whole trace.
+
+    Raises:
+        OutOfTime: the time limit passed first.
+    """
+    serving = service.serving
+    tuning = Tuning(evaluator, serving.plan.stages, serving.settings, service)
+    together(evaluator, [tuning.refining()])
+    return tuning.best or service
 
 
 def steps(settings: ContinuousSettings, factor: float) -> Iterable[ContinuousSettings]:

@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from llmpq_sim.core.capacity import kv_blocks
 from llmpq_sim.core.cluster import Cluster, Link
-from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
     StageMemory,
     batch_temporaries_bytes,
     ends_bytes,
-    layer_weight_bytes,
+    layers_weight_bytes,
     sampled_logits_bytes,
 )
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
+from llmpq_sim.latency.costs import embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
@@ -45,7 +44,7 @@ ROW_RATIO = 1.08
 
 
 TABLE_RATIO = 4
-"""Tables reach to a power of it: all that a search asks of share a few, whatever their limits."""
+"""Tables reach to a power of it: what a search asks of shares a few, whatever its limits."""
 
 KEPT = 64
 """Tables of costs, and lists of them by stage, that are kept of each."""
@@ -71,71 +70,96 @@ class ServingCosts:
         self._tables: dict[tuple[Any, ...], FloatArray] = {}
         self._lists: dict[tuple[Any, ...], list[float]] = {}
 
-    def products_s(self, kind: str, format_name: str, most_tokens: int) -> FloatArray:
-        """Return the time of one layer without attention by tokens, from 0 to the most."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process is sent: it makes the tables that it needs."""
+        return vars(self) | {"_tables": {}, "_lists": {}}
+
+    def products_s(
+        self, kind: str, format_name: str, most_tokens: int, layer_kind: int
+    ) -> FloatArray:
+        """Return the time of one layer without its mixer by tokens, from 0 to the most."""
 
         def filled() -> FloatArray:
-            knots = token_knots(most_tokens)
-            at_knots = products_s(self.model, self.profiles[kind], format_name, knots)
+            knots, layer = token_knots(most_tokens), self.model.kinds[layer_kind]
+            at_knots = products_s(layer, self.profiles[kind], format_name, knots)
             return _filled(most_tokens, knots, at_knots)
 
-        return _kept(self._tables, ("products", kind, format_name, most_tokens), filled)
+        return _kept(self._tables, ("products", kind, format_name, most_tokens, layer_kind), filled)
 
-    def prompts_s(self, kind: str, most_tokens: int) -> FloatArray:
-        """Return the time of one layer's prefill attention by prompt tokens, from 0."""
+    def prompts_s(self, kind: str, most_tokens: int, layer_kind: int) -> FloatArray:
+        """Return the time of one layer's mixer in prefill by prompt tokens, from 0."""
 
         def filled() -> FloatArray:
-            knots, model = token_knots(most_tokens), self.model
-            at_knots = self.profiles[kind].prefill_attention_s(
-                np.ones_like(knots), knots, model.heads, model.kv_heads, model.head_dim
-            )
+            knots, layer = token_knots(most_tokens), self.model.kinds[layer_kind]
+            at_knots = mixer_s(layer, self.profiles[kind], "prefill", np.ones_like(knots), knots)
             return _filled(most_tokens, knots, at_knots)
 
-        return _kept(self._tables, ("prompts", kind, most_tokens), filled)
+        return _kept(self._tables, ("prompts", kind, most_tokens, layer_kind), filled)
 
-    def decodes_s(self, kind: str, most_rows: int, contexts: FloatArray) -> FloatArray:
-        """Return one layer's decode attention by sequences and context, (rows + 1, contexts)."""
+    def decodes_s(
+        self, kind: str, most_rows: int, contexts: FloatArray, layer_kind: int
+    ) -> FloatArray:
+        """Return one layer's mixer in decode by sequences and context, (rows + 1, contexts)."""
 
         def filled() -> FloatArray:
-            knots, model = row_knots(most_rows), self.model
+            knots, layer = row_knots(most_rows), self.model.kinds[layer_kind]
             rows, tokens = np.meshgrid(knots, np.maximum(contexts, 1.0), indexing="ij")
-            at_knots = self.profiles[kind].decode_attention_s(
-                rows, tokens, model.heads, model.kv_heads, model.head_dim
-            )
+            at_knots = mixer_s(layer, self.profiles[kind], "decode", rows, tokens)
             columns = [_filled(most_rows, knots, column) for column in at_knots.T]
             return np.stack(columns, axis=1)
 
-        key = ("decodes", kind, most_rows, *contexts[[1, -1]].tolist())
+        key = ("decodes", kind, most_rows, *contexts[[1, -1]].tolist(), layer_kind)
         return _kept(self._tables, key, filled)
 
-    def stage_prompts_s(self, kind: str, layers: int, most_tokens: int) -> list[float]:
-        """Return the time of so many layers' prefill attention by prompt tokens, from 0."""
+    def stage_prompts_s(self, kind: str, layers: tuple[int, ...], most_tokens: int) -> list[float]:
+        """Return the time of the mixers of so many layers of each kind by prompt tokens, from 0."""
 
         def listed() -> list[float]:
-            return list((layers * self.prompts_s(kind, most_tokens)).tolist())
+            total_s = np.zeros(most_tokens + 1)
+            for number, count in enumerate(layers):
+                if count:
+                    total_s += count * self.prompts_s(kind, most_tokens, number)
+            return list(total_s.tolist())
 
         return _kept(self._lists, ("prompts", kind, layers, most_tokens), listed)
 
+    def stage_decodes_s(
+        self, kind: str, layers: tuple[int, ...], most_rows: int, contexts: FloatArray
+    ) -> FloatArray:
+        """Return the time of the mixers of so many layers of each kind, (rows + 1, contexts)."""
+        total_s = np.zeros((most_rows + 1, len(contexts)))
+        for number, count in enumerate(layers):
+            if count:
+                total_s += count * self.decodes_s(kind, most_rows, contexts, number)
+        return total_s
+
     def stage_tokens_s(
-        self, kind: str, formats: tuple[str, ...], most_tokens: int, *, is_first: bool
+        self, kind: str, layers: Counter[tuple[int, str]], most_tokens: int, *, is_first: bool
     ) -> list[float]:
-        """Return the time of a stage without attention by tokens of a batch, from 0."""
+        """Return the time of a stage without mixers by tokens of a batch, from 0.
+
+        Args:
+            kind: of the device.
+            layers: how many of the stage's layers are of each kind in each format.
+            most_tokens: of a batch.
+            is_first: whether the stage looks up the embedding.
+        """
 
         def listed() -> list[float]:
             profile, total_s = self.profiles[kind], np.zeros(most_tokens + 1)
-            for name, layers in counts:
-                total_s += layers * self.products_s(kind, name, most_tokens)
+            for (layer_kind, name), count in layers.items():
+                total_s += count * self.products_s(kind, name, most_tokens, layer_kind)
             total_s[1:] += profile.step_overhead_s
             if is_first:
                 tokens = np.arange(most_tokens + 1, dtype=float)
                 total_s[1:] += embeddings_s(self.model, profile, tokens)[1:]
             return list(total_s.tolist())
 
-        counts = tuple(Counter(formats).items())
-        return _kept(self._lists, ("tokens", kind, counts, most_tokens, is_first), listed)
+        key = ("tokens", kind, tuple(layers.items()), most_tokens, is_first)
+        return _kept(self._lists, key, listed)
 
     def samples_s(self, kind: str, most_rows: int, *, is_last: bool) -> list[float]:
-        """Return the time of the LM head and sampling by tokens sampled, from 0; only the last."""
+        """Return the time of the LM head by tokens sampled, from 0; none but on the last stage."""
 
         def listed() -> list[float]:
             if not is_last:
@@ -176,7 +200,8 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
     alike: dict[object, StageTables] = {}
     for number, stage in enumerate(plan.stages):
         kind = costs.cluster.devices[costs.cluster.index(stage.device, "plan")].device.name
-        key = (kind, stage.formats, links[number], number == 0, number == last)
+        layers = _stage_layers(plan, number, costs.model)
+        key = (kind, tuple(layers.items()), links[number], number == 0, number == last)
         if key not in alike:
             alike[key] = _stage_tables(plan, number, costs, settings, links[number])
         stages.append(alike[key])
@@ -224,7 +249,9 @@ def stage_blocks(
     for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
-        blocks.append(kv_blocks(model, len(stage.formats), left_bytes, settings.block_tokens))
+        blocks.append(
+            kv_blocks(model.only_kind, len(stage.formats), left_bytes, settings.block_tokens)
+        )
     return tuple(blocks)
 
 
@@ -240,21 +267,17 @@ def stage_memory(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings, blocks: int
 ) -> tuple[StageMemory, ...]:
     """Return the memory of each stage with so many blocks of KV cache."""
-    block_bytes = model.kv_bytes(1, settings.block_tokens)
+    block_bytes = model.only_kind.cache_bytes(1, settings.block_tokens)
     temporaries = batch_temporaries_bytes(model, settings.token_budget)
     logits = sampled_logits_bytes(model, settings.sequence_limit)
     stages = []
     last = len(plan.stages) - 1
-    for number, stage in enumerate(plan.stages):
-        weights = sum(
-            count * layer_weight_bytes(model, FORMATS[name])
-            for name, count in Counter(stage.formats).items()
-        )
+    for number, (stage, first) in enumerate(zip(plan.stages, plan.first_layers(), strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         device = cluster.devices[position].device
         stages.append(
             StageMemory(
-                weights_bytes=weights,
+                weights_bytes=layers_weight_bytes(model, first, stage.formats),
                 kv_bytes=blocks * len(stage.formats) * block_bytes,
                 ends_bytes=ends_bytes(model, number == 0, number == last),
                 temporaries_bytes=temporaries + (number == last) * logits,
@@ -274,13 +297,16 @@ def _stage_tables(
     is_last = number == len(plan.stages) - 1
     tokens, rows = _table_size(settings.token_budget), _table_size(settings.sequence_limit)
     step = knot_tokens(longest)
+    first = plan.first_layers()[number]
+    layers = costs.model.count_kinds(first, first + len(stage.formats))
+    in_formats = _stage_layers(plan, number, costs.model)
     contexts: FloatArray = np.arange(longest // step + 2, dtype=np.float64) * step
     units = (rows, TOKEN_BYTES) if is_last else (tokens, HIDDEN_BYTES * costs.model.hidden_size)
     return StageTables(
-        tokens_s=costs.stage_tokens_s(kind, stage.formats, tokens, is_first=number == 0),
+        tokens_s=costs.stage_tokens_s(kind, in_formats, tokens, is_first=number == 0),
         samples_s=costs.samples_s(kind, rows, is_last=is_last),
-        prompt_s=costs.stage_prompts_s(kind, len(stage.formats), longest),
-        decode_s=len(stage.formats) * costs.decodes_s(kind, rows, contexts),
+        prompt_s=costs.stage_prompts_s(kind, layers, longest),
+        decode_s=costs.stage_decodes_s(kind, layers, rows, contexts),
         transfer_s=costs.transfers_s(link, *units),
     )
 
@@ -291,6 +317,13 @@ def _table_size(most: int) -> int:
     while size < most:
         size *= TABLE_RATIO
     return size
+
+
+def _stage_layers(plan: Plan, number: int, model: ModelSpec) -> Counter[tuple[int, str]]:
+    """Return how many layers of a stage are of each kind in each format."""
+    formats, first = plan.stages[number].formats, plan.first_layers()[number]
+    numbers = model.kind_of_layer[first : first + len(formats)]
+    return Counter(zip(numbers, formats, strict=True))
 
 
 def _kept(
