@@ -6,7 +6,7 @@ Formulas: DeepSeek-V2 (arXiv:2405.04434) for latent attention, Gated Delta Netwo
 transformers for the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -193,6 +193,10 @@ class Dense:
         )
 
 
+EXPERT_LINEARS = ("experts_up", "experts_down")
+"""Names of the products that an expert has of its own."""
+
+
 @dataclass(frozen=True)
 class Experts:
     """A mixture of experts: a token goes through a few of many, and through those shared by all.
@@ -205,6 +209,7 @@ class Experts:
         is_gated: whether an expert has a gate beside its up projection.
         has_shared_gate: whether a gate weighs the shared experts.
         latent_size: width of the experts' input and output where it is not the hidden size.
+        expert_bias_elements: elements of the bias vectors of one expert.
     """
 
     count: int
@@ -214,6 +219,7 @@ class Experts:
     is_gated: bool = True
     has_shared_gate: bool = False
     latent_size: int | None = None
+    expert_bias_elements: int = 0
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products: ``experts_up`` and ``experts_down`` have a copy an expert."""
@@ -257,6 +263,8 @@ class LayerKind:
     Attributes:
         bias_elements: elements of all bias vectors and other small vectors.
         norm_elements: elements of all normalisation vectors.
+        kept_linears: names of products that stay at 16 bits, whatever the layer's format, as a
+            published checkpoint stores them.
     """
 
     hidden_size: int
@@ -264,10 +272,17 @@ class LayerKind:
     feed_forward: FeedForward | None
     bias_elements: int
     norm_elements: int
+    kept_linears: tuple[str, ...] = ()
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The matrix products of the layer, projections that share their input fused."""
+        return tuple(
+            replace(linear, is_formatted=False) if linear.name in self.kept_linears else linear
+            for linear in self._all_linears()
+        )
+
+    def _all_linears(self) -> tuple[Linear, ...]:
         if isinstance(self.mixer, Recurrent):
             mixed = self.mixer.projections
         else:
@@ -284,7 +299,9 @@ class LayerKind:
         """Elements that stay at 16 bits: routers, gates, convolutions, biases and norms."""
         unformatted = sum(linear.weights for linear in self.linears if not linear.is_formatted)
         convolution = self.mixer.convolution_weights if isinstance(self.mixer, Recurrent) else 0
-        return unformatted + convolution + self.bias_elements + self.norm_elements
+        experts = self.feed_forward if isinstance(self.feed_forward, Experts) else None
+        biases = experts.count * experts.expert_bias_elements if experts else 0
+        return unformatted + convolution + biases + self.bias_elements + self.norm_elements
 
     @property
     def parameters(self) -> int:
@@ -296,7 +313,8 @@ class LayerKind:
         """Parameters that one token goes through."""
         if not isinstance(self.feed_forward, Experts):
             return self.parameters
-        experts = sum(linear.weights for linear in self.linears if linear.copies > 1)
+        experts = sum(linear.weights for linear in self.linears if linear.name in EXPERT_LINEARS)
+        experts += self.feed_forward.count * self.feed_forward.expert_bias_elements
         idle = experts * (self.feed_forward.count - self.feed_forward.chosen)
         return self.parameters - idle // self.feed_forward.count
 
