@@ -1,4 +1,4 @@
-"""Model shapes: Hugging Face's config.json, bundled records, and plain data in our own files.
+"""Model shapes of Hugging Face's config.json, and of bundled records.
 
 Foreign names stop here: every family's config becomes one ModelSpec.
 """
@@ -10,14 +10,13 @@ from pathlib import Path
 from llmpq_sim.core.errors import InputError, encodable
 from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.records import from_dict
 from llmpq_sim.io.bundled_models import bundled_models, bundled_record, record_named
 from llmpq_sim.io.decoder_family import ReadFamily
 from llmpq_sim.io.families import FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
 from llmpq_sim.io.files import is_folder, read_foreign_json
 from llmpq_sim.io.model_folders import NO_GGUF, check_architecture, check_folder
+from llmpq_sim.io.model_records import checked_model
 from llmpq_sim.io.resources import is_path, unknown_name
 from llmpq_sim.io.stored_formats import StoredFormats, stored_formats
 from llmpq_sim.io.vision_towers import tower_elements
@@ -33,7 +32,6 @@ __all__ = [
     "bundled_models",
     "load_model",
     "model_from_config",
-    "model_from_dict",
     "read_config",
     "read_model",
 ]
@@ -187,11 +185,11 @@ def _decoder(
     """Return what the config of a language model describes, and what to say of it."""
     kind = fields.text("model_type")
     if not is_known(kind):
-        return _checked(_other(fields, kind)(fields, name), fields.where), ()
+        return checked_model(_other(fields, kind)(fields, name), fields.where), ()
     family = family_of(fields, kind)
     check_architecture(fields, (family.model_class, *family.classes))
     spec = family.read(fields, name, defaults)
-    return _checked(spec, fields.where), ((f"{name}: {family.note}",) if family.note else ())
+    return checked_model(spec, fields.where), ((f"{name}: {family.note}",) if family.note else ())
 
 
 def _other(fields: Fields, kind: str) -> ReadFamily:
@@ -214,21 +212,3 @@ def _other(fields: Fields, kind: str) -> ReadFamily:
     if not callable(read):
         raise OTHERS.unfit(kind, "a function", read)
     return read
-
-
-def _checked(spec: ModelSpec, where: str) -> ModelSpec:
-    if spec.layers > MOST_LAYERS:
-        raise InputError(f"{where}: expected at most {MOST_LAYERS} layers, got {spec.layers}")
-    return spec
-
-
-# ---- our own files
-
-
-def model_from_dict(fields: Fields) -> ModelSpec:
-    """Return the model that ``to_dict`` made plain data of.
-
-    Raises:
-        InputError: a value is missing, unknown or cannot be.
-    """
-    return _checked(from_dict(ModelSpec, fields), fields.where)
