@@ -22,6 +22,7 @@ from llmpq_sim.io.tasks import (
     planning_task,
 )
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
+from llmpq_sim.latency.untimed import completed_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.rate import rate_certificate
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
@@ -81,13 +82,15 @@ def batch_task(
         InputError: a name or a file says something that cannot be.
     """
     cluster = _cluster(options)
-    profiles = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
     text = options.formats
     listed = text if text is None or isinstance(text, str) else ",".join(text)
     allowed, notes = offered_formats(
         chosen_formats(listed, model, cluster), options.target.measured, model.layers
     )
-    notes = [*formats_without_times(cluster, profiles, allowed), *notes]
+    cluster = cluster.offering(allowed)
+    timed = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
+    profiles, untimed = completed_profiles(cluster, timed, allowed)
+    notes = [*formats_without_times(cluster, profiles, allowed), *untimed, *notes]
     scenario = Scenario(model, cluster, workload)
     return planning_task(scenario, profiles, allowed, options.target), notes
 

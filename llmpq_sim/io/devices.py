@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, TypeVar
 
-from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link, Names, format_names
+from llmpq_sim.core.cluster import RUNTIME_BYTES, ArithmeticNames, Device, Link, Names, format_names
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import LARGEST_NUMBER, Fields, check_header
-from llmpq_sim.core.formats import FORMATS, check_distinct
+from llmpq_sim.core.formats import COMMON_FORMATS, FORMATS, check_distinct
 from llmpq_sim.core.records import Codec, Fraction, Key, Place, from_dict, keys
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.files import read_yaml
@@ -47,13 +47,14 @@ def _scaled_bytes(unit: float) -> Codec:
 
 
 def _formats(fields: Fields, key: str) -> tuple[str, ...]:
-    """Return the formats that are listed, or those every device runs with the extra ones."""
+    """Return the formats that are listed, or the common ones of all devices with the extra ones."""
     listed = format_names(fields, key) if fields.has(key) else None
     extra = format_names(fields, "extra_formats") if fields.has("extra_formats") else ()
     if listed is not None and extra:
         raise InputError(f"{fields.where}: expected formats or extra_formats, got both")
-    anywhere = (name for name, each in FORMATS.items() if each.runs_anywhere or name in extra)
-    return tuple(anywhere) if listed is None else listed
+    common = [name for name in COMMON_FORMATS if FORMATS[name].runs_anywhere]
+    known = (name for name in FORMATS if name in (*common, *extra))
+    return tuple(known) if listed is None else listed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class DataSheet(Device):
     runtime_bytes: Annotated[int, Key("runtime_gib"), _scaled_bytes(GIB), Place.DEFAULTED] = (
         RUNTIME_BYTES
     )
+    arithmetic: Annotated[ArithmeticNames, Place.DEFAULTED] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
@@ -65,8 +66,9 @@ def test_what_a_runtime_takes_is_kept_only_where_it_is_not_as_usual() -> None:
 
 WHERE = "lab.yaml.device_types[0]"
 KNOWN = (
-    "compute_fraction, extra_formats, formats, fp16_tflops, kernels, l2_mib, memory_fraction, "
-    "memory_gb_per_s, memory_gib, multiprocessors, name, price_source, price_usd_per_hour, "
+    "arithmetic, compute_fraction, extra_formats, formats, fp16_tflops, kernels, l2_mib, "
+    "memory_fraction, memory_gb_per_s, memory_gib, multiprocessors, name, price_source, "
+    "price_usd_per_hour, "
     "runtime_gib, source"
 )
 
@@ -88,8 +90,8 @@ KNOWN = (
         ),
         ({"formats": []}, f"{WHERE}.formats: expected at least one name, got an empty list"),
         (
-            {"formats": ["fp16", "int2"]},
-            f"{WHERE}.formats: expected a weight format (fp16, bf16, int8, int4, int3), got 'int2'",
+            {"formats": ["fp16", "int7"]},
+            f"{WHERE}.formats: expected a weight format ({', '.join(FORMATS)}), got 'int7'",
         ),
         (
             {"kernels": ["spec", "spec"]},
