@@ -180,7 +180,8 @@ class DecoderFamily:
             feed_forward=feeding.content,  # type: ignore[arg-type]  # and of parts, parts
             bias_elements=mixing.bias_elements + feeding.bias_elements,
             norm_elements=config.is_on(self.has_norms) * self.norms * hidden
-            + mixing.norm_elements + feeding.norm_elements,
+            + mixing.norm_elements
+            + feeding.norm_elements,
         )
 
 

@@ -41,13 +41,12 @@ LLAMA = DecoderFamily("LlamaForCausalLM", mixers={FULL: PLAIN}, parts={DENSE: Pl
 _ATTENTION_BIASED = replace(LLAMA, parts={DENSE: Plain()})
 _MISTRAL = DecoderFamily(
     "MistralForCausalLM",
-    defaults={"num_key_value_heads": 8, WINDOW: 4096},
     mixers=both(GroupedQuery()),
     arrangement=windowed,
 )
 _QWEN2 = DecoderFamily(
     "Qwen2ForCausalLM",
-    defaults={WINDOW: 4096, "use_sliding_window": False, "max_window_layers": 28},
+    classes=("MiMoForCausalLM",),
     mixers=both(GroupedQuery(qkv_bias=True)),
     arrangement=windowed_from,
 )
@@ -56,7 +55,6 @@ GEMMA2 = replace(
     model_class="Gemma2ForCausalLM",
     tied=True,
     norms=4,
-    defaults={"head_dim": 256, WINDOW: 4096},
     mixers=both(PLAIN),
     arrangement=every(2),
 )
@@ -70,7 +68,6 @@ _OLMO2 = replace(_ATTENTION_BIASED, model_class="Olmo2ForCausalLM", mixers={FULL
 _COHERE = replace(_ATTENTION_BIASED, model_class="CohereForCausalLM", tied=True, norms=1)
 _GLM = DecoderFamily(
     "GlmForCausalLM",
-    defaults={"head_dim": 128, "num_key_value_heads": 2},
     mixers={FULL: GroupedQuery(qkv_bias=("attention_bias", True))},
 )
 _ERNIE_BIAS = ("use_bias", False)
@@ -78,7 +75,6 @@ ERNIE = GroupedQuery(qkv_bias=_ERNIE_BIAS, out_bias=_ERNIE_BIAS)
 _STARCODER_BIAS = ("use_bias", True)
 _EXAONE4 = DecoderFamily(
     "Exaone4ForCausalLM",
-    defaults={WINDOW: 4096},
     mixers=both(GroupedQuery(has_head_norms=True)),
     arrangement=every(4, "sliding_window_pattern"),
 )
@@ -105,41 +101,33 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "ministral3": replace(
             _MISTRAL,
             model_class="Ministral3ForCausalLM",
-            defaults={"num_key_value_heads": 8},
         ),
         "qwen2": _QWEN2,
-        "mimo": replace(_QWEN2, model_class="MiMoForCausalLM"),
         "qwen3": replace(
             _QWEN2,
             model_class="Qwen3ForCausalLM",
-            defaults={**_QWEN2.defaults, "head_dim": 128},
             mixers=both(NORMED),
         ),
         "gemma": replace(
             _ATTENTION_BIASED,
             model_class="GemmaForCausalLM",
             tied=True,
-            defaults={"head_dim": 256},
         ),
         "gemma2": GEMMA2,
         "gemma3_text": GEMMA3,
         "vaultgemma": replace(GEMMA2, model_class="VaultGemmaForCausalLM", norms=2),
-        "phi3": DecoderFamily(
-            "Phi3ForCausalLM", mixers=both(GroupedQuery()), arrangement=windowed
-        ),
+        "phi3": DecoderFamily("Phi3ForCausalLM", mixers=both(GroupedQuery()), arrangement=windowed),
         "granite": replace(LLAMA, model_class="GraniteForCausalLM"),
         "smollm3": replace(
             LLAMA,
             model_class="SmolLM3ForCausalLM",
             tied=True,
-            defaults={"num_key_value_heads": 4, "use_sliding_window": False},
             mixers=both(PLAIN),
             arrangement=windowed,
         ),
         "helium": replace(
             LLAMA,
             model_class="HeliumForCausalLM",
-            defaults={"head_dim": 128},
             mixers={FULL: replace(PLAIN, out_bias=False)},
         ),
         "arcee": replace(
@@ -153,7 +141,6 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "seed_oss": replace(
             LLAMA,
             model_class="SeedOssForCausalLM",
-            defaults={"head_dim": 128, "num_key_value_heads": 8},
             mixers={
                 FULL: GroupedQuery(
                     qkv_bias=("attention_bias", True), out_bias=("attention_out_bias", False)
@@ -165,7 +152,6 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "olmo3": replace(
             _OLMO2,
             model_class="Olmo3ForCausalLM",
-            defaults={WINDOW: 4096},
             mixers=both(WHOLE_NORMS),
             arrangement=every(4),
         ),
@@ -175,7 +161,6 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "cohere2": replace(
             _COHERE,
             model_class="Cohere2ForCausalLM",
-            defaults={WINDOW: 4096},
             mixers=both(PLAIN),
             arrangement=every(4, "sliding_window_pattern"),
         ),
@@ -190,7 +175,6 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "ernie4_5": DecoderFamily(
             "Ernie4_5ForCausalLM",
             tied=True,
-            defaults={"head_dim": 128},
             mixers={FULL: ERNIE},
             parts={DENSE: Plain(bias=_ERNIE_BIAS)},
         ),
@@ -205,7 +189,6 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             "Starcoder2ForCausalLM",
             tied=True,
             norms=4,
-            defaults={"num_key_value_heads": 2},
             mixers=both(GroupedQuery(qkv_bias=_STARCODER_BIAS, out_bias=_STARCODER_BIAS)),
             arrangement=windowed,
             parts={DENSE: Plain(is_gated=False, bias=_STARCODER_BIAS)},
@@ -214,9 +197,7 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             "InternLM2ForCausalLM",
             mixers={FULL: GroupedQuery(qkv_bias=("bias", True), out_bias=("bias", True))},
         ),
-        "internlm3": replace(
-            LLAMA, model_class="InternLM3ForCausalLM", defaults={"head_dim": 128}
-        ),
+        "internlm3": replace(LLAMA, model_class="InternLM3ForCausalLM", classes=("LlamaForCausalLM",)),
         "gpt_neox": replace(
             _GPT,
             model_class="GPTNeoXForCausalLM",
@@ -247,4 +228,4 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
     }
 )
 """By the ``model_type`` of config.json. Source: each family's configuration and modelling files in
-transformers; InternLM2 and MiMo: those of the models' own code."""
+transformers; InternLM2: the models' own code."""

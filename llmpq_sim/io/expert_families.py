@@ -9,6 +9,7 @@ from llmpq_sim.io.dense_families import (
     ATTENTION_BIAS,
     ERNIE,
     GEMMA3,
+    MLP_BIAS,
     NORMED,
     PLAIN,
     WHOLE_NORMS,
@@ -39,11 +40,10 @@ from llmpq_sim.io.layer_patterns import (
 INNER = "intermediate_size"
 ALL_SPARSE = {SPARSE: Mixture(inner=INNER)}
 MIXED = {DENSE: Plain(), SPARSE: Mixture()}
-SWITCHED_WINDOW = {WINDOW: 4096, "use_sliding_window": False, "max_window_layers": 28}
+BIASED = {DENSE: Plain(bias=MLP_BIAS), SPARSE: Mixture(shared_bias=MLP_BIAS)}
 
 _MIXTRAL = DecoderFamily(
     "MixtralForCausalLM",
-    defaults={"num_key_value_heads": 8},
     mixers=both(GroupedQuery()),
     arrangement=windowed,
     parts=ALL_SPARSE,
@@ -51,7 +51,6 @@ _MIXTRAL = DecoderFamily(
 )
 _QWEN3_MOE = DecoderFamily(
     "Qwen3MoeForCausalLM",
-    defaults=SWITCHED_WINDOW,
     mixers=both(NORMED),
     arrangement=windowed,
     parts=MIXED,
@@ -60,14 +59,13 @@ _QWEN3_MOE = DecoderFamily(
 )
 _GLM4_MOE = DecoderFamily(
     "Glm4MoeForCausalLM",
-    mixers={
-        FULL: GroupedQuery(qkv_bias=ATTENTION_BIAS, has_head_norms=("use_qk_norm", False))
-    },
+    mixers={FULL: GroupedQuery(qkv_bias=ATTENTION_BIAS, has_head_norms=("use_qk_norm", False))},
     parts=MIXED,
     part_of_layer=dense_first(1),
 )
 _DEEPSEEK_V3 = DecoderFamily(
     "DeepseekV3ForCausalLM",
+    classes=("KimiK2ForCausalLM",),
     mixers={FULL: Latent()},
     parts=MIXED,
     part_of_layer=dense_first(3),
@@ -87,6 +85,7 @@ _GRANITE_MOE = DecoderFamily(
 _DEEPSEEK_V2 = replace(
     _DEEPSEEK_V3,
     model_class="DeepseekV2ForCausalLM",
+    parts=BIASED,
     part_of_layer=dense_first(0),
 )
 _LLAMA4 = GroupedQuery(qkv_bias=ATTENTION_BIAS, out_bias=ATTENTION_BIAS)
@@ -105,7 +104,6 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         ),
         "qwen2_moe": DecoderFamily(
             "Qwen2MoeForCausalLM",
-            defaults=SWITCHED_WINDOW,
             mixers=both(GroupedQuery(qkv_bias=("qkv_bias", True))),
             arrangement=windowed_until,
             parts={
@@ -118,7 +116,6 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "glm4_moe": _GLM4_MOE,
         "dots1": DecoderFamily(
             "Dots1ForCausalLM",
-            defaults={WINDOW: 4096, "max_window_layers": 62},
             mixers=both(NORMED),
             arrangement=windowed_from,
             parts=MIXED,
@@ -135,7 +132,10 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             "MiniMaxM3VLForCausalLM",
             classes=("MiniMaxM3ForCausalLM",),
             keys={
-                "index_n_heads": ("index_n_heads", "sparse_attention_config.sparse_num_index_heads"),
+                "index_n_heads": (
+                    "index_n_heads",
+                    "sparse_attention_config.sparse_num_index_heads",
+                ),
                 "index_head_dim": ("index_head_dim", "sparse_attention_config.sparse_index_dim"),
             },
             mixers={FULL: _MINIMAX_M3, "minimax_m3_sparse": _MINIMAX_M3_INDEX},
@@ -158,13 +158,12 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             mixers={FULL: ERNIE},
             parts={
                 DENSE: Plain(bias=("use_bias", False)),
-                SPARSE: Mixture(has_selection_bias=True),
+                SPARSE: Mixture(has_selection_bias=True, shared_bias=("use_bias", False)),
             },
             part_of_layer=between,
         ),
         "gpt_oss": DecoderFamily(
             "GptOssForCausalLM",
-            defaults={"head_dim": 64, WINDOW: 128},
             mixers=both(
                 GroupedQuery(
                     qkv_bias=("attention_bias", True),
@@ -178,9 +177,10 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         ),
         "llama4_text": DecoderFamily(
             "Llama4ForCausalLM",
-            defaults={"head_dim": 128, "attention_chunk_size": 8192},
             mixers={FULL: _LLAMA4, CHUNKED: replace(_LLAMA4, window="attention_chunk_size")},
-            arrangement=flagged("no_rope_layers", (FULL, CHUNKED), every(4, "no_rope_layer_interval", CHUNKED)),
+            arrangement=flagged(
+                "no_rope_layers", (FULL, CHUNKED), every(4, "no_rope_layer_interval", CHUNKED)
+            ),
             parts={
                 DENSE: Plain(inner="intermediate_size_mlp"),
                 SPARSE: Mixture(inner=INNER, shared_count=1),
@@ -202,9 +202,7 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             parts=ALL_SPARSE,
             part_of_layer=all_of(SPARSE),
         ),
-        "olmoe": replace(
-            _GRANITE_MOE, model_class="OlmoeForCausalLM", mixers={FULL: WHOLE_NORMS}
-        ),
+        "olmoe": replace(_GRANITE_MOE, model_class="OlmoeForCausalLM", mixers={FULL: WHOLE_NORMS}),
         "flex_olmo": replace(
             _GRANITE_MOE, model_class="FlexOlmoForCausalLM", mixers={FULL: WHOLE_NORMS}
         ),
@@ -225,8 +223,7 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "afmoe": DecoderFamily(
             "AfmoeForCausalLM",
             norms=4,
-            defaults={"head_dim": 128, WINDOW: 1024},
-            mixers=both(GroupedQuery(has_head_norms=True, is_gated=True)),
+            mixers=both(replace(NORMED, is_gated=True, gate_bias=False)),
             arrangement=every(4, "global_attn_every_n_layers"),
             parts={DENSE: Plain(), SPARSE: Mixture(has_selection_bias=True)},
             part_of_layer=dense_first(1, "num_dense_layers"),
@@ -234,7 +231,6 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "exaone_moe": DecoderFamily(
             "ExaoneMoeForCausalLM",
             classes=("ExaoneMoEForCausalLM",),
-            defaults={WINDOW: 4096},
             mixers=both(GroupedQuery(has_head_norms=True)),
             arrangement=every(4, "sliding_window_pattern"),
             parts=MIXED,
@@ -242,7 +238,6 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         ),
         "mimo_v2_flash": DecoderFamily(
             "MiMoV2FlashForCausalLM",
-            defaults={"head_dim": 192, "v_head_dim": 128, WINDOW: 128},
             mixers={
                 FULL: GroupedQuery(qkv_bias=ATTENTION_BIAS),
                 SLIDING: GroupedQuery(
@@ -266,21 +261,19 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "solar_open": replace(
             _GLM4_MOE,
             model_class="SolarOpenForCausalLM",
-            defaults={"head_dim": 128},
             mixers={FULL: replace(PLAIN, out_bias=False)},
             part_of_layer=all_of(SPARSE),
         ),
         "hy_v3": DecoderFamily(
             "HYV3ForCausalLM",
-            defaults={"head_dim": 128},
             mixers={FULL: NORMED},
-            parts=MIXED,
+            parts=BIASED,
             part_of_layer=dense_first(1),
         ),
         "gemma4_text": replace(
             GEMMA3,
             model_class="Gemma4ForCausalLM",
-            defaults={"head_dim": 256, WINDOW: 512, "hidden_size_per_layer_input": 256},
+            defaults={"global_head_dim": 512},  # which its class takes, though it has no field
             mixers={
                 FULL: replace(
                     NORMED,
@@ -301,12 +294,15 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             part_of_layer=lambda config, layers: (
                 (SPARSE if config.flag("enable_moe_block", False) else DENSE,) * layers
             ),
-            ignored=("num_experts", "top_k_experts", "moe_intermediate_size"),  # of no use unless on
+            ignored=(
+                "num_experts",
+                "top_k_experts",
+                "moe_intermediate_size",
+            ),  # of no use unless on
             most={"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
         ),
         "deepseek_v2": _DEEPSEEK_V2,
         "deepseek_v3": _DEEPSEEK_V3,
-        "kimi_k2": replace(_DEEPSEEK_V3, classes=("KimiK2ForCausalLM",)),
         "deepseek_v32": _DEEPSEEK_V32,
         "glm_moe_dsa": replace(_DEEPSEEK_V32, model_class="GlmMoeDsaForCausalLM"),
         "glm4_moe_lite": replace(
@@ -315,9 +311,14 @@ EXPERT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
         "mistral4": replace(
             _DEEPSEEK_V3, model_class="Mistral4ForCausalLM", part_of_layer=dense_first(0)
         ),
-        "minicpm3": DecoderFamily("MiniCPM3ForCausalLM", tied=True, mixers={FULL: Latent()}),
+        "minicpm3": DecoderFamily(
+            "MiniCPM3ForCausalLM",
+            tied=True,
+            mixers={FULL: Latent()},
+            parts={DENSE: Plain(bias=MLP_BIAS)},
+        ),
         "youtu": DecoderFamily("YoutuForCausalLM", tied=True, mixers={FULL: Latent()}),
     }
 )
 """By the ``model_type`` of config.json. Source: each family's configuration and modelling files in
-transformers; Kimi K2's is DeepSeek V3's."""
+transformers."""

@@ -134,6 +134,8 @@ FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
 
 SAME_AS: Mapping[str, str] = MappingProxyType(
     {
+        "mimo": "qwen2",
+        "kimi_k2": "deepseek_v3",
         "glm4v_text": "glm4",
         "glm4v_moe_text": "glm4_moe",
         "minimax_m3": "minimax_m3_vl_text",
@@ -143,7 +145,7 @@ SAME_AS: Mapping[str, str] = MappingProxyType(
         "qwen3_vl_moe_text": "qwen3_moe",
     }
 )
-"""Language models within others that are read as another family is."""
+"""Families that are read as another one is, such as language models within others."""
 
 MISSING_PARTS: Mapping[str, str] = MappingProxyType(
     {

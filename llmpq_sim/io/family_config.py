@@ -65,7 +65,11 @@ class FamilyConfig:
 
     def renamed(self, keys: Mapping[str, str]) -> "FamilyConfig":
         """Return the config with other names for some keys, where it has them."""
-        own = {usual: key for usual, key in keys.items() if self.fields.has(key)}
+        own = {
+            usual: key
+            for usual, key in keys.items()
+            if self.fields.has(key) or key in {**self.usual, **self.defaults}
+        }
         return replace(self, keys={**self.keys, **own}) if own else self
 
     def integer(self, name: str, default: object = MISSING, *, least: int = 1) -> int:
@@ -111,7 +115,8 @@ class FamilyConfig:
         """Return what the family takes where the config is silent, None where it takes nothing."""
         if name in self.defaults:
             return self.defaults[name]
-        return next((self.usual[each] for each in self._names(name) if each in self.usual), None)
+        known = {**self.usual, **self.defaults}
+        return next((known[each] for each in self._names(name) if each in known), None)
 
     def _default(self, name: str, fields: Fields, key: str, default: object) -> object:
         """Return what stands for a value that is not there; null is not silence."""
@@ -129,7 +134,7 @@ class FamilyConfig:
         names = self._names(name)
         own_layer = self._layer_fields()
         if own_layer is not None:
-            for each in names:
+            for each in (name, *names):
                 if own_layer.has(each):
                     return own_layer, each
         places = [_within(self.fields, each) for each in names]
@@ -180,6 +185,4 @@ def _check_agreement(first: tuple[Fields, str], other: tuple[Fields, str]) -> No
 def check_length(listed: list[object], layers: int, where: str) -> None:
     """Raise InputError unless a list has one item for each layer."""
     if len(listed) != layers:
-        raise InputError(
-            f"{where}: expected {layers} items, one for each layer, got {len(listed)}"
-        )
+        raise InputError(f"{where}: expected {layers} items, one for each layer, got {len(listed)}")

@@ -57,6 +57,7 @@ class GroupedQuery:
         head_norms: which norms queries and keys have; ``has_head_norms`` says where.
         qkv_bias, out_bias: which products have biases.
         is_gated: whether queries carry a gate of the output.
+        gate_bias: whether that gate has a bias where queries have one.
         shares_keys: whether values are made of the keys' product.
         has_sinks: whether each head has a learned sink.
         has_head_gate: whether a small product weighs each head.
@@ -71,6 +72,7 @@ class GroupedQuery:
     qkv_bias: Switch = False
     out_bias: Switch = False
     is_gated: Switch = False
+    gate_bias: bool = True
     shares_keys: Switch = False
     has_sinks: bool = False
     has_head_gate: Switch = False
@@ -86,8 +88,8 @@ class GroupedQuery:
         """
         stated = config.renamed(self.keys)
         heads = stated.integer("num_attention_heads")
-        kv_heads = self._kv_heads(config, stated, heads)
         key_dim = _head_dim(stated, hidden, heads)
+        kv_heads = self._kv_heads(config, stated, heads)
         value_dim = stated.integer("v_head_dim", key_dim)
         attention = Attention(
             heads=heads,
@@ -120,6 +122,8 @@ class GroupedQuery:
     def _vectors(self, config: FamilyConfig, attention: Attention, hidden: int) -> int:
         """Return the elements of biases, sinks and gates of heads."""
         qkv = attention.linears(hidden)[0].out_features
+        if attention.is_gated and not self.gate_bias:
+            qkv -= attention.heads * attention.key_dim
         heads = attention.heads
         return (
             config.is_on(self.qkv_bias) * qkv
@@ -243,7 +247,8 @@ class Mixture:
         shared_count: how many there are where the config does not say.
         has_shared_gate: whether a gate weighs the shared experts.
         has_selection_bias: whether the router's choice has a learned bias.
-        bias: whether the router and all products have biases.
+        bias: whether the router and all experts have biases.
+        shared_bias: whether shared experts have biases.
         latent: the key of the experts' width where it is not the hidden size.
         hidden_vectors: norms and scales of the hidden size that this part has of its own.
     """
@@ -256,6 +261,7 @@ class Mixture:
     has_shared_gate: bool = False
     has_selection_bias: bool = False
     bias: bool = False
+    shared_bias: Switch = False
     latent: str = ""
     hidden_vectors: int = 0
 
@@ -282,12 +288,15 @@ class Mixture:
             is_gated=self.is_gated,
             has_shared_gate=self.has_shared_gate and shared > 0,
             latent_size=config.optional(self.latent) if self.latent else None,
-            expert_bias_elements=(2 * inner if self.is_gated else inner) + hidden
-            if self.bias
-            else 0,
+            expert_bias_elements=self.bias * self._rows(inner, hidden),
         )
         routers = count * (self.bias + self.has_selection_bias)
-        return Part(experts, routers, self.hidden_vectors * hidden)
+        biases = shared and config.is_on(self.shared_bias) * self._rows(shared, hidden)
+        return Part(experts, routers + biases, self.hidden_vectors * hidden)
+
+    def _rows(self, inner: int, hidden: int) -> int:
+        """Return the rows of an expert's products, which biases would be added to."""
+        return (2 * inner if self.is_gated else inner) + hidden
 
     def _shared(self, config: FamilyConfig, inner: int) -> int:
         if self.shared:

@@ -71,9 +71,7 @@ def windowed_until(config: FamilyConfig, layers: int) -> tuple[str, ...]:
     if windowed(config, layers)[:1] != (SLIDING,):
         return (FULL,) * layers
     end = config.integer("max_window_layers", least=0)
-    return tuple(
-        SLIDING if layer % 2 == 0 and layer < end else FULL for layer in range(layers)
-    )
+    return tuple(SLIDING if layer % 2 == 0 and layer < end else FULL for layer in range(layers))
 
 
 def every(count: int, key: str = "", rest: str = SLIDING, shift: int = 0) -> Pattern:
@@ -95,9 +93,7 @@ def every(count: int, key: str = "", rest: str = SLIDING, shift: int = 0) -> Pat
                 FULL if letters[layer % len(letters)] == "G" else rest for layer in range(layers)
             )
         period = config.integer(key, count) if key else count
-        return tuple(
-            FULL if (layer + 1 + shift) % period == 0 else rest for layer in range(layers)
-        )
+        return tuple(FULL if (layer + 1 + shift) % period == 0 else rest for layer in range(layers))
 
     return names
 
@@ -191,9 +187,7 @@ def sparse_steps(config: FamilyConfig, layers: int) -> tuple[str, ...]:
     step = config.integer("decoder_sparse_step", 1)
     only = config.value("mlp_only_layers")
     dense = _layers_in([] if only is None else only, config.where("mlp_only_layers"), layers, 0)
-    return _sparse_where(
-        (layer + 1) % step == 0 and layer not in dense for layer in range(layers)
-    )
+    return _sparse_where((layer + 1) % step == 0 and layer not in dense for layer in range(layers))
 
 
 def interleaved(config: FamilyConfig, layers: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, kind_of
 from llmpq_sim.io.files import is_file, is_folder
 
+
 def check_architecture(fields: Fields, classes: tuple[str, ...]) -> None:
     """Check that a config is of its family's model.
 

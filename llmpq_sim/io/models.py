@@ -4,6 +4,7 @@ Foreign names stop here: every family's config becomes one ModelSpec.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.bundled_models import bundled_models, bundled_record, record_named
 from llmpq_sim.io.decoder_family import ReadFamily
 from llmpq_sim.io.families import FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
+from llmpq_sim.io.family_defaults import class_defaults, stated
 from llmpq_sim.io.files import is_folder, read_foreign_json
 from llmpq_sim.io.model_folders import NO_GGUF, check_architecture, check_folder
 from llmpq_sim.io.model_records import checked_model
@@ -155,12 +157,18 @@ def read_config(
     if kind in WRAPPERS:
         wrapper = WRAPPERS[kind]
         check_architecture(whole, (wrapper.model_class, *wrapper.classes))
-        spec, notes = _decoder(text_fields(whole), name, dict(wrapper.defaults))
+        text = text_fields(whole)
+        spec, notes = _decoder(text, name, _class_defaults(text.text("model_type")))
         spec, more = _with_tower(whole, spec, without_vision=without_vision)
         notes += more
     else:
-        spec, notes = _decoder(whole, name, {})
+        spec, notes = _decoder(whole, name, stated(_class_defaults(kind)))
     return ReadModel(spec, stored_formats(whole, spec, None), notes)
+
+
+def _class_defaults(kind: str) -> Mapping[str, object]:
+    """Return the defaults of a family's class, or of the family that it is read as."""
+    return class_defaults(kind) or class_defaults(SAME_AS.get(kind, kind))
 
 
 def _with_tower(
@@ -180,7 +188,7 @@ def _with_tower(
 
 
 def _decoder(
-    fields: Fields, name: str, defaults: dict[str, object]
+    fields: Fields, name: str, usual: Mapping[str, object]
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return what the config of a language model describes, and what to say of it."""
     kind = fields.text("model_type")
@@ -188,7 +196,7 @@ def _decoder(
         return checked_model(_other(fields, kind)(fields, name), fields.where), ()
     family = family_of(fields, kind)
     check_architecture(fields, (family.model_class, *family.classes))
-    spec = family.read(fields, name, defaults)
+    spec = family.read(fields, name, usual)
     return checked_model(spec, fields.where), ((f"{name}: {family.note}",) if family.note else ())
 
 

@@ -55,9 +55,7 @@ class FormatRules:
         """Return the format of a matrix by the names it may have, None where it has 16 bits."""
         if any(map(self._keeps, modules)):
             return None
-        return next(
-            (each for found, each in self._matchers if any(map(found, modules))), None
-        )
+        return next((each for found, each in self._matchers if any(map(found, modules))), None)
 
     @cached_property
     def _keeps(self) -> Matcher:
@@ -86,9 +84,7 @@ def any_of(patterns: Sequence[str]) -> Matcher:
         names = module.split(".")
         places = range(len(names) + 1)
         return bool(parts) and any(
-            ".".join(names[first:stop]) in parts
-            for first in places
-            for stop in places[first + 1 :]
+            ".".join(names[first:stop]) in parts for first in places for stop in places[first + 1 :]
         )
 
     return means
@@ -203,7 +199,9 @@ def _of_group(group: Fields) -> StoredFormat:
     if kind == "float" and bits == 8:
         if strategy == "block":
             return StoredFormat("fp8-block" if block == [128, 128] else "", described)
-        return StoredFormat("w8a8-fp8" if activations and strategy == "channel" else "fp8", described)
+        return StoredFormat(
+            "w8a8-fp8" if activations and strategy == "channel" else "fp8", described
+        )
     if kind == "float" and bits == 4:
         name = {16: "nvfp4", 32: "mxfp4"}.get(size, "")
         return StoredFormat(name, described)
@@ -269,7 +267,12 @@ def _mlx(fields: Fields) -> FormatRules:
         if isinstance(value, Mapping):
             own = fields.fields(name)
             formats.append(
-                (name, integer_format(own.integer("bits", bits), own.integer("group_size", group), "mlx"))
+                (
+                    name,
+                    integer_format(
+                        own.integer("bits", bits), own.integer("group_size", group), "mlx"
+                    ),
+                )
             )
     return FormatRules(fields.where, (*formats, (EVERYTHING, stored)), tuple(ignored))
 

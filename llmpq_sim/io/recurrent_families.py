@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from llmpq_sim.io.decoder_family import DecoderFamily
-from llmpq_sim.io.dense_families import ATTENTION_BIAS, MLP_BIAS, NORMED, PLAIN, WHOLE_NORMS
+from llmpq_sim.io.dense_families import MLP_BIAS, NORMED, PLAIN, WHOLE_NORMS
 from llmpq_sim.io.expert_families import MIXED
 from llmpq_sim.io.layer_parts import GroupedQuery, Latent, Mixture, Nothing, Plain
 from llmpq_sim.io.layer_patterns import (
@@ -41,14 +41,6 @@ _GATED = replace(NORMED, is_gated=("attn_output_gate", True))
 _QWEN3_5 = DecoderFamily(
     "Qwen3_5ForCausalLM",
     classes=("Qwen3_5ForConditionalGeneration",),
-    defaults={
-        "head_dim": 256,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 32,
-    },
     mixers={FULL: _GATED, LINEAR: GatedDelta()},
     arrangement=every(4, "full_attention_interval", LINEAR),
 )
@@ -116,7 +108,10 @@ RECURRENT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
                 "max_position_embeddings": ("model_max_length", "max_position_embeddings"),
                 "linear_num_heads": ("linear_num_heads", "linear_attn_config.num_heads"),
                 "linear_head_dim": ("linear_head_dim", "linear_attn_config.head_dim"),
-                "linear_conv_kernel_dim": ("linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"),
+                "linear_conv_kernel_dim": (
+                    "linear_conv_kernel_dim",
+                    "linear_attn_config.short_conv_kernel_size",
+                ),
                 "full_attn_layers": "linear_attn_config.full_attn_layers",
             },
             mixers={FULL: Latent(), LINEAR: KimiDelta()},
@@ -128,7 +123,7 @@ RECURRENT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             "NemotronHForCausalLM",
             norms=1,
             mixers={
-                FULL: GroupedQuery(qkv_bias=ATTENTION_BIAS, out_bias=ATTENTION_BIAS),
+                FULL: GroupedQuery(),
                 LINEAR: Mamba2(
                     keys={
                         "heads": "mamba_num_heads",
@@ -151,6 +146,7 @@ RECURRENT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
                     is_gated=False,
                     shared_inner="moe_shared_expert_intermediate_size",
                     shared_count=1,
+                    shared_bias=MLP_BIAS,
                     latent="moe_latent_size",
                 ),
                 NOTHING: Nothing(),
@@ -168,6 +164,7 @@ RECURRENT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             part_of_layer=lambda config, layers: (
                 (SPARSE if config.optional("experts") else DENSE,) * layers
             ),
+            ignored=("num_experts_per_tok",),  # of no use without experts
         ),
         "bamba": DecoderFamily(
             "BambaForCausalLM",
@@ -220,4 +217,3 @@ RECURRENT_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
 )
 """By the ``model_type`` of config.json. Source: each family's configuration and modelling files in
 transformers."""
-

@@ -179,9 +179,7 @@ def modules(layer: int, linear: str) -> list[str]:
     ]
 
 
-def _check_headers(
-    stored: StoredFormats | None, types: Mapping[str, str], folder: Path
-) -> None:
+def _check_headers(stored: StoredFormats | None, types: Mapping[str, str], folder: Path) -> None:
     """Check that tensors are stored in types that hold what the other files say.
 
     Raises:
@@ -209,4 +207,3 @@ def _check_headers(
 
 def _is_weight(name: str) -> bool:
     return name.endswith(".weight") or any(name.endswith(ending) for ending in PACKED_NAMES)
-

@@ -20,7 +20,9 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> int:
     return inputs * outputs + bias * outputs
 
 
-def block(hidden: int, inner: int, *, gated: bool = False, bias: bool = True, norms: int = 4) -> int:
+def block(
+    hidden: int, inner: int, *, gated: bool = False, bias: bool = True, norms: int = 4
+) -> int:
     """Return the elements of an encoder layer: attention, feed-forward part and norms."""
     attention = 4 * linear(hidden, hidden, bias=bias)
     up = (2 if gated else 1) * linear(hidden, inner, bias=bias)
@@ -40,7 +42,9 @@ def _side(tower: Fields, key: str, default: int) -> int:
     return tower.integer(key, default)
 
 
-def _patches(tower: Fields, hidden: int, default: int, *, frames: int = 1, bias: bool = True) -> int:
+def _patches(
+    tower: Fields, hidden: int, default: int, *, frames: int = 1, bias: bool = True
+) -> int:
     channels = tower.integer("num_channels" if tower.has("num_channels") else "in_channels", 3)
     return linear(channels * frames * _side(tower, "patch_size", default) ** 2, hidden, bias=bias)
 
@@ -99,9 +103,7 @@ def _llava(whole: Fields, tower: Fields, width: int) -> int:
     hidden = tower.integer("hidden_size")
     encoder = {
         "clip_vision_model": lambda: clip(tower),
-        "siglip_vision_model": lambda: siglip(
-            tower, has_head=tower.flag("vision_use_head", True)
-        ),
+        "siglip_vision_model": lambda: siglip(tower, has_head=tower.flag("vision_use_head", True)),
         "pixtral": lambda: pixtral(tower),
     }[kind]()
     return encoder + linear(hidden, width, bias=bias) + linear(width, width, bias=bias)

@@ -1,13 +1,16 @@
 """Models around a language model: where its config stands, and which family it is of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from llmpq_sim.core.fields import Fields
 
-INHERITED = ("dtype", "torch_dtype", "tie_word_embeddings")
+INHERITED = ("dtype", "torch_dtype")
 """Keys that a language model takes from the model around it, where it says nothing itself."""
+
+TIED = "tie_word_embeddings"
+"""Key that the model around a language model decides, where it says something."""
 
 
 @dataclass(frozen=True)
@@ -18,50 +21,22 @@ class Wrapper:
         model_class: of the whole.
         text_type: family of the language model where its config names none.
         classes: other classes that a config may name.
-        defaults: values that the language model's config may leave out, as transformers has them.
     """
 
     model_class: str
     text_type: str
     classes: tuple[str, ...] = ()
-    defaults: Mapping[str, object] = field(default_factory=dict)
 
-
-_GEMMA = {"head_dim": 256, "num_attention_heads": 8, "num_key_value_heads": 4}
-_LLAMA = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "vocab_size": 32000,
-}
 
 WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
     {
         "gemma3": Wrapper(
             "Gemma3ForConditionalGeneration",
             "gemma3_text",
-            defaults={
-                **_GEMMA,
-                "hidden_size": 2304,
-                "intermediate_size": 9216,
-                "max_position_embeddings": 131072,
-                "num_hidden_layers": 26,
-                "vocab_size": 262208,
-            },
         ),
         "gemma4": Wrapper(
             "Gemma4ForConditionalGeneration",
             "gemma4_text",
-            defaults={
-                **_GEMMA,
-                "hidden_size": 2304,
-                "intermediate_size": 9216,
-                "max_position_embeddings": 131072,
-                "num_hidden_layers": 30,
-                "vocab_size": 262144,
-            },
         ),
         "glm4v": Wrapper("Glm4vForConditionalGeneration", "glm4v_text"),
         "glm4v_moe": Wrapper("Glm4vMoeForConditionalGeneration", "glm4v_moe_text"),
@@ -72,10 +47,8 @@ WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
             classes=("Kimi_K25ForConditionalGeneration",),
         ),
         "llama4": Wrapper("Llama4ForConditionalGeneration", "llama4_text"),
-        "llava": Wrapper("LlavaForConditionalGeneration", "llama", defaults=_LLAMA),
-        "minimax_m3_vl": Wrapper(
-            "MiniMaxM3SparseForConditionalGeneration", "minimax_m3_vl_text"
-        ),
+        "llava": Wrapper("LlavaForConditionalGeneration", "llama"),
+        "minimax_m3_vl": Wrapper("MiniMaxM3SparseForConditionalGeneration", "minimax_m3_vl_text"),
         "mistral3": Wrapper("Mistral3ForConditionalGeneration", "mistral"),
         "qwen2_5_vl": Wrapper("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text"),
         "qwen2_vl": Wrapper("Qwen2VLForConditionalGeneration", "qwen2_vl_text"),
@@ -106,6 +79,8 @@ def text_fields(whole: Fields) -> Fields:
             for each, value in inherited.items():
                 if content.get(each) is None:
                     content[each] = value
+            if whole.has(TIED):
+                content[TIED] = whole.value(TIED)
             if content.get("model_type") is None:
                 content["model_type"] = wrapper.text_type
             return Fields(content, text.where)
