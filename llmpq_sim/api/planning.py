@@ -7,17 +7,21 @@ from llmpq_sim.api.asked_model import Model, asked_model
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
-from llmpq_sim.api.splitting import Split, check_split, search_split
+from llmpq_sim.api.splitting import Split, asked_split, check_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.online.planner import search_online
+from llmpq_sim.search.online.pinned import search_online_pinned
+from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask
+from llmpq_sim.search.pinned import search_pinned
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings, search
 
 
@@ -81,21 +85,21 @@ def plan(
     spec, target = asked.spec, asked.target
     options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), target)
     how = settings or SearchSettings(seed=seed)
-    check_split(split, trace, checkpoint, how)
+    check_split(split, checkpoint, how)
     _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
+    pins, options, said = _decided(split, spec, options, wanted)
+    said = (*asked.notes, *said)
     if trace is not None:
         requests = asked_trace(trace, how.seed)
         served, notes = trace_task(spec, requests, service or ServingOptions(), objective, options)
         on_trace(served)
-        return Planned(search_online(served, how, on_progress), target, (*asked.notes, *notes))
+        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-    if split is not None:
-        found = search_split(split, spec, workload, options, wanted, how, on_progress)
-    else:
-        task, notes = batch_task(spec, workload, options)
-        found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
-        found = found.noted(notes)
-    return found.noted(asked.notes)
+    task, notes = batch_task(spec, workload, options)
+    if pins is not None:
+        return Planned(search_pinned(task, pins, how, on_progress), options.target, (*said, *notes))
+    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
+    return found.noted((*said, *notes))
 
 
 def _check_together(
@@ -106,6 +110,25 @@ def _check_together(
         raise InputError("resume: goes with the checkpoint of a search for a batch")
     if trace is not None and any(each is not None for each in requests):
         raise InputError("trace: brings its own requests; leave the batch out")
+
+
+def _decided(
+    split: Split | None, model: ModelSpec, options: TaskOptions, quality: QualityOptions
+) -> tuple[Pins | None, TaskOptions, tuple[str, ...]]:
+    """Return what `asked_split` does, where layers are decided at all."""
+    return (None, options, ()) if split is None else asked_split(split, model, options, quality)
+
+
+def _served(
+    task: OnlineTask,
+    pins: Pins | None,
+    settings: SearchSettings,
+    on_progress: Callable[[SearchProgress], None],
+) -> OnlineOutcome:
+    """Return the best service of a trace, with layers where they are to stay."""
+    if pins is None:
+        return search_online(task, settings, on_progress)
+    return search_online_pinned(task, pins, settings, on_progress)
 
 
 def _planned(
