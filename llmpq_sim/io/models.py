@@ -20,7 +20,7 @@ from llmpq_sim.io.files import is_folder, read_foreign_json
 from llmpq_sim.io.model_folders import NO_GGUF, check_architecture, check_folder
 from llmpq_sim.io.model_records import checked_model
 from llmpq_sim.io.resources import is_path, unknown_name
-from llmpq_sim.io.stored_formats import StoredFormats, stored_formats
+from llmpq_sim.io.stored_formats import StoredFormats, stored_formats, usual_formats
 from llmpq_sim.io.vision_towers import tower_elements
 from llmpq_sim.io.wrappers import WRAPPERS, text_fields
 
@@ -74,7 +74,7 @@ def model_from_config(content: object, name: str, where: str) -> ModelSpec:
 
 
 def _with_16_bits(model: ReadModel, where: str) -> ModelSpec:
-    if model.stored is not None:
+    if model.stored is not None and model.stored.is_binding:
         raise InputError(
             f"{where}: expected a model with 16-bit weights, got a quantized one "
             f"({model.stored.source}: {model.stored.summary}); give the model it was made from"
@@ -110,7 +110,14 @@ def read_model(name_or_path: str, *, without_vision: bool = False) -> ReadModel:
 
 def _bundled(name: str, *, without_vision: bool) -> ReadModel:
     record = bundled_record(name)
-    return read_config(record.config, name, f"model {name}", without_vision=without_vision)
+    where = f"model {name}"
+    model = read_config(record.config, name, where, without_vision=without_vision)
+    if not record.published_as:
+        return model
+    usual = usual_formats(
+        model.spec, record.published_as, record.published_linears, f"the bundled {where}"
+    )
+    return replace(model, stored=usual)
 
 
 def _read_folder(folder: Path, *, without_vision: bool) -> ReadModel:
