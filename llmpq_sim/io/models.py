@@ -14,7 +14,7 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.bundled_models import bundled_models, bundled_record, record_named
 from llmpq_sim.io.decoder_family import ReadFamily
-from llmpq_sim.io.families import FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
+from llmpq_sim.io.families import BY_CLASS, FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
 from llmpq_sim.io.family_defaults import class_defaults, stated
 from llmpq_sim.io.files import is_folder, read_foreign_json
 from llmpq_sim.io.model_folders import NO_GGUF, check_architecture, check_folder
@@ -169,8 +169,17 @@ def read_config(
         spec, more = _with_tower(whole, spec, without_vision=without_vision)
         notes += more
     else:
-        spec, notes = _decoder(whole, name, stated(_class_defaults(kind)))
+        spec, notes = _decoder(whole, name, stated(_class_defaults(_family_name(whole))))
     return ReadModel(spec, stored_formats(whole, spec, None), notes)
+
+
+def _family_name(fields: Fields) -> str:
+    """Return the family of a config: its ``model_type``, unless its class is of another."""
+    kind = fields.text("model_type")
+    for name in fields.items("architectures", []):
+        if isinstance(name, str) and (kind, name) in BY_CLASS:
+            return BY_CLASS[kind, name]
+    return kind
 
 
 def _class_defaults(kind: str) -> Mapping[str, object]:
@@ -198,7 +207,7 @@ def _decoder(
     fields: Fields, name: str, usual: Mapping[str, object]
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return what the config of a language model describes, and what to say of it."""
-    kind = fields.text("model_type")
+    kind = _family_name(fields)
     if not is_known(kind):
         return checked_model(_other(fields, kind)(fields, name), fields.where), ()
     family = family_of(fields, kind)

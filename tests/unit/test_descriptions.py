@@ -7,7 +7,9 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.io.families import FAMILIES, MISSING_PARTS, SAME_AS
 from llmpq_sim.io.models import bundled_models
+from llmpq_sim.io.wrappers import WRAPPERS
 from llmpq_sim.report.descriptions import describe, show_description
 from llmpq_sim.report.tables import bundled_listing
 from tests.reports import paper, written
@@ -110,3 +112,20 @@ def test_a_folder_is_described_by_its_config(tmp_path: Path) -> None:
         "formats": {"int4-g128": 2},
         "not_understood": [],
     }
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/models.md").read_text("utf-8")
+
+
+def test_the_page_lists_every_family_and_what_is_missing() -> None:
+    for name in (*FAMILIES, *SAME_AS, *WRAPPERS, *MISSING_PARTS):
+        assert f"`{name}`" in PAGE
+    for missing in MISSING_PARTS.values():
+        assert missing in PAGE
+
+
+def test_the_page_shows_a_description_as_it_is() -> None:
+    shown = PAGE.split("$ llmpq describe model ")[1].split("```")[0].splitlines()
+    console = paper()
+    show_description(console, describe("model", shown[0], ()))
+    assert written(console).splitlines()[: len(shown) - 1] == shown[1:]
