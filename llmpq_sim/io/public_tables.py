@@ -75,7 +75,7 @@ def _quant(column: str) -> Callable[[Cells, int], str]:
 
 def _either(first: str, second: str) -> Callable[[Cells, int], Any]:
     """Return the cell of the first column, or of the second where the first is zero."""
-    return lambda cells, row: cells[first][row] or cells[second][row]
+    return lambda cells, row: cells[first if _number(cells[first][row]) else second][row]
 
 
 def _number(cell: Any) -> float:
