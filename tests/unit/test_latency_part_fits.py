@@ -47,10 +47,10 @@ ONE_SIZE = [row for row in EXPERTS if row["m"] == 16]
 
 
 def attention_rows(op: str, phase: str) -> list[dict[str, Any]]:
-    """Return windowed or latent attention of three layouts."""
+    """Return windowed or latent attention of four layouts."""
     rows = []
     for heads, batch, tokens in product(
-        (8.0, 32.0, 128.0), (1.0, 4.0, 16.0, 64.0), (128.0, 2048.0, 8192.0)
+        (8.0, 16.0, 32.0, 64.0), (1.0, 8.0, 64.0), (128.0, 2048.0, 8192.0)
     ):
         queries = tokens if phase == "prefill" else 1.0
         own = {"batch": batch, "queries": queries, "tokens": tokens, "heads": heads}
