@@ -62,6 +62,7 @@ class Device:
         price_usd_per_hour: what an hour costs, or None where it is not known.
         price_source: where and when that price was asked, empty where it is not known.
         runtime_bytes: what a runtime takes on it beside tensors.
+        variant_of: the kind that it is but for its memory, empty where it is none.
         arithmetic: what its matrix units multiply faster than 16 bits: ``int8``, ``fp8``, ``fp4``.
     """
 
@@ -79,7 +80,13 @@ class Device:
     price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None
     price_source: Annotated[str, Place.OPTIONAL] = ""
     runtime_bytes: Annotated[int, Place.OPTIONAL] = RUNTIME_BYTES
+    variant_of: Annotated[str, Place.OPTIONAL] = ""
     arithmetic: Annotated[ArithmeticNames, Place.OPTIONAL] = ()
+
+    @property
+    def profiled_as(self) -> str:
+        """The kind whose kernels it has."""
+        return self.variant_of or self.name
 
     def runs(self, format_name: str) -> bool:
         """Return whether it runs a format, asked for by name.

@@ -79,6 +79,7 @@ class DataSheet(Device):
     runtime_bytes: Annotated[int, Key("runtime_gib"), _scaled_bytes(GIB), Place.DEFAULTED] = (
         RUNTIME_BYTES
     )
+    variant_of: Annotated[str, Place.ABSENT] = ""
     arithmetic: Annotated[ArithmeticNames, Place.DEFAULTED] = ()
 
 
@@ -88,6 +89,23 @@ class LinkSheet(Link):
 
     latency_s: Annotated[float, Key("latency_us"), _microseconds]
     bytes_per_s: Annotated[float, Key("gb_per_s"), _scaled(GB)]
+
+
+UNITS = {
+    "memory_gib": "GiB as a driver reports them (a 16 GB card has about 15.6)",
+    "memory_gb_per_s": "the memory's bandwidth in GB/s",
+    "fp16_tflops": "the dense 16-bit rate in TFLOPS",
+    "gb_per_s": "GB/s in one direction (8 Gbit are one GB)",
+    "latency_us": "microseconds",
+}
+OTHER_KEYS = {
+    "memory_gib": ("memory", "memory_gb", "memory_mb", "memory_mib", "vram", "vram_gb"),
+    "memory_gb_per_s": ("bandwidth", "memory_bandwidth", "bandwidth_gb_s"),
+    "fp16_tflops": ("tflops", "fp16", "fp32_tflops", "bf16_tflops"),
+    "gb_per_s": ("gbit_per_s", "gbps", "bandwidth", "mb_per_s"),
+    "latency_us": ("latency", "latency_ms", "latency_s", "latency_ns"),
+}
+"""Keys that people write for a figure that has another."""
 
 
 def load_devices() -> dict[str, Device]:
@@ -148,5 +166,9 @@ def _from_sheet(kind: type[Sheet], fields: Fields) -> Sheet:
     """Return a sheet; a key in another unit is refused before the one that is then missing."""
     for key in keys(kind):
         fields.has(key)
+    for key in keys(kind):
+        for other in OTHER_KEYS.get(key, ()):
+            if fields.mentions(other):
+                raise InputError(f"{fields.where}: expected {key}, {UNITS[key]}; got {other}")
     fields.check_all_read()
     return from_dict(kind, fields)
