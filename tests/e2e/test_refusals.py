@@ -22,7 +22,7 @@ MESSAGES = [
         "one request in flight int8 everywhere would fit and lose 0.0001762: try "
         "--quality-at-least int8",
     ),
-    ((*SEARCH, "--quality-at-least", "int5"), "--quality-at-least: expected a format"),
+    ((*SEARCH, "--quality-at-least", "int7"), "--quality-at-least: expected a format"),
     ((*SEARCH, "--formats", "bf16"), "--formats: no device of paper-9 runs bf16"),
     ((*SEARCH, "--formats", "int7"), "--formats: expected a weight format"),
     ((*SEARCH, "--kernels", "fast"), "--kernels: t4 has no profile for 'fast'; it has spec"),
