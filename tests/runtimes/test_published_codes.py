@@ -91,7 +91,7 @@ def test_the_nearest_number_is_taken(name: str) -> None:
     assert float(errors.max()) <= grid * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("name", (*NAMES, "w8a8-fp8", "w8a8-int8"))
+@pytest.mark.parametrize("name", [*NAMES, "w8a8-fp8", "w8a8-int8"])
 def test_nominal_noise_is_that_of_normal_weights(name: str) -> None:
     """Steps are those of int4's even grid with as much noise; activations add as much again."""
     record, weight = FORMATS[name], gaussian(256, 4096)
