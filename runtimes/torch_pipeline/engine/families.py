@@ -82,7 +82,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_moe": Family("Qwen3MoeForCausalLM", has_experts=True),
         "olmoe": Family("OlmoeForCausalLM", has_experts=True),
         "glm4_moe": Family("Glm4MoeForCausalLM", has_experts=True),
-        "ernie4_5_moe": Family("Ernie4_5_MoeForCausalLM", has_experts=True),
+        "ernie4_5_moe": Family(
+            "Ernie4_5_MoeForCausalLM",
+            has_experts=True,
+            renamed={".gate.moe_statics.": ".moe_statics."},
+        ),
         "gpt_oss": Family("GptOssForCausalLM", has_experts=True),
     }
 )
