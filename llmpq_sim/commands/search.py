@@ -58,6 +58,12 @@ class ObjectiveOptions(SloOptions):
             "--concurrency, or mean-latency."
         ),
     ] = None
+    attainment: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of requests that must meet the SLO with --objective cost; default: 0.95."
+        ),
+    ] = None
 
     @property
     def slo(self) -> SloOptions:
@@ -207,7 +213,7 @@ def search(
             prompt_tokens=batch.prompt_tokens,
             output_tokens=batch.outputs,
             trace=trace_options(source, shape, effort.seed) if source.is_given else None,
-            service=serving_options(objective.slo),
+            service=serving_options(objective.slo, None, objective.attainment),
             objective=objective.objective,
             quality=limits.options(),
             formats=asked.formats,

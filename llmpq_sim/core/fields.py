@@ -85,6 +85,10 @@ class Fields:
         """Accept every remaining key: for files whose format belongs to others."""
         self._read.update(self._content)
 
+    def mentions(self, name: str) -> bool:
+        """Return whether there is such a key, without reading it."""
+        return name in self._content
+
     def has(self, name: str) -> bool:
         """Return whether the field is present and not null."""
         self._read.add(name)

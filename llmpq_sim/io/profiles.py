@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,12 @@ def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
             "a profile of your own is given with --profile"
         )
     folder = bundled_dir("cluster_profiles") / "profiles"
-    return _bundled(folder / f"{device.name}.{chosen}.json")
+    return _of(device, _bundled(folder / f"{device.profiled_as}.{chosen}.json"))
+
+
+def _of(device: Device, profile: DeviceProfile) -> DeviceProfile:
+    """Return the profile of a kind for a variant of it that has other memory."""
+    return profile if profile.device == device.name else replace(profile, device=device.name)
 
 
 @lru_cache(maxsize=64)
@@ -86,15 +92,17 @@ def cluster_profiles(
         InputError: a kind has no profile for the kernel set, or a profile given is for none.
     """
     kinds = {member.device.name: member.device for member in cluster.devices}
+    profiled = {*kinds, *(device.profiled_as for device in kinds.values())}
     for kind in own:
-        if kind not in kinds:
+        if kind not in profiled:
             raise InputError(
                 f"--profile: {kind} is not in {cluster.name}, which has {', '.join(kinds)}"
             )
-    return {
-        kind: own[kind] if kind in own else bundled_profile(device, kernels)
-        for kind, device in kinds.items()
-    }
+    chosen: dict[str, DeviceProfile] = {}
+    for kind, device in kinds.items():
+        given = own.get(kind, own.get(device.profiled_as))
+        chosen[kind] = _of(device, given) if given else bundled_profile(device, kernels)
+    return chosen
 
 
 def fit_measurements(

@@ -175,9 +175,11 @@ def chosen_formats(text: str | None, model: ModelSpec, cluster: Cluster) -> tupl
     names = [name.strip() for name in text.split(",")]
     for name in names:
         format_named(name, "--formats")
-        if not any(name in member.device.formats for member in cluster.devices):
-            raise InputError(f"--formats: no device of {cluster.name} runs {name}")
-    return tuple(sorted(set(names), key=lambda name: (FORMATS[name].bits, name)))
+        if not any(member.device.runs(name) for member in cluster.devices):
+            lacks = FORMATS[name].arithmetic
+            why = f", which takes {lacks} matrix arithmetic" if lacks else ""
+            raise InputError(f"--formats: no device of {cluster.name} runs {name}{why}")
+    return tuple(sorted(set(names), key=lambda name: (FORMATS[name].stored_bits, name)))
 
 
 def planning_task(
@@ -210,7 +212,10 @@ def planning_task(
                 f"{member.name}: the profile {profile.name} has no times for {HEAD_FORMAT}, which "
                 "the LM head needs"
             )
-        members.append(replace(member, device=replace(member.device, formats=known)))
+        used = {FORMATS[name].arithmetic for name in known}
+        arithmetic = tuple(each for each in member.device.arithmetic if each in used)
+        device = replace(member.device, formats=known, arithmetic=arithmetic)
+        members.append(replace(member, device=device))
     restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
     quality = target.table(scenario.model.layers)
     unknown = ", ".join(name for name in formats if name not in quality.losses)

@@ -11,6 +11,7 @@ from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.alone import alone_content
 from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
@@ -214,6 +215,7 @@ def replay_content(replay: Replay) -> Content:
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
         "advice": eviction_content(replay),
+        "alone": alone_content(replay.alone),
         "seed": replay.seed,
         "wall_seconds": replay.wall_seconds,
     }

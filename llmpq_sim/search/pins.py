@@ -8,9 +8,10 @@ from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import StageMemory, layer_weight_bytes, plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
-from llmpq_sim.core.units import gib, gib_apart
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.feasibility import smallest
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.shortage import held_text
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     formats: list[str] = []
     for position, count in zip(pins.order(task), pins.layers, strict=True):
         runs = [name for name in task.formats if name in members[position].device.formats]
-        least = min(runs, key=lambda name: layer_weight_bytes(model, FORMATS[name]))
+        least = min(runs, key=lambda name: layer_weight_bytes(model.only_kind, FORMATS[name]))
         formats += [least] * count
     return tuple(formats)
 
@@ -148,12 +149,10 @@ def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching) -
         else f"micro-batches of {batching.prefill} and {batching.decode}, "
         f"{batching.groups_in_flight} in flight"
     )
+    formats = " and ".join(dict.fromkeys(stage.formats))
     return (
-        f"{stage.device} has no room for {_layers(count)} with {rows}: weights "
-        f"({', '.join(dict.fromkeys(stage.formats))}) {gib(memory.weights_bytes)}, KV cache "
-        f"{gib(memory.kv_bytes)}, embedding and LM head {gib(memory.ends_bytes)}, temporaries "
-        f"{gib(memory.temporaries_bytes)} and runtime {gib(memory.runtime_bytes)} are {needs} GiB, "
-        f"it has {has}: {short_gib} GiB are short; "
+        f"{stage.device} has no room for {_layers(count)} of {formats} with {rows}: needs {needs} "
+        f"GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
         + (f"at most {_layers(room)} would fit" if room > 0 else "no layer would fit")
     )
 

@@ -125,7 +125,9 @@ class LayerBench:
         self._conditions = conditions
         stage = random_stage(model, first.layers, first.quant, cache, conditions)
         stored = FORMATS[first.quant]
-        layer_bytes = sum(stored.matrix_bytes(*_shape(linear)) for linear in model.spec.linears)
+        layer_bytes = sum(
+            stored.matrix_bytes(*_shape(linear)) for linear in model.spec.only_kind.linears
+        )
         most = model.spec.layers // first.layers  # a stage has no more layers to turn to either
         copies = min(conditions.copies(first.layers * layer_bytes), most)
         self._stages = [stage, *(copy.deepcopy(stage) for _ in range(copies - 1))]
