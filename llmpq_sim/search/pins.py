@@ -122,7 +122,7 @@ def least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     formats: list[str] = []
     for position, count in zip(pins.order(task), pins.layers, strict=True):
         runs = [name for name in task.formats if name in members[position].device.formats]
-        least = min(runs, key=lambda name: layer_weight_bytes(model, FORMATS[name]))
+        least = min(runs, key=lambda name: layer_weight_bytes(model.only_kind, FORMATS[name]))
         formats += [least] * count
     return tuple(formats)
 

@@ -36,7 +36,8 @@ from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, own_bytes
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
-from runtimes.torch_pipeline.engine.stage import CacheShape, load_stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import load_stage
 
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
 
@@ -102,7 +103,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], 
     lines = [json.loads(line) for line in measured.stdout.splitlines()]
     model = load_model(str(folder))
     plan = {
-        name: LAYERS * layer_weight_bytes(model, FORMATS[name]) + ends_bytes(model, True, True)
+        name: LAYERS * layer_weight_bytes(model.only_kind, FORMATS[name])
+        + ends_bytes(model, True, True)
         for name in ("int3", "int4", "int8", "bf16")
     }
     return {

@@ -11,8 +11,9 @@ import torch
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.io.models import load_model
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from tests.runtimes.models import CONFIGS, LAYERS, save_config
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
@@ -143,7 +144,7 @@ def planned_bytes(folder: Path, layers: tuple[int, ...]) -> list[int]:
     for number, count in enumerate(layers):
         formats = FORMATS_OF_LAYERS[first : first + count]
         counted.append(
-            sum(layer_weight_bytes(model, FORMATS[name]) for name in formats)
+            sum(layer_weight_bytes(model.only_kind, FORMATS[name]) for name in formats)
             + ends_bytes(model, number == 0, number == len(layers) - 1)
         )
         first += count

@@ -16,7 +16,7 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
     available_bytes,
     ends_bytes,
-    layer_kv_bytes,
+    layer_cache_bytes,
     layer_weight_bytes,
     logits_bytes,
 )
@@ -68,10 +68,12 @@ def _times_s(task: PlanningTask, kind: str, batching: MicroBatching, format_name
     """Return the times of stages of 1, 2, ... layers, as many as fit a device, in each role."""
     costs, scenario = task.costs, task.costs.scenario
     model = scenario.model
-    layer_s = float(costs.decode_layer_s(kind, format_name, batching.decode).mean())
+    layer_s = float(
+        costs.decode_layer_s(kind, format_name, batching.decode, model.only_layer_kind).mean()
+    )
     step_s, head_s = costs.step_s(kind), costs.head_s(kind, batching.decode)
-    layer_bytes = layer_weight_bytes(model, FORMATS[format_name])
-    layer_bytes += layer_kv_bytes(model, scenario.workload, batching)
+    layer_bytes = layer_weight_bytes(model.only_kind, FORMATS[format_name])
+    layer_bytes += layer_cache_bytes(model.only_kind, scenario.workload, batching)
     free_bytes = available_bytes(costs.devices[kind], model, scenario.workload, batching)
     message_bytes = batching.decode * HIDDEN_BYTES * model.hidden_size
     links = scenario.cluster.links.values()

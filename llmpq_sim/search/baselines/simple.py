@@ -8,7 +8,7 @@ import numpy as np
 
 from llmpq_sim.core.errors import InfeasibleError
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.core.memory import available_bytes, layer_kv_bytes, layer_weight_bytes
+from llmpq_sim.core.memory import available_bytes, layer_cache_bytes, layer_weight_bytes
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.baselines.bit_transfer import bit_transfer_plan
 from llmpq_sim.search.baselines.integer import integer_plan
@@ -290,19 +290,19 @@ def _free_bytes(task: PlanningTask, batching: MicroBatching) -> list[int]:
 
 def _layer_bytes(task: PlanningTask, batching: MicroBatching, name: str) -> int:
     scenario = task.costs.scenario
-    kv_bytes = layer_kv_bytes(scenario.model, scenario.workload, batching)
-    return layer_weight_bytes(scenario.model, FORMATS[name]) + kv_bytes
+    kv_bytes = layer_cache_bytes(scenario.model.only_kind, scenario.workload, batching)
+    return layer_weight_bytes(scenario.model.only_kind, FORMATS[name]) + kv_bytes
 
 
 def _layer_seconds(task: PlanningTask, batching: MicroBatching, name: str) -> list[float]:
     costs, requests = task.costs, task.costs.scenario.workload.requests
-    seconds = []
+    only, seconds = costs.scenario.model.only_layer_kind, []
     for member in costs.scenario.cluster.devices:
         kind = member.device.name
         prefills = -(-requests // batching.prefill)
         groups = -(-requests // batching.decode)
-        decode_s = costs.decode_layer_s(kind, name, batching.decode)[: costs.rounds].sum()
-        prefill_s = costs.prefill_layer_s(kind, name, batching.prefill)
+        decode_s = costs.decode_layer_s(kind, name, batching.decode, only)[: costs.rounds].sum()
+        prefill_s = costs.prefill_layer_s(kind, name, batching.prefill, only)
         seconds.append(prefills * prefill_s + groups * float(decode_s))
     return seconds
 

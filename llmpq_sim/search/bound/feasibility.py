@@ -11,7 +11,7 @@ from llmpq_sim.core.memory import (
     batch_temporaries_bytes,
     ends_bytes,
     head_bytes,
-    layer_kv_bytes,
+    layer_cache_bytes,
     layer_weight_bytes,
     temporaries_bytes,
 )
@@ -93,7 +93,7 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     """Return the bytes of the whole model in one format with one request's KV cache."""
     scenario = task.costs.scenario
     model = scenario.model
-    weights = model.layers * layer_weight_bytes(model, FORMATS[format_name])
+    weights = model.layers * layer_weight_bytes(model.only_kind, FORMATS[format_name])
     alone = len(scenario.cluster.devices) == 1
     ends = ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
     return weights + _kv_bytes(task) + ends
@@ -102,7 +102,9 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
 def _kv_bytes(task: PlanningTask) -> int:
     """Return the bytes of one request's KV cache in all layers."""
     scenario = task.costs.scenario
-    return scenario.model.layers * layer_kv_bytes(scenario.model, scenario.workload, WHOLE)
+    return scenario.model.layers * layer_cache_bytes(
+        scenario.model.only_kind, scenario.workload, WHOLE
+    )
 
 
 def total_available_bytes(task: PlanningTask, batching: MicroBatching) -> int:
@@ -138,7 +140,7 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
     """
     scenario = task.costs.scenario
     least = min(needed_bytes(task, name) for name in task.formats)
-    token_bytes = scenario.model.layers * scenario.model.kv_bytes(1, 1)
+    token_bytes = scenario.model.cache_bytes(1, 1)
     context_tokens = (has - _rounding_bytes(task) - least + _kv_bytes(task)) // token_bytes
     advice = []
     if context_tokens > max(scenario.workload.longest_output_tokens, LEAST_CONTEXT_TOKENS):

@@ -39,14 +39,16 @@ def least_makespan_s(task: PlanningTask, batching: MicroBatching) -> float:
 
 def _prefill_s(task: PlanningTask, step: PrefillStep) -> float:
     """Return the time of a layer for a chunk of prompts where it is fastest."""
-    return min(task.costs.prefill_step_s(kind, name, step) for kind, name in _choices(task))
+    only = task.costs.scenario.model.only_layer_kind
+    return min(task.costs.prefill_step_s(kind, name, step, only) for kind, name in _choices(task))
 
 
 def _decode_s(task: PlanningTask, rows: int) -> float:
     """Return the time of a layer for so many rows in all rounds where it is fastest."""
     costs = task.costs
+    only = costs.scenario.model.only_layer_kind
     return min(
-        float(costs.decode_layer_s(kind, name, rows)[: costs.rounds].sum())
+        float(costs.decode_layer_s(kind, name, rows, only)[: costs.rounds].sum())
         for kind, name in _choices(task)
     )
 

@@ -19,7 +19,7 @@ from llmpq_sim.core.memory import (
     available_bytes,
     embedding_bytes,
     head_bytes,
-    layer_kv_bytes,
+    layer_cache_bytes,
     layer_weight_bytes,
     logits_bytes,
 )
@@ -237,12 +237,12 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
     """Return the bytes per block and format. Shape: (3 blocks, formats)."""
     scenario = task.costs.scenario
     model = scenario.model
-    kv_bytes = layer_kv_bytes(model, scenario.workload, micro_batching)
+    kv_bytes = layer_cache_bytes(model.only_kind, scenario.workload, micro_batching)
     embedding = embedding_bytes(model)
     if model.tied_embeddings and not ends_apart:
         embedding -= head_bytes(model)
     head = head_bytes(model) + logits_bytes(model, micro_batching)
-    layer = [layer_weight_bytes(model, FORMATS[name]) + kv_bytes for name in task.formats]
+    layer = [layer_weight_bytes(model.only_kind, FORMATS[name]) + kv_bytes for name in task.formats]
     width = len(task.formats)
     return np.array([layer, [embedding] * width, [head] * width], dtype=float)
 

@@ -103,7 +103,7 @@ def rate_problem(task: PlanningTask, workload: RateWorkload) -> RateProblem:
         formats=task.formats,
         items=block_items(task, places),
         block_bytes=_block_bytes(task),
-        kv_bytes=model.kv_bytes(1, 1),
+        kv_bytes=model.only_kind.cache_bytes(1, 1),
         budget=task.allowed_loss,
         workload=workload,
         works=_works(task, places, workload),
@@ -144,7 +144,7 @@ def _block_bytes(task: PlanningTask) -> FloatArray:
     model, width = task.costs.scenario.model, len(task.formats)
     head = head_bytes(model)
     embedding = embedding_bytes(model) - (head if model.tied_embeddings else 0)
-    layer = [layer_weight_bytes(model, FORMATS[name]) for name in task.formats]
+    layer = [layer_weight_bytes(model.only_kind, FORMATS[name]) for name in task.formats]
     head += sampled_logits_bytes(model, 1)
     return np.array([layer, [embedding] * width, [head] * width], dtype=float)
 
@@ -157,4 +157,4 @@ def _most_tokens(task: PlanningTask) -> int:
     room = float((counts * _capacity_bytes(task, places)).sum())
     room -= model.layers * float(block_bytes[LAYER].min())
     room -= float(block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0])
-    return max(floor(room / (model.layers * model.kv_bytes(1, 1))), 0)
+    return max(floor(room / model.cache_bytes(1, 1)), 0)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.latency.costs import HEAD_FORMAT, embeddings_s, heads_s, products_s
+from llmpq_sim.latency.costs import HEAD_FORMAT, embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.rate_workload import RateWorkload
 from llmpq_sim.simulator.continuous.compilation import (
@@ -104,7 +104,7 @@ def layer_work(
         most_layers: that share what each step of the device costs beside them.
     """
     tokens = token_knots(_far_tokens(profile, format_name))
-    seconds = products_s(model, profile, format_name, tokens)
+    seconds = products_s(model.only_kind, profile, format_name, tokens)
     seconds = seconds + profile.step_overhead_s / most_layers
     return BlockWork(
         tokens,
@@ -140,9 +140,9 @@ def attention_work(
     samples then is no decode, and the prefill attention over as many tokens stands in for the
     decode's. So a token that a decode attends to is priced at no more than that attention takes.
     """
-    layout = (model.heads, model.kv_heads, model.head_dim)
+    layer = model.only_kind
     prompts = token_knots(max(workload.longest_prompt, workload.longest_context))
-    prompts_s = profile.prefill_attention_s(np.ones_like(prompts), prompts, *layout)
+    prompts_s = mixer_s(layer, profile, "prefill", np.ones_like(prompts), prompts)
     all_prompts_s = _prompts_s(prompts, prompts_s, workload)
     if not workload.attending_steps:
         return NO_ATTENTION, all_prompts_s
@@ -166,9 +166,7 @@ def _decodes_s(
     first, last = workload.shortest_context // step, workload.longest_context // step + 1
     contexts = np.arange(first, last + 1) * float(step)
     rows, tokens = np.meshgrid(row_knots(most_rows), contexts, indexing="ij")
-    decode_s = profile.decode_attention_s(
-        rows, np.maximum(tokens, 1.0), model.heads, model.kv_heads, model.head_dim
-    )
+    decode_s = mixer_s(model.only_kind, profile, "decode", rows, np.maximum(tokens, 1.0))
     return rows, rows * tokens, decode_s
 
 

@@ -194,7 +194,7 @@ def _terms(costs: LayerCosts, wave: _Schedule, kind: str, block: str | int) -> F
 def _prefill_s(costs: LayerCosts, kind: str, block: str | int, step: PrefillStep) -> float:
     """Return the time of a block in a prefill step; only the last chunk has the LM head."""
     if isinstance(block, str):
-        return costs.prefill_step_s(kind, block, step)
+        return costs.prefill_step_s(kind, block, step, costs.scenario.model.only_layer_kind)
     if block == EMBEDDING:
         return costs.embedding_s(kind, step.step_tokens)
     if block == STEP:
@@ -205,7 +205,7 @@ def _prefill_s(costs: LayerCosts, kind: str, block: str | int, step: PrefillStep
 def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> FloatArray:
     """Return the time of a block in each decode round."""
     if isinstance(block, str):
-        return costs.decode_layer_s(kind, block, rows)
+        return costs.decode_layer_s(kind, block, rows, costs.scenario.model.only_layer_kind)
     if block == STEP:
         return np.full(costs.rounds, costs.step_s(kind))
     ends_s = costs.embedding_s if block == EMBEDDING else costs.head_s

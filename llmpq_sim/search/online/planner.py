@@ -286,7 +286,7 @@ def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
 
 def _no_room(task: OnlineTask, batch: SearchOutcome) -> str:
     longest = int(task.workload.context_tokens.max())
-    needed = task.costs.model.layers * task.costs.model.kv_bytes(1, longest)
+    needed = task.costs.model.cache_bytes(1, longest)
     needs, has = gib_apart(needed, _left_bytes(batch))
     return (
         f"{task.costs.model.name} on {task.costs.cluster.name}: no plan has room for the KV cache "
