@@ -22,6 +22,7 @@ from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.registry import check_stored
 from runtimes.torch_pipeline.weights.kernels import device_named
 from runtimes.torch_pipeline.weights.linear import NEVER
+from runtimes.torch_pipeline.weights.published.packings import DECODED_AS
 from runtimes.torch_pipeline.weights.quantizers import check_quantizers
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -37,9 +38,10 @@ def check_job(job: Job) -> None:
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
     _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
-    check_stored(job.saved.plan.layer_formats, "plan")
+    formats = job.saved.plan.layer_formats
+    check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
     family_named(job.saved.task.costs.scenario.model.family)
-    open_checkpoint(job.model_dir)
+    open_checkpoint(job.model_dir).check(formats)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
     if job.options.batch_invariant and job.options.uses_cuda_graphs:
