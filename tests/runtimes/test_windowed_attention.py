@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Qwen3NextConfig
 
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.engine.attention import StageState, attend
@@ -109,8 +110,6 @@ def test_a_cache_is_no_longer_than_its_windows(name: str, windows: list[int | No
 
 
 def test_a_cache_that_is_no_window_or_context_is_refused() -> None:
-    from transformers import Qwen3NextConfig
-
     config = Qwen3NextConfig(num_hidden_layers=4, layer_types=["linear_attention"] * 4)
     with pytest.raises(InputError, match="model qwen3_next: layer 0 keeps a Linear"):
         empty_cache(config, CacheShape(1, 8), torch.float32, CPU)
