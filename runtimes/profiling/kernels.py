@@ -10,8 +10,9 @@ from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call
-from runtimes.torch_pipeline.engine.attention import StageState, alibi_slopes, attend
+from runtimes.torch_pipeline.engine.attention import StageState, attend
 from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.scores import Scoring, alibi_slopes
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.kernels import dense_dtype, kernel_for
 from runtimes.torch_pipeline.weights.linear import (
@@ -88,13 +89,14 @@ class AttentionBench:
         conditions, shape = self._conditions, self._shape(point)
         layout = StepLayout(step_of(point.phase, point.batch, point.seq), conditions.device)
         stored = self._memory[: prod(shape)].view(shape)
-        state = StageState(KvCache(stored), layout, self._slopes)
+        state = StageState(KvCache(stored, shape[-2]), layout)
+        scoring = Scoring(None, slopes=self._slopes)
         query, key, value = (
             conditions.random(point.tokens, heads, point.head_dim).transpose(0, 1)
             for heads in (point.heads, point.kv_heads, point.kv_heads)
         )
         projected = (query, key, value)
-        return (rotated(range(shape[0]), lambda layer: attend(state, layer, projected, None)),)
+        return (rotated(range(shape[0]), lambda layer: attend(state, layer, projected, scoring)),)
 
     def _shape(self, point: Point) -> tuple[int, ...]:
         """Return the shape of a cache with so many layers that each is cold when its turn comes."""

@@ -13,7 +13,8 @@ from safetensors.torch import load, load_file, save_file
 from transformers import OPTConfig
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights import safetensors_file
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.safetensors_file import SafetensorsFile, open_safetensors
