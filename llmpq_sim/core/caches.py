@@ -78,6 +78,17 @@ def is_growing(kind: LayerKind, longest_tokens: int) -> bool:
     return most is None or most >= longest_tokens
 
 
+def keeps_all_tokens(model: ModelSpec, longest_tokens: int) -> bool:
+    """Return whether all that is kept of a sequence grows with every token of its context.
+
+    Then a prefix is known by its blocks; a window or a recurrent state would have to be kept as it
+    was at the prefix's end.
+    """
+    return all(
+        is_growing(kind, longest_tokens) or not kind.cache_bytes(1, 1) for kind in model.kinds
+    )
+
+
 def stage_caches(
     plan: Plan, model: ModelSpec, longest_tokens: int | None = None
 ) -> tuple[StageCaches, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.core.caches import KvRoom, kv_room, stage_caches
+from llmpq_sim.core.caches import KvRoom, keeps_all_tokens, kv_room, stage_caches
 from llmpq_sim.core.cluster import Cluster, Link
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.memory import (
     StageMemory,
     batch_temporaries_bytes,
@@ -139,9 +140,18 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
         settings: how large batches and contexts may become.
 
     Raises:
-        InputError: more batches are to be under way than there are stages.
+        InputError: more batches are to be under way than there are stages, or prefixes are to be
+            cached of a model whose layers do not keep every token.
     """
     settings.most_in_flight(len(plan.stages))
+    if settings.prefix_caching and not keeps_all_tokens(
+        costs.model, settings.longest_context_tokens
+    ):
+        raise InputError(
+            f"prefix_caching: {costs.model.name} has layers with a window or a recurrent state, "
+            "which are not kept as they were at the end of a prefix; turn it off with "
+            "--no-prefix-caching"
+        )
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
     stages: list[StageTables] = []
