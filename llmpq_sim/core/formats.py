@@ -95,7 +95,7 @@ class WeightFormat:
         groups = 1 if self.group_size is None else math.ceil(in_features / self.group_size)
         groups *= math.ceil(out_features / self.group_rows)
         codes = math.ceil(out_features * in_features * self.bits / 8)
-        return codes + (groups * self.group_bits + self.tensor_bits) // 8
+        return codes + math.ceil((groups * self.group_bits + self.tensor_bits) / 8)
 
     @cached_property
     def stored_bits(self) -> float:
@@ -117,6 +117,7 @@ def _weight_only(
 
 
 _CUDA_SERVERS = ("vllm", "sglang")
+_TORCH_TOO = ("torch", *_CUDA_SERVERS)
 
 _WITH_EIGHT_BIT_ACTIVATIONS = (
     WeightFormat(
@@ -135,30 +136,30 @@ _WITH_EIGHT_BIT_ACTIVATIONS = (
 _PUBLISHED = (
     _weight_only(
         "fp8", 8, None, 32, "to E4M3, scale per output row or tensor",
-        steps=26.4, symbol="e", colour="blue", engines=_CUDA_SERVERS,
+        steps=26.4, symbol="e", colour="blue", engines=_TORCH_TOO,
     ),
     _weight_only(
         "fp8-block", 8, 128, 32, "to E4M3, scale per 128 x 128",
         steps=18.7, rate_fraction=2.0, arithmetic="fp8", group_rows=128, spellings=("fp8_block",),
-        symbol="b", colour="dodger_blue2", engines=_CUDA_SERVERS,
+        symbol="b", colour="dodger_blue2", engines=_TORCH_TOO,
     ),
     _weight_only(
         "nvfp4", 4, 16, 8, "to E2M1, E4M3 scale per 16",
         steps=5.2, rate_fraction=4.0, arithmetic="fp4", tensor_bits=32, spellings=("nvfp4",),
-        symbol="n", colour="bright_green", engines=_CUDA_SERVERS,
+        symbol="n", colour="bright_green", engines=_TORCH_TOO,
     ),
     _weight_only(
         "mxfp4", 4, 32, 8, "to E2M1, power of two per 32",
         steps=6.1, spellings=("w4a16_mxfp4",), symbol="m", colour="spring_green2",
-        engines=(*_CUDA_SERVERS, "llama.cpp"),
+        engines=(*_TORCH_TOO, "llama.cpp"),
     ),
     _weight_only(
         "int4-g32", 4, 32, 20, "scale and whole zero per 32 (GPTQ, AWQ)",
-        steps=8.65, symbol="h", colour="chartreuse3", engines=_CUDA_SERVERS,
+        steps=8.65, symbol="h", colour="chartreuse3", engines=_TORCH_TOO,
     ),
     _weight_only(
         "int4-g128", 4, 128, 20, "scale and whole zero per 128 (GPTQ, AWQ)",
-        steps=6.94, symbol="g", colour="dark_green", engines=_CUDA_SERVERS,
+        steps=6.94, symbol="g", colour="dark_green", engines=_TORCH_TOO,
     ),
 )  # fmt: skip
 """Formats of published checkpoints. Devices with the arithmetic multiply fp8-block and nvfp4 as
@@ -195,9 +196,39 @@ normal weights (xllamacpp 2026.10). Fallbacks: llama.cpp, src/llama-quant.cpp,
 _AFFINE = "round to nearest, scale and minimum per"
 
 _OWN = (
-    _weight_only("int6", 6, 128, 32, f"{_AFFINE} 128", steps=31, symbol="6", colour="turquoise2"),
-    _weight_only("int5", 5, 128, 32, f"{_AFFINE} 128", steps=15, symbol="5", colour="wheat1"),
-    _weight_only("int2", 2, 64, 32, f"{_AFFINE} 64", steps=1, symbol="2", colour="bright_red"),
+    _weight_only(
+        "int6",
+        6,
+        128,
+        32,
+        f"{_AFFINE} 128",
+        steps=31,
+        symbol="6",
+        colour="turquoise2",
+        engines=("torch",),
+    ),
+    _weight_only(
+        "int5",
+        5,
+        128,
+        32,
+        f"{_AFFINE} 128",
+        steps=15,
+        symbol="5",
+        colour="wheat1",
+        engines=("torch",),
+    ),
+    _weight_only(
+        "int2",
+        2,
+        64,
+        32,
+        f"{_AFFINE} 64",
+        steps=1,
+        symbol="2",
+        colour="bright_red",
+        engines=("torch",),
+    ),
 )
 """llmpq's own, like int8, int4 and int3, which are stored in bit planes with 16-bit scales. Steps
 are ``2^(bits - 1) - 1`` (LLM-PQ, arXiv:2403.01136, Theorem 1)."""
