@@ -188,7 +188,10 @@ def test_decode_within_a_full_window_costs_as_much_whatever_the_context() -> Non
     batch = np.full(3, 5.0)
     contexts = np.array([8.0, 80.0, 8000.0])
     windowed_s = mixer_s(WINDOW, PROFILE, "decode", batch, contexts)
-    assert windowed_s.tolist() == [float(mixer_s(DENSE, PROFILE, "decode", 5.0, 8.0))] * 3
+    assert (
+        windowed_s.tolist()
+        == [float(mixer_s(DENSE, PROFILE, "decode", batch[:1], contexts[:1])[0])] * 3
+    )
     prefill_s = [
         mixer_s(each, PROFILE, "prefill", batch, contexts).tolist() for each in (WINDOW, DENSE)
     ]
