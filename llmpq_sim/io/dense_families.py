@@ -197,7 +197,9 @@ DENSE_FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
             "InternLM2ForCausalLM",
             mixers={FULL: GroupedQuery(qkv_bias=("bias", True), out_bias=("bias", True))},
         ),
-        "internlm3": replace(LLAMA, model_class="InternLM3ForCausalLM", classes=("LlamaForCausalLM",)),
+        "internlm3": replace(
+            LLAMA, model_class="InternLM3ForCausalLM", classes=("LlamaForCausalLM",)
+        ),
         "gpt_neox": replace(
             _GPT,
             model_class="GPTNeoXForCausalLM",

