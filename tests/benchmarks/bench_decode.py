@@ -18,8 +18,8 @@ from runtimes.profiling.profiled_models import load_profiled
 from runtimes.profiling.timing import QUICK_EFFORT
 from runtimes.torch_pipeline.engine.architecture import Shard, connect
 from runtimes.torch_pipeline.engine.attention import StageState
-from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
 from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
+from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
 from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.linear import NEVER, StoredLinear

@@ -65,7 +65,7 @@ LINKS = st.builds(Link, latency_s=st.floats(0, 1e3), bytes_per_s=RATES)
 
 
 def read_model(name: str) -> object:
-    return read_json(PROFILES / "models" / f"{name}.json")
+    return dict(bundled_record(name).config)
 
 
 @st.composite

@@ -29,6 +29,8 @@ _GPT: dict[str, Any] = {
     "n_layer": LAYERS,
     "n_head": 4,
     "n_positions": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 _MIXED = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 _EXPERTS: dict[str, Any] = {
@@ -133,6 +135,7 @@ CONFIGS: dict[str, Any] = {
         num_local_experts=4,
         num_experts_per_tok=2,
         head_dim=16,
+        max_position_embeddings=131072,
         layer_types=_MIXED,
         sliding_window=7,
     ),

@@ -20,7 +20,7 @@ def test_every_family_has_a_model_whose_tokens_are_those_of_generate(model_type:
         assert model_class.__name__ == FAMILIES[model_type].model_class
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [n for n, each in FAMILIES.items() if not each.has_experts])
 def test_every_family_has_the_function_that_is_told_of_it(model_type: str) -> None:
     config = next(config for config in CONFIGS.values() if config.model_type == model_type)
     with torch.device("meta"):

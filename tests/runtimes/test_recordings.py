@@ -142,4 +142,4 @@ def test_a_span_never_exceeds_the_cache() -> None:
     for _ in range(2):
         own.run(decodes((290,)), torch.tensor([1]), computed(layouts))
     assert layouts[-1].span == 300
-    assert layouts[-1].decode_mask(None) is not None
+    assert layouts[-1].decode_mask(300) is not None

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
@@ -234,8 +235,9 @@ def cache_shape(job: Job) -> tuple[int, int]:
     context_tokens = max(request.context_tokens for request in job.requests)
     settings = job.settings
     costs = ServingCosts(scenario.model, scenario.cluster, job.saved.task.costs.profiles)
-    blocks = compile_pipeline(job.saved.plan, costs, settings).block_capacity
-    room = blocks // settings.blocks(context_tokens)
+    pipeline = compile_pipeline(job.saved.plan, costs, settings)
+    blocks, needed = pipeline.block_capacity, settings.blocks(context_tokens)
+    room = blocks // (needed + bounded_blocks_of(pipeline.bounded_blocks, needed))
     if room == 0:
         raise InfeasibleError(
             f"the longest request has {context_tokens} tokens of context, and the tightest stage "

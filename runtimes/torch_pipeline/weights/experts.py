@@ -5,7 +5,7 @@ products. Quantized experts are products of their own: those that a step's token
 another, each by the kernel of its format.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,17 @@ def experts_of(layer: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in layer.named_modules():
         if isinstance(getattr(module, UP, None), nn.Parameter):
             yield name, module
+
+
+def expert_modules(
+    modules: Iterable[tuple[str, nn.Module]],
+) -> Iterator[tuple[str, nn.Module, int]]:
+    """Yield the modules that compute experts, quantized or not, with names and how many experts."""
+    for name, module in modules:
+        if isinstance(module, StoredExperts):
+            yield name, module, len(module.down_proj)
+        elif isinstance(getattr(module, UP, None), nn.Parameter):
+            yield name, module, len(getattr(module, UP))
 
 
 def is_transposed(experts: Any) -> bool:
