@@ -7,7 +7,7 @@ from pathlib import Path
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions, load_target
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
-from llmpq_sim.api.splitting import Split, check_split, search_split
+from llmpq_sim.api.splitting import Split, asked_split, check_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
@@ -18,8 +18,11 @@ from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.online.planner import search_online
+from llmpq_sim.search.online.pinned import search_online_pinned
+from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask
+from llmpq_sim.search.pinned import search_pinned
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings, search
 
 
@@ -84,21 +87,40 @@ def plan(
     how = settings or SearchSettings(seed=seed)
     if resume and (checkpoint is None or trace is not None):
         raise InputError("resume: goes with the checkpoint of a search for a batch")
-    check_split(split, trace, checkpoint, how)
+    check_split(split, checkpoint, how)
+    pins, options, said = _decided(split, spec, options, _quality_options(quality))
     if trace is not None:
         if (batch, prompt_tokens, output_tokens) != (None, None, None):
             raise InputError("trace: brings its own requests; leave the batch out")
         asked = asked_trace(trace, how.seed)
         served, notes = trace_task(spec, asked, service or ServingOptions(), objective, options)
         on_trace(served)
-        return Planned(search_online(served, how, on_progress), target, tuple(notes))
+        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-    if split is not None:
-        asked_quality = _quality_options(quality)
-        return search_split(split, spec, workload, options, asked_quality, how, on_progress)
     task, notes = batch_task(spec, workload, options)
+    if pins is not None:
+        return Planned(search_pinned(task, pins, how, on_progress), options.target, (*said, *notes))
     found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
     return replace(found, notes=(*notes, *found.notes))
+
+
+def _decided(
+    split: Split | None, model: ModelSpec, options: TaskOptions, quality: QualityOptions
+) -> tuple[Pins | None, TaskOptions, tuple[str, ...]]:
+    """Return what `asked_split` does, where layers are decided at all."""
+    return (None, options, ()) if split is None else asked_split(split, model, options, quality)
+
+
+def _served(
+    task: OnlineTask,
+    pins: Pins | None,
+    settings: SearchSettings,
+    on_progress: Callable[[SearchProgress], None],
+) -> OnlineOutcome:
+    """Return the best service of a trace, with layers where they are to stay."""
+    if pins is None:
+        return search_online(task, settings, on_progress)
+    return search_online_pinned(task, pins, settings, on_progress)
 
 
 def _planned(

@@ -1,6 +1,6 @@
 """Plans by hand: layers of each device as the user decided, read, checked, and made a plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import default_formats
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.search.bound.feasibility import task_grid
-from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.pinned import plan_pinned, search_pinned
+from llmpq_sim.search.pinned import plan_pinned
 from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings
 
@@ -130,9 +129,7 @@ def plan_split(
     return Planned(outcome, options.target, (*said, *notes))
 
 
-def check_split(
-    split: Split | None, trace: object, checkpoint: Path | None, settings: SearchSettings
-) -> None:
+def check_split(split: Split | None, checkpoint: Path | None, settings: SearchSettings) -> None:
     """Check that layers that are decided go with what else is asked; where none are, all does.
 
     Raises:
@@ -140,36 +137,10 @@ def check_split(
     """
     if split is None:
         return
-    if trace is not None:
-        raise InputError(
-            "--layers: a search for a trace cannot keep to them yet; write a plan with llmpq plan "
-            "--layers and serve the trace with llmpq simulate PLAN --trace"
-        )
     if checkpoint is not None:
         raise InputError("--layers: such a search keeps no checkpoint; leave it out")
     if settings.wants_front:
         raise InputError("--pareto: with --layers the fastest plan alone is sought; leave it out")
-
-
-def search_split(
-    split: Split,
-    model: ModelSpec,
-    workload: BatchWorkload,
-    options: TaskOptions,
-    quality: QualityOptions,
-    settings: SearchSettings,
-    on_progress: Callable[[SearchProgress], None],
-) -> Planned:
-    """Return the best plan for a batch that keeps to a split, beside the best that need not.
-
-    Raises:
-        InputError: see ``asked_split``.
-        InfeasibleError: a device has no room for its layers, or the formats lose too much.
-    """
-    pins, options, said = asked_split(split, model, options, quality)
-    task, notes = batch_task(model, workload, options)
-    outcome = search_pinned(task, pins, settings, on_progress)
-    return Planned(outcome, options.target, (*said, *notes))
 
 
 def asked_split(

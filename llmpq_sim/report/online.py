@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.records import to_dict
 from llmpq_sim.report.alone import alone_content, alone_sentences
 from llmpq_sim.report.capacity import capacity_content, capacity_parts
 from llmpq_sim.report.console import (
@@ -124,6 +125,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "seed": outcome.batch.settings.seed,
             "ended": outcome.ended,
         },
+        **_pins(outcome),
     }
 
 
@@ -238,6 +240,14 @@ def _baseline(outcome: OnlineOutcome, baseline: ServedBaseline) -> Content:
     }
 
 
+def _pins(outcome: OnlineOutcome) -> Content:
+    """Return what was decided, and the best service without; nothing where nothing was."""
+    if outcome.pins is None:
+        return {}
+    free = ServedBaseline("without pins", outcome.unpinned, None)
+    return {"pins": to_dict(outcome.pins), "without_pins": _baseline(outcome, free)}
+
+
 def _headline(outcome: OnlineOutcome) -> list[str]:
     parts, gap = service_headline(outcome.service), outcome.gap_fraction
     if gap is not None and outcome.offered_per_s is not None:
@@ -320,7 +330,10 @@ def _comparison_table(outcome: OnlineOutcome) -> Table:
     headings = (SOUGHT[outcome.task.objective], *met, "TTFT p99", "TPOT p99", "loss")
     table = new_table("plan", *headings, "batches", "formats", right=headings)
     table.columns[0].no_wrap = True
-    for row in (ServedBaseline("this plan", outcome.best, None), *outcome.baselines):
+    rows = [ServedBaseline("this plan", outcome.best, None)]
+    if outcome.unpinned is not None:
+        rows.append(ServedBaseline("without pins", outcome.unpinned, None))
+    for row in (*rows, *outcome.baselines):
         style = "bold" if row.served is outcome.best else ""
         figures, said = [""] * (len(headings) + 1), row.infeasible_reason or ""
         if row.served is not None:

@@ -58,8 +58,8 @@ def test_a_plan_by_hand_is_simulated_verified_and_compared(tmp_path: Path) -> No
     ("arguments", "message"),
     [
         (
-            ("search", "--layers", "24", "--trace", "azure-conv", "--rate", "1"),
-            "llmpq plan --layers and",
+            ("search", "--layers", "12,6", "--trace", "azure-conv", "--rate", "1"),
+            "in the same proportions: 16,8",
         ),
         (("search", "--layers", "24", "--resume"), "--resume: a search with --layers keeps no"),
         (("search", "--device-order", "t4-0"), "--device-order: give --layers as well"),

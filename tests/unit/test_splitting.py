@@ -135,9 +135,8 @@ def test_a_plan_by_hand_is_a_plan_file_like_any_other(tmp_path: Path) -> None:
     assert verify(saved).bound_s <= planned.best.makespan_s
 
 
-def test_a_split_does_not_go_with_a_trace_a_checkpoint_or_a_front(tmp_path: Path) -> None:
+def test_a_split_does_not_go_with_a_checkpoint_or_a_front(tmp_path: Path) -> None:
     for options, message in (
-        ({"trace": "azure-conv"}, "llmpq plan --layers and serve the trace with llmpq simulate"),
         ({"checkpoint": tmp_path / "c"}, "--layers: such a search keeps no checkpoint"),
         ({"settings": SearchSettings(wants_front=True)}, "--pareto: with --layers"),
     ):
