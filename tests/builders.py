@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
 
 from llmpq_sim.core.cluster import RUNTIME_BYTES, Cluster, ClusterDevice, Device, Link
-from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.model import ModelSpec, dense_model
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.units import MIB
@@ -21,7 +21,7 @@ Placement = tuple[tuple[int, int], ...]
 
 def tiny_model(layers: int = 4, *, tied: bool = False) -> ModelSpec:
     """Return a model whose layer takes 1.5 MiB at 16 bits, its embedding and its head 0.5 each."""
-    return ModelSpec(
+    return dense_model(
         name="tiny",
         family="opt",
         layers=layers,

@@ -55,7 +55,8 @@ class Laws:
 
     def attention_s(self, phase: str, batch: float, seq: float, spec: ModelSpec) -> float:
         """Return the time of attention: arithmetic and then traffic."""
-        sizes = attention_sizes(batch, seq, spec.heads, spec.kv_heads, spec.head_dim)
+        mixer = spec.only_kind.attention
+        sizes = attention_sizes(batch, seq, mixer.heads, mixer.kv_heads, mixer.key_dim)
         terms = sizes.terms(phase, 1)
         flops, moved = float(terms[0]), float(terms[1])
         return self.fixed_s + flops / self.flops_per_s + moved / self.bytes_per_s
@@ -69,7 +70,7 @@ class Laws:
             return 1
         for m in range(1, TOKENS[-1] + 1):
             ratio = 1.0
-            for part in spec.linears:
+            for part in spec.only_kind.linears:
                 shape = (part.out_features, part.in_features)
                 ratio *= self.gemm_s(name, "dense", m, *shape)
                 ratio /= self.gemm_s(name, "fused", m, *shape)
@@ -86,9 +87,9 @@ class Laws:
         kernel = "dense" if crossover is not None and m >= crossover else "fused"
         products_s = sum(
             self.gemm_s(name, kernel, m, part.out_features, part.in_features)
-            for part in spec.linears
+            for part in spec.only_kind.linears
         )
-        moved_s = m * elementwise_bytes_per_token(spec) / self.moved_per_s
+        moved_s = m * elementwise_bytes_per_token(spec.only_kind) / self.moved_per_s
         return self.layer_s + moved_s + products_s + self.attention_s(phase, batch, seq, spec)
 
 
@@ -136,7 +137,7 @@ def _row(op: str, time_s: float, **sizes: Any) -> dict[str, Any]:
 def _gemms(
     spec: ModelSpec, laws: Laws, names: tuple[str, ...], tokens: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    shapes = [(part.out_features, part.in_features) for part in spec.linears]
+    shapes = [(part.out_features, part.in_features) for part in spec.only_kind.linears]
     rows = []
     for name, (n, k) in product(names, shapes):
         for kernel in ("fused", "dense") if name in FUSED else ("dense",):
@@ -153,7 +154,8 @@ def _gemms(
 
 
 def _attention(spec: ModelSpec, laws: Laws) -> list[dict[str, Any]]:
-    layout = {"heads": spec.heads, "kv_heads": spec.kv_heads, "head_dim": spec.head_dim}
+    mixer = spec.only_kind.attention
+    layout = {"heads": mixer.heads, "kv_heads": mixer.kv_heads, "head_dim": mixer.key_dim}
     return [
         _row(
             "attention",

@@ -5,8 +5,8 @@ from random import Random
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.rate import rate_certificate
-from llmpq_sim.search.online.operators import SEQUENCE_LIMITS, TOKEN_BUDGETS
 from llmpq_sim.search.online.planner import OnlineOutcome, search_online
+from llmpq_sim.search.online.settings_genes import MOST_BUDGET_TOKENS, MOST_SEQUENCES
 from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
@@ -62,12 +62,14 @@ def found(task: OnlineTask, *, seed: int = 0, generations: int = 3) -> OnlineOut
     return search_online(task, SearchSettings(seed, generations))
 
 
-def is_on_grid(settings: ContinuousSettings) -> bool:
+def is_allowed(settings: ContinuousSettings, stages: int) -> bool:
     """Return whether a search may come to these settings, unless it starts from them."""
     budget, limit = settings.token_budget, settings.sequence_limit
+    most = settings.batches_in_flight
     return (
-        budget in TOKEN_BUDGETS
-        and limit in SEQUENCE_LIMITS
-        and limit <= budget
+        8 <= budget <= MOST_BUDGET_TOKENS
+        and 1 <= limit <= min(budget, MOST_SEQUENCES)
         and (settings.chunked_prefill or budget >= settings.longest_context_tokens)
+        and (settings.chunk_tokens is None or settings.chunk_tokens < budget)
+        and (most is None or 1 <= most < stages)
     )

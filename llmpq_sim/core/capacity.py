@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Protocol
 
+from llmpq_sim.core.layers import LayerKind
 from llmpq_sim.core.memory import StageMemory, plan_memory
-from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 
@@ -53,9 +53,9 @@ class Room(Protocol):
         """Return the longest context of which so many fit at once; 0 where none does."""
 
 
-def kv_blocks(model: ModelSpec, layers: int, room_bytes: int, block_tokens: int) -> int:
+def kv_blocks(layer_kind: LayerKind, layers: int, room_bytes: int, block_tokens: int) -> int:
     """Return the KV blocks of so many layers that fit some bytes; none where they are negative."""
-    return max(room_bytes // (layers * model.kv_bytes(1, block_tokens)), 0)
+    return max(room_bytes // (layers * layer_kind.cache_bytes(1, block_tokens)), 0)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class BatchRoom:
             StageRoom(
                 stage.device,
                 max(_room_bytes(need), 0),
-                kv_blocks(model, len(stage.formats), _room_bytes(need), 1),
+                kv_blocks(model.only_kind, len(stage.formats), _room_bytes(need), 1),
             )
             for stage, need in zip(self.plan.stages, memory, strict=True)
         )
@@ -125,7 +125,8 @@ class BatchRoom:
         if not self._fits(rows, context_tokens):
             return _most(lambda count: self._fits(count, context_tokens), 1, rows)
         return min(
-            _room_bytes(need) // (len(stage.formats) * model.kv_bytes(1, context_tokens))
+            _room_bytes(need)
+            // (len(stage.formats) * model.only_kind.cache_bytes(1, context_tokens))
             for stage, need in zip(
                 self.plan.stages, self._memory(rows, context_tokens), strict=True
             )

@@ -8,7 +8,10 @@ transformers for the rest.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
+
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.records import Natural, Place, one_of_kinds
 
 HALF_BYTES = 2
 """Bytes of a 16-bit element."""
@@ -26,8 +29,8 @@ class Linear:
     name: str
     out_features: int
     in_features: int
-    copies: int = 1
-    is_formatted: bool = True
+    copies: Annotated[int, Place.OPTIONAL] = 1
+    is_formatted: Annotated[bool, Place.OPTIONAL] = True
 
     @property
     def weights(self) -> int:
@@ -50,9 +53,9 @@ class Attention:
     kv_heads: int
     key_dim: int
     value_dim: int
-    window: int | None = None
-    is_gated: bool = False
-    has_values: bool = True
+    window: Annotated[int | None, Place.OPTIONAL] = None
+    is_gated: Annotated[bool, Place.OPTIONAL] = False
+    has_values: Annotated[bool, Place.OPTIONAL] = True
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products, those that share their input fused."""
@@ -102,10 +105,10 @@ class LatentAttention:
     heads: int
     query_rank: int | None
     kv_rank: int
-    nope_dim: int
-    rope_dim: int
+    nope_dim: Natural
+    rope_dim: Natural
     value_dim: int
-    indexer: Indexer | None = None
+    indexer: Annotated[Indexer | None, Place.OPTIONAL] = None
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products."""
@@ -121,8 +124,8 @@ class LatentAttention:
             *query,
             Linear("kv_a", self.kv_rank + self.rope_dim, hidden_size),
             Linear("kv_b", self.heads * (self.nope_dim + self.value_dim), self.kv_rank),
-            Linear("out", hidden_size, self.heads * self.value_dim),
             *self._index_linears(hidden_size),
+            Linear("out", hidden_size, self.heads * self.value_dim),
         )
 
     def _index_linears(self, hidden_size: int) -> tuple[Linear, ...]:
@@ -151,7 +154,7 @@ class Recurrent:
 
     Attributes:
         algorithm: its rule of recurrence, which names the kernels measured.
-        projections: its products.
+        projections: its products; the one back to the hidden size is called ``out``.
         heads, key_dim, value_dim: of the state: one matrix for each head.
         state_elements: kept of a sequence, beside the convolution.
         state_element_bytes: 4 where the config says that states are float32.
@@ -166,8 +169,8 @@ class Recurrent:
     value_dim: int
     state_elements: int
     state_element_bytes: int
-    convolution_elements: int
-    convolution_weights: int
+    convolution_elements: Natural
+    convolution_weights: Natural
 
     @property
     def state_bytes(self) -> int:
@@ -182,7 +185,7 @@ class Dense:
     """A feed-forward part that every token goes through whole."""
 
     inner_size: int
-    is_gated: bool = True
+    is_gated: Annotated[bool, Place.OPTIONAL] = True
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products, gate and up projection fused."""
@@ -210,10 +213,10 @@ class Experts:
     count: int
     chosen: int
     inner_size: int
-    shared_inner_size: int = 0
-    is_gated: bool = True
-    has_shared_gate: bool = False
-    latent_size: int | None = None
+    shared_inner_size: Annotated[Natural, Place.OPTIONAL] = 0
+    is_gated: Annotated[bool, Place.OPTIONAL] = True
+    has_shared_gate: Annotated[bool, Place.OPTIONAL] = False
+    latent_size: Annotated[int | None, Place.OPTIONAL] = None
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products: ``experts_up`` and ``experts_down`` have a copy an expert."""
@@ -249,6 +252,10 @@ class Experts:
 Mixer = Attention | LatentAttention | Recurrent
 FeedForward = Dense | Experts
 
+MIXERS = one_of_kinds("mixer", attention=Attention, latent=LatentAttention, recurrent=Recurrent)
+FEED_FORWARDS = one_of_kinds("feed_forward", dense=Dense, experts=Experts)
+"""How the parts of a layer stand in files: under the name of their kind."""
+
 
 @dataclass(frozen=True)
 class LayerKind:
@@ -260,19 +267,45 @@ class LayerKind:
     """
 
     hidden_size: int
-    mixer: Mixer | None
-    feed_forward: FeedForward | None
-    bias_elements: int
-    norm_elements: int
+    mixer: Annotated[Mixer | None, MIXERS]
+    feed_forward: Annotated[FeedForward | None, FEED_FORWARDS]
+    bias_elements: Natural
+    norm_elements: Natural
+
+    @cached_property
+    def mixer_linears(self) -> tuple[Linear, ...]:
+        """The matrix products of its mixer; the one back to the hidden size is called ``out``."""
+        if isinstance(self.mixer, Recurrent):
+            return self.mixer.projections
+        return self.mixer.linears(self.hidden_size) if self.mixer else ()
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The matrix products of the layer, projections that share their input fused."""
-        if isinstance(self.mixer, Recurrent):
-            mixed = self.mixer.projections
-        else:
-            mixed = self.mixer.linears(self.hidden_size) if self.mixer else ()
+        mixed = self.mixer_linears
         return mixed + (self.feed_forward.linears(self.hidden_size) if self.feed_forward else ())
+
+    @property
+    def attention(self) -> Attention:
+        """Its mixer, of which the caller knows no other kind.
+
+        Raises:
+            InputError: it is of another kind.
+        """
+        if not isinstance(self.mixer, Attention):
+            raise InputError("expected layers with attention, got layers with another mixer")
+        return self.mixer
+
+    @property
+    def dense(self) -> Dense:
+        """Its feed-forward part, of which the caller knows no other kind.
+
+        Raises:
+            InputError: it is of another kind.
+        """
+        if not isinstance(self.feed_forward, Dense):
+            raise InputError("expected layers with an MLP, got layers with experts or without")
+        return self.feed_forward
 
     @property
     def formatted_weights(self) -> int:

@@ -135,6 +135,23 @@ def bounded(least: float, most: float) -> Codec:
     return Codec(read)
 
 
+def one_of_kinds(key: str, **kinds: type[Any]) -> Codec:
+    """Return the codec of a record of one of some kinds, or None, whose name stands under a key."""
+    names = {kind: name for name, kind in kinds.items()}
+
+    def read(content: Fields, name: str) -> Any:
+        if not content.has(name):
+            return None
+        with content.fields(name) as part:
+            kind = kinds[part.choice(key, tuple(kinds))]
+            return kind(**_values(kind, part))
+
+    def write(record: Any) -> dict[str, Any] | None:
+        return None if record is None else {key: names[type(record)], **to_dict(record)}
+
+    return Codec(read, write)
+
+
 def columns(kind: type[Any], noun: str) -> Codec:
     """Return the codec of records of single values that are kept as columns of equal length."""
     hints = get_type_hints(kind, include_extras=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.model import ModelSpec, dense_model
 
 ReadFamily = Callable[[Fields, str], ModelSpec]
 """Reads the config of one family, given the model's name."""
@@ -82,7 +82,7 @@ class DecoderFamily:
         """
         shapes = self._shapes(fields)
         positions = fields.integer(self._key("max_position_embeddings"))
-        return ModelSpec(
+        return dense_model(
             name=name,
             family=fields.text("model_type"),
             layers=fields.integer(self._key("num_hidden_layers")),

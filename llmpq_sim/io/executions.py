@@ -12,6 +12,7 @@ from llmpq_sim.core.records import Codec, Header, Natural, Place, from_dict, to_
 from llmpq_sim.core.units import MIB
 from llmpq_sim.io.clusters import cluster_to_dict
 from llmpq_sim.io.files import parse_json, read_text, sha256_of
+from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
@@ -68,7 +69,7 @@ def plan_sha256(saved: SavedPlan) -> str:
     scenario = saved.task.costs.scenario
     return sha256_of(
         {
-            "model": to_dict(scenario.model),
+            "model": model_to_dict(scenario.model),
             "cluster": cluster_to_dict(scenario.cluster),
             "prompt_tokens": scenario.workload.prompt_tokens,
             "output_tokens": list(scenario.workload.output_tokens),

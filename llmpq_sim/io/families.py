@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.model import ModelSpec, dense_model
 from llmpq_sim.io.decoder_family import DecoderFamily, ReadFamily, dtype_of, head_dim_of
 
 _ATTENTION, _MLP, _BIAS = ("attention_bias", False), ("mlp_bias", False), ("bias", False)
@@ -27,7 +27,7 @@ def _read_opt(fields: Fields, name: str) -> ModelSpec:
         )
     ffn, heads = fields.integer("ffn_dim"), fields.integer("num_attention_heads")
     positions = fields.integer("max_position_embeddings")
-    return ModelSpec(
+    return dense_model(
         name=name,
         family="opt",
         layers=fields.integer("num_hidden_layers"),
@@ -51,7 +51,7 @@ def _read_bloom(fields: Fields, name: str) -> ModelSpec:
     """Source: BloomConfig and BloomBlock of transformers; ALiBi needs no position table."""
     hidden = fields.integer("hidden_size" if fields.has("hidden_size") else "n_embed")
     heads = fields.integer("n_head" if fields.has("n_head") else "num_attention_heads")
-    return ModelSpec(
+    return dense_model(
         name=name,
         family="bloom",
         layers=fields.integer("n_layer" if fields.has("n_layer") else "num_hidden_layers"),

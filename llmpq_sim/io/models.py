@@ -1,4 +1,4 @@
-"""Model shapes: Hugging Face's config.json, and plain data in our own files.
+"""Model shapes of Hugging Face's config.json.
 
 Foreign names stop here: every family's config becomes one ModelSpec.
 """
@@ -10,9 +10,7 @@ from pathlib import Path
 from llmpq_sim.core.errors import InputError, encodable
 from llmpq_sim.core.extensions import ExtensionPoint
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.limits import MOST_LAYERS
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.records import from_dict
 from llmpq_sim.io.decoder_family import ReadFamily
 from llmpq_sim.io.families import FAMILIES
 from llmpq_sim.io.files import is_folder, read_foreign_json, read_json
@@ -22,6 +20,7 @@ from llmpq_sim.io.model_folders import (
     check_folder,
     check_unquantized,
 )
+from llmpq_sim.io.model_records import checked_model
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
 OTHERS = ExtensionPoint("llmpq.model_families", "model family")
@@ -83,7 +82,7 @@ def model_from_config(content: object, name: str, where: str) -> ModelSpec:
     fields = Fields(content, where)
     read = _family(fields)
     check_unquantized(fields)
-    return _checked(read(fields, name), where)
+    return checked_model(read(fields, name), where)
 
 
 def _family(fields: Fields) -> ReadFamily:
@@ -107,26 +106,3 @@ def _family(fields: Fields) -> ReadFamily:
     if not callable(read):
         raise OTHERS.unfit(name, "a function", read)
     return read
-
-
-def _checked(spec: ModelSpec, where: str) -> ModelSpec:
-    if spec.layers > MOST_LAYERS:
-        raise InputError(f"{where}: expected at most {MOST_LAYERS} layers, got {spec.layers}")
-    if spec.heads % spec.kv_heads:
-        raise InputError(
-            f"{where}: expected attention heads in groups of equal size, got {spec.heads} heads "
-            f"for {spec.kv_heads} key-value heads"
-        )
-    return spec
-
-
-# ---- our own files
-
-
-def model_from_dict(fields: Fields) -> ModelSpec:
-    """Return the model that ``to_dict`` made plain data of.
-
-    Raises:
-        InputError: a value is missing, unknown or cannot be.
-    """
-    return _checked(from_dict(ModelSpec, fields), fields.where)

@@ -19,7 +19,7 @@ from llmpq_sim.core.records import Place, from_dict, to_dict
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import cluster_from_dict, cluster_to_dict
 from llmpq_sim.io.files import read_json, sha256_of
-from llmpq_sim.io.models import model_from_dict
+from llmpq_sim.io.model_records import model_from_dict, model_to_dict
 from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
 from llmpq_sim.io.tasks import (
@@ -155,7 +155,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
     scenario = task.costs.scenario
     outputs = scenario.workload.output_tokens
     content: dict[str, Any] = {
-        "model": to_dict(scenario.model),
+        "model": model_to_dict(scenario.model),
         "cluster": cluster_to_dict(scenario.cluster),
         "workload": {
             "prompt_tokens": scenario.workload.prompt_tokens,

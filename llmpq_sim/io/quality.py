@@ -11,6 +11,7 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import from_dict, keys, to_dict
 from llmpq_sim.io.files import read_json, sha256_of, write_json
+from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
@@ -27,7 +28,7 @@ COLUMNS = (*keys(MeasuredLoss), "diverged")
 
 def shape_sha256(spec: ModelSpec) -> str:
     """Return the hash of a model's shapes, whatever it is called."""
-    content = to_dict(spec)
+    content = model_to_dict(spec)
     del content["name"]
     return sha256_of(content)
 

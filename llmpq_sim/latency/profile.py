@@ -1,6 +1,7 @@
 """Latency profile: kernel times on one device with one set of kernels."""
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, one_of
 from llmpq_sim.core.formats import FORMATS, format_named
+from llmpq_sim.core.layers import Attention, Experts, LatentAttention, Recurrent
 from llmpq_sim.core.machine import Machine
 from llmpq_sim.core.records import (
     Codec,
@@ -21,6 +23,24 @@ from llmpq_sim.core.records import (
     to_dict,
 )
 from llmpq_sim.latency.models import AttentionModel, Factors, GemmModel, Overhead
+from llmpq_sim.latency.part_work import ExpertsSizes, LatentSizes, RecurrentSizes, WindowSizes
+from llmpq_sim.latency.parts import (
+    ALGORITHMS,
+    PHASES,
+    RECURRENT_KERNELS,
+    PartModel,
+    experts_roofline,
+    experts_sizes,
+    indexed_latent_s,
+    latent_sizes,
+    mean_width,
+    part_roofline,
+    parts_codec,
+    recurrent_name,
+    recurrent_sizes,
+    window_sizes,
+    windowed_prefill_s,
+)
 from llmpq_sim.latency.work import BoolArray, FloatArray, attention_sizes, gemm_sizes
 
 FormatName = Annotated[str, format_named]
@@ -78,6 +98,12 @@ class DeviceProfile:
         pipeline_factors: by weight format, how many times as long as alone a layer takes in a real
             pipeline, at growing numbers of tokens computed at once; between them linear in the
             logarithm of the tokens, beyond them constant.
+        experts: models of routed experts, by weight format.
+        windows: models of attention within a window, by phase.
+        latent: models of latent attention, by phase.
+        recurrent: models of recurrent mixers, by algorithm and phase. What is absent among these
+            four follows a roofline at the rates of dense products;
+            ``llmpq_sim.latency.assumptions`` says so.
         machine: what was profiled, or None where nothing says.
         link: between two processes of that machine, or None where it was not timed.
     """
@@ -106,6 +132,22 @@ class DeviceProfile:
     )
     pipeline_factors: Annotated[
         dict[FormatName, Factors], Key("served_factors"), Place.OPTIONAL
+    ] = field(default_factory=dict)
+    experts: Annotated[dict[str, PartModel], parts_codec(ExpertsSizes, FORMATS), Place.OPTIONAL] = (
+        field(default_factory=dict)
+    )
+    windows: Annotated[dict[str, PartModel], parts_codec(WindowSizes, PHASES), Place.OPTIONAL] = (
+        field(default_factory=dict)
+    )
+    latent: Annotated[dict[str, PartModel], parts_codec(LatentSizes, PHASES), Place.OPTIONAL] = (
+        field(default_factory=dict)
+    )
+    recurrent: Annotated[
+        dict[str, PartModel],
+        parts_codec(
+            RecurrentSizes, [recurrent_name(*each) for each in product(ALGORITHMS, PHASES)]
+        ),
+        Place.OPTIONAL,
     ] = field(default_factory=dict)
     machine: Annotated[Machine | None, Place.OPTIONAL] = None
     link: Annotated[Link | None, Place.OPTIONAL] = None
@@ -163,6 +205,60 @@ class DeviceProfile:
         """Return the time of one new token for each of ``batch`` sequences of this context."""
         sizes = attention_sizes(batch, context_tokens, heads, kv_heads, head_dim)
         return self.decode_attention.time_s(sizes)
+
+    def attention_s(self, phase: str, batch: Any, tokens: Any, mixer: Attention) -> FloatArray:
+        """Return the time of attention, its products apart.
+
+        Args:
+            phase: ``prefill``, causal over prompts of so many tokens, or ``decode``, one new token
+                for each sequence of such a context.
+            batch: sequences.
+            tokens: of each of them.
+            mixer: the layout; a window bounds what is attended to.
+        """
+        window, layout = mixer.window, (mixer.heads, mixer.kv_heads, mean_width(mixer))
+        model = self.prefill_attention if phase == "prefill" else self.decode_attention
+        counts = np.asarray(tokens, np.float64)
+        if window is None or (counts <= window).all():
+            return model.time_s(attention_sizes(batch, counts, *layout))
+        if phase in self.windows:
+            windowed_s = self.windows[phase].time_s(window_sizes(phase, batch, counts, mixer))
+        elif phase == "prefill":
+            windowed_s = windowed_prefill_s(model, batch, counts, mixer)
+        else:
+            windowed_s = model.time_s(attention_sizes(batch, np.minimum(counts, window), *layout))
+        whole_s = model.time_s(attention_sizes(batch, counts, *layout))
+        return np.where(counts <= window, whole_s, windowed_s)
+
+    def latent_s(self, phase: str, batch: Any, tokens: Any, mixer: LatentAttention) -> FloatArray:
+        """Return the time of latent attention, its products apart; arguments as for attention."""
+        model = self.latent.get(phase) or part_roofline(self.gemms["fp16"])
+        if mixer.indexer is not None:
+            return indexed_latent_s(model, phase, batch, tokens, mixer)
+        return model.time_s(latent_sizes(phase, batch, tokens, mixer))
+
+    def recurrent_s(self, phase: str, batch: Any, tokens: Any, mixer: Recurrent) -> FloatArray:
+        """Return the time of a recurrent mixer, its products apart; arguments as for attention."""
+        model = self.recurrent.get(recurrent_name(mixer.algorithm, phase))
+        if model is None:
+            model = part_roofline(self.gemms["fp16"], RECURRENT_KERNELS)
+        return model.time_s(recurrent_sizes(phase, batch, tokens, mixer))
+
+    def experts_s(
+        self, format_name: str, tokens: Any, experts: Experts, hidden_size: int
+    ) -> FloatArray:
+        """Return the time of the routed experts of a layer for so many tokens.
+
+        It is that of gate and up products, activation and down products; a router chooses all
+        experts alike likely. The router and shared experts are products of their own.
+
+        Raises:
+            InputError: the profile has no measurements of the format.
+        """
+        name = self.aliases.get(format_name, format_name)
+        model = self.experts.get(name) or experts_roofline(self._gemm(format_name))
+        bits = FORMATS[name].bits_per_weight()
+        return model.time_s(experts_sizes(tokens, experts, hidden_size, bits))
 
     def elementwise_s(self, elements_bytes: Any) -> FloatArray:
         """Return the time to move these bytes through norms, rotary, residuals, activations."""

@@ -77,7 +77,7 @@ class GemmSizes(NamedTuple):
             waves = np.ceil(tiles / multiprocessors)
             filling += [tiles, waves, waves * multiprocessors / tiles]
         weights = self.out_features * self.in_features
-        return _log_columns(*self, self.flops, moved, self.flops / moved, weights, *filling)
+        return log_columns(*self, self.flops, moved, self.flops / moved, weights, *filling)
 
 
 class AttentionSizes(NamedTuple):
@@ -131,25 +131,27 @@ class AttentionSizes(NamedTuple):
         waste = np.ceil(blocks / multiprocessors) * multiprocessors / blocks
         group = self.heads / self.kv_heads
         derived = (terms[..., 0], terms[..., 1], group, self.all_heads, self.streams, blocks, waste)
-        return _log_columns(*self, *derived)
+        return log_columns(*self, *derived)
 
 
 def gemm_sizes(tokens: Any, out_features: Any, in_features: Any) -> GemmSizes:
     """Return sizes as float arrays of one shape."""
-    return GemmSizes(*_floats(tokens, out_features, in_features))
+    return GemmSizes(*broadcast_floats(tokens, out_features, in_features))
 
 
 def attention_sizes(
     batch: Any, tokens: Any, heads: Any, kv_heads: Any, head_dim: Any
 ) -> AttentionSizes:
     """Return the sizes of a layout and batch as float arrays of one shape."""
-    return AttentionSizes(*_floats(batch, tokens, heads, kv_heads, head_dim))
+    return AttentionSizes(*broadcast_floats(batch, tokens, heads, kv_heads, head_dim))
 
 
-def _floats(*arrays: Any) -> tuple[FloatArray, ...]:
+def broadcast_floats(*arrays: Any) -> tuple[FloatArray, ...]:
+    """Return float arrays of one shape."""
     return tuple(np.broadcast_arrays(*(np.asarray(array, np.float64) for array in arrays)))
 
 
-def _log_columns(*columns: FloatArray) -> FloatArray:
+def log_columns(*columns: FloatArray) -> FloatArray:
+    """Return the rounded logarithms to base 2 of features side by side: (rows, columns)."""
     logs = np.stack([np.log2(column) for column in columns], axis=-1)
     return np.round(logs, FEATURE_DECIMALS)

@@ -65,7 +65,13 @@ class Ablated:
 class DecodeCosts(LayerCosts):
     """Costs of a planner that looks at decode alone."""
 
-    def prefill_step_s(self, kind: str, format_name: str, step: PrefillStep) -> float:  # noqa: ARG002
+    def prefill_step_s(
+        self,
+        kind: str,  # noqa: ARG002
+        format_name: str,  # noqa: ARG002
+        step: PrefillStep,  # noqa: ARG002
+        layer_kind: int,  # noqa: ARG002
+    ) -> float:
         """Return next to nothing."""
         return NOTHING_S
 

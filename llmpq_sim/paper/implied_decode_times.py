@@ -61,7 +61,8 @@ def implied_decode_times() -> ImpliedDecodeTimes:
 
     layer_s, step_s = root(excess_s, BEGIN_S).x.tolist()
     rows = LOGGED_PLANS[0].plan.micro_batching.decode
-    timed_s = float(task.costs.decode_layer_s(DEVICE, FORMAT, rows).mean())
+    only = task.costs.scenario.model.only_layer_kind
+    timed_s = float(task.costs.decode_layer_s(DEVICE, FORMAT, rows, only).mean())
     return ImpliedDecodeTimes(timed_s, timed_s + layer_s, step_s)
 
 
@@ -77,7 +78,8 @@ def makespan_s(logged: LoggedPlan, task: PlanningTask, layer_s: float, step_s: f
     wave, stages, prefills = wave_of_kernels(logged, task)
     service_s = []
     for times_s, stage in zip(wave.service_s, stages, strict=True):
-        layers = stage.formats.get(FORMAT, 0) if stage.kind == DEVICE else 0
+        runs = stage.kind == DEVICE
+        layers = sum(count for (_, name), count in stage.layers.items() if runs and name == FORMAT)
         extra_s = layers * layer_s + step_s
         decodes_s = (time_s + extra_s for time_s in times_s[prefills:])
         service_s.append((*times_s[:prefills], *decodes_s))

@@ -107,11 +107,12 @@ def _layer_times(
     """Return prefill and decode times of a layer by stage and format, the ends on the first."""
     costs, scenario = task.costs, task.costs.scenario
     kinds = [scenario.cluster.devices[device].device.name for device in order]
+    only = scenario.model.only_layer_kind
     prefill_s = [
-        [costs.prefill_layer_s(k, f, batching.prefill) for f in task.formats] for k in kinds
+        [costs.prefill_layer_s(k, f, batching.prefill, only) for f in task.formats] for k in kinds
     ]
     decode_s = [
-        [float(costs.decode_layer_s(k, f, batching.decode).mean()) for f in task.formats]
+        [float(costs.decode_layer_s(k, f, batching.decode, only).mean()) for f in task.formats]
         for k in kinds
     ]
     ends_s = _ends_s(costs, kinds[0], batching) * -(-scenario.workload.requests // batching.prefill)
@@ -135,7 +136,7 @@ def _memory(
         reference_layer_bytes(model, FORMATS[name].bits, workload.requests, workload.context_tokens)
         for name in task.formats
     ]
-    hidden, wide = model.hidden_size, model.intermediate_size
+    hidden, wide = model.hidden_size, model.only_kind.dense.inner_size
     prompt, context = workload.prompt_tokens, workload.context_tokens
     prefill = batching.prefill * prompt * (20 * hidden + 4 * wide + 2 * prompt)
     decode = batching.decode * (16 * hidden + 4 * wide + 6 * context + 4 * context * hidden)

@@ -215,6 +215,7 @@ def _baseline(outcome: OnlineOutcome, baseline: ServedBaseline) -> Content:
         "latency_mean_s": result and finite(result.latency_s.mean),
         "latency_p99_s": result and finite(result.latency_s.p99),
         "quality_loss": served and outcome.task.loss(served.serving.plan),
+        "settings": served and asdict(served.serving.settings),
         "why_not": baseline.infeasible_reason,
     }
 
@@ -287,13 +288,13 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
 
 
 def _comparison_table(outcome: OnlineOutcome) -> Table:
-    """Return the plan found beside others with default settings, on the same requests."""
+    """Return the plan found beside others, each with its best settings, on the same requests."""
     headings = (SOUGHT[outcome.task.objective], "TTFT p99", "TPOT p99", "loss")
-    table = new_table("plan", *headings, "formats", right=headings)
+    table = new_table("plan", *headings, "batches", "formats", right=headings)
     table.columns[0].no_wrap = True
     for row in (ServedBaseline("this plan", outcome.best, None), *outcome.baselines):
         style = "bold" if row.served is outcome.best else ""
-        figures, said = [""] * len(headings), row.infeasible_reason or ""
+        figures, said = [""] * (len(headings) + 1), row.infeasible_reason or ""
         if row.served is not None:
             figures, said = _figures(outcome, row.served), _formats(row.served.serving.plan)
         table.add_row(plain(row.name, style), *figures, plain(said))
@@ -307,6 +308,7 @@ def _figures(outcome: OnlineOutcome, served: ServiceIndividual) -> list[str]:
         seconds_text(result.ttft_s.p99),
         seconds_text(result.tpot_s.p99),
         loss_text(outcome.task.loss(served.serving.plan)),
+        f"{served.serving.settings.token_budget} x {served.serving.settings.sequence_limit}",
     ]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.core.memory import layer_kv_bytes, layer_weight_bytes
+from llmpq_sim.core.memory import layer_cache_bytes, layer_weight_bytes
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
@@ -87,15 +87,21 @@ def stage_rows(score: PlanScore, task: PlanningTask) -> list[StageRow]:
 
 
 def _least_layer_bytes(plan: Plan, task: PlanningTask) -> list[int]:
-    """Return, per stage, the bytes of a layer in the smallest format that may be there."""
+    """Return, per stage, the bytes of its smallest layer in the smallest format that may be."""
     scenario = task.costs.scenario
-    kv_bytes = layer_kv_bytes(scenario.model, scenario.workload, plan.micro_batching)
-    sizes = {name: layer_weight_bytes(scenario.model, FORMATS[name]) for name in FORMATS}
     least = []
-    for stage in plan.stages:
+    for stage, first in zip(plan.stages, plan.first_layers(), strict=True):
+        numbers = scenario.model.kind_of_layer[first : first + len(stage.formats)]
+        kinds = [scenario.model.kinds[number] for number in dict.fromkeys(numbers)]
         device = scenario.cluster.devices[scenario.cluster.index(stage.device, "plan")].device
         allowed = {name for name in task.formats if name in device.formats} | set(stage.formats)
-        least.append(kv_bytes + min(sizes[name] for name in allowed))
+        least.append(
+            min(
+                layer_cache_bytes(kind, scenario.workload, plan.micro_batching)
+                + min(layer_weight_bytes(kind, FORMATS[name]) for name in allowed)
+                for kind in kinds
+            )
+        )
     return least
 
 

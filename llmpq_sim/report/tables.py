@@ -12,12 +12,14 @@ from rich.text import Text
 
 from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.formats import FORMATS, WeightFormat
-from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
+from llmpq_sim.core.layers import Attention
+from llmpq_sim.core.memory import ends_bytes, layers_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.result import Summary
 from llmpq_sim.core.units import GB, TFLOP, US, gib, gib_apart
 from llmpq_sim.io.clusters import bundled_clusters, load_cluster
 from llmpq_sim.io.devices import load_devices, load_links
+from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.io.models import bundled_models, load_model
 from llmpq_sim.io.resources import unknown_name
 from llmpq_sim.report.comparison import ComparisonRow, FrontRow, WhatIfRow
@@ -203,17 +205,26 @@ def _models() -> Listing:
 
 def _model_bytes(model: ModelSpec) -> int:
     """Return the bytes of all weights at 16 bits, a tied embedding once."""
-    layers = model.layers * layer_weight_bytes(model, FORMATS["fp16"])
+    layers = layers_weight_bytes(model, 0, ("fp16",) * model.layers)
     return layers + ends_bytes(model, is_first=True, is_last=True)
 
 
 def _model_row(model: ModelSpec) -> tuple[str, ...]:
-    counts = (model.layers, model.hidden_size, model.heads, model.kv_heads, model.max_positions)
+    heads, kv_heads = _head_counts(model)
+    counts = (model.layers, model.hidden_size, heads, kv_heads, model.max_positions)
     return (model.name, *map(str, counts), gib(_model_bytes(model)))
 
 
+def _head_counts(model: ModelSpec) -> tuple[str, str]:
+    """Return the heads and KV heads of its kinds of attention, a dash where there is none."""
+    mixers = [kind.mixer for kind in model.kinds if isinstance(kind.mixer, Attention)]
+    found = ([each.heads for each in mixers], [each.kv_heads for each in mixers])
+    heads, kv_heads = ("/".join(map(str, dict.fromkeys(counts))) or "-" for counts in found)
+    return heads, kv_heads
+
+
 def _model_entry(model: ModelSpec) -> dict[str, Any]:
-    return {**asdict(model), "weights_bytes": _model_bytes(model)}
+    return {**model_to_dict(model), "weights_bytes": _model_bytes(model)}
 
 
 def _devices() -> Listing:

@@ -124,8 +124,10 @@ def least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     formats: list[str] = []
     for position, count in zip(pins.order(task), pins.layers, strict=True):
         runs = [name for name in task.formats if name in members[position].device.formats]
-        for layer in range(len(formats), len(formats) + count):
-            formats.append(min(runs, key=partial(_weight_bytes, model.layer_kind(layer))))
+        layers = range(len(formats), len(formats) + count)
+        formats += [
+            min(runs, key=partial(_weight_bytes, model.layer_kind(each))) for each in layers
+        ]
     return tuple(formats)
 
 

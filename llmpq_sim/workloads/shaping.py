@@ -124,7 +124,9 @@ def superpose(
 
 def _factor(workload: TraceWorkload, rate_per_s: float) -> float:
     if workload.rate_per_s is None:
-        found = "one request" if workload.requests == 1 else "all requests at one instant"
+        found = "one request"
+        if workload.requests > 1:
+            found = "all requests at one instant; give --arrivals poisson"
         if workload.concurrency is not None:
             found = f"a closed loop of {workload.concurrency} in flight"
         raise InputError(f"{workload.name}: expected a rate that can be scaled, got {found}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.core.memory import ends_bytes, layer_kv_bytes, layer_weight_bytes
+from llmpq_sim.core.memory import ends_bytes, layer_cache_bytes, layer_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.core.records import to_dict
@@ -207,8 +207,8 @@ def _memory_bytes(settings: DemoSettings, model: ModelSpec, profile: DeviceProfi
     """Return memory for the runtime, an end of the model, and half of the layers at 16 bits."""
     workload = _workload(settings, model)
     batching = MicroBatching(workload.requests, workload.requests, 1)
-    layer_bytes = layer_weight_bytes(model, FORMATS["bf16"]) + layer_kv_bytes(
-        model, workload, batching
+    layer_bytes = layer_weight_bytes(model.only_kind, FORMATS["bf16"]) + layer_cache_bytes(
+        model.only_kind, workload, batching
     )
     machine = profile.machine
     if machine is None:

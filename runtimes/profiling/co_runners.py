@@ -37,7 +37,9 @@ def busy_co_runners(task: Task) -> Iterator[int]:
             "cores": list(stage_cores(target.all_cores, number + 1, target.threads)),
             "formats": list(task.formats),
             "dtype": DTYPE_NAMES[task.dtype],
-            "shapes": [[linear.out_features, linear.in_features] for linear in spec.linears],
+            "shapes": [
+                [linear.out_features, linear.in_features] for linear in spec.only_kind.linears
+            ],
         }
         for number in range(count)
     ]

@@ -62,8 +62,10 @@ def needed_bytes(point: Point, conditions: Conditions) -> int:
     if point.op == "link":
         return 2 * point.bytes
     spec = conditions.models[point.model].spec
-    kv_bytes = item_bytes * spec.kv_heads * spec.head_dim * point.batch * point.seq
+    kind = spec.only_kind
+    mixer = kind.attention
+    kv_bytes = item_bytes * mixer.kv_heads * mixer.key_dim * point.batch * point.seq
     if point.op == "attention":
         return 2 * kv_bytes + item_bytes * point.tokens * spec.hidden_size
-    widest = max(linear.out_features for linear in spec.linears)
+    widest = max(linear.out_features for linear in kind.linears)
     return 2 * point.layers * kv_bytes + 2 * item_bytes * point.tokens * widest

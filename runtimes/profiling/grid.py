@@ -112,7 +112,9 @@ def gemm_series(
         kernels_of: the kernels of a format for some output and input features.
         grid: sizes.
     """
-    shapes = sorted({(linear.out_features, linear.in_features) for linear in spec.linears})
+    shapes = sorted(
+        {(linear.out_features, linear.in_features) for linear in spec.only_kind.linears}
+    )
     return [
         tuple(Point("gemm", "any", name, spec.name, kernel, m=m, n=n, k=k) for m in grid.tokens)
         for name in formats
@@ -136,12 +138,13 @@ def head_gemm_series(
 
 def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
     """Return the attention of a layer in both phases, a series for each number of sequences."""
+    mixer = spec.only_kind.attention
     base = Point(
         "attention",
         model=spec.name,
-        heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
+        heads=mixer.heads,
+        kv_heads=mixer.kv_heads,
+        head_dim=mixer.key_dim,
         kv_bits=KV_BITS,
     )
     series: list[Series] = []

@@ -79,7 +79,7 @@ class AttentionBench:
         model = conditions.models[series[0].model]
         self._slopes = None
         if model.spec.family == "bloom":
-            self._slopes = alibi_slopes(model.spec.heads).to(conditions.device)
+            self._slopes = alibi_slopes(model.spec.only_kind.attention.heads).to(conditions.device)
         elements = max(prod(self._shape(point)) for point in series)
         self._memory = torch.zeros(elements, dtype=conditions.dtype, device=conditions.device)
 

@@ -108,8 +108,8 @@ def random_stage(
     """
     shard = Shard(0, layers, is_first=False, is_last=False)
     built, settings = random_cut(model, shard, format_name, conditions)
-    spec = model.spec
-    shape = (layers, 2, cache[0], spec.kv_heads, cache[1], spec.head_dim)
+    mixer = model.spec.only_kind.attention
+    shape = (layers, 2, cache[0], mixer.kv_heads, cache[1], mixer.key_dim)
     stored = torch.zeros(shape, dtype=conditions.dtype, device=conditions.device)
     state = StageState(KvCache(stored))
     connect(built, state)
@@ -127,7 +127,9 @@ class LayerBench:
         self._conditions = conditions
         stage = random_stage(model, first.layers, first.quant, cache, conditions)
         stored = FORMATS[first.quant]
-        layer_bytes = sum(stored.matrix_bytes(*_shape(linear)) for linear in model.spec.linears)
+        layer_bytes = sum(
+            stored.matrix_bytes(*_shape(linear)) for linear in model.spec.only_kind.linears
+        )
         most = model.spec.layers // first.layers  # a stage has no more layers to turn to either
         copies = min(conditions.copies(first.layers * layer_bytes), most)
         self._stages = [stage, *(copy.deepcopy(stage) for _ in range(copies - 1))]

@@ -197,7 +197,7 @@ def _session(
 ) -> Session:
     effort = task.settings.timing_effort
     missing = [point for point in agenda.points if point not in rows.timings]
-    weights = {name: model.spec.layer_weights for name, model in task.models.items()}
+    weights = {name: model.spec.only_kind.formatted_weights for name, model in task.models.items()}
     peaks = Peaks(machine.flops_per_s, machine.memory_bytes_per_s)
     forecast = Forecast(missing, peaks, weights, effort)
     stopwatch = stopwatch_of(task.target.device, task.target.threads)

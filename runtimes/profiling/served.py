@@ -129,7 +129,7 @@ def depths(spec: ModelSpec, format_name: str) -> tuple[tuple[int, int], ...]:
     The first stage has about as many layers more as the LM head is worth, so that both stages are
     always at work, as in a plan: a core whose neighbour rests is faster.
     """
-    layer_bytes = layer_weight_bytes(spec, FORMATS[format_name])
+    layer_bytes = layer_weight_bytes(spec.only_kind, FORMATS[format_name])
     worth = min(round(head_bytes(spec) / layer_bytes), LAYERS)
     deep = min(LAYERS + worth, spec.layers), min(LAYERS, spec.layers)
     fewer = min(FEWER_LAYERS, deep[1] - 1)
@@ -190,5 +190,5 @@ def _counted_bytes(spec: ModelSpec, pipeline: ServedPipeline, end: str) -> int:
 
 def _weights_bytes(spec: ModelSpec, format_name: str, layers: tuple[int, int]) -> int:
     """Return what the weights of both stages take together."""
-    of_layers = sum(layers) * layer_weight_bytes(spec, FORMATS[format_name])
+    of_layers = sum(layers) * layer_weight_bytes(spec.only_kind, FORMATS[format_name])
     return of_layers + embedding_bytes(spec) + head_bytes(spec)

@@ -178,9 +178,13 @@ def _end(
     task: Mapping[str, Any],
 ) -> End:
     """Return the stage of this end with an empty cache."""
-    spec, layers, is_first = model.spec, len(built.layers), task["rank"] == FIRST
+    mixer, layers, is_first = (
+        model.spec.only_kind.attention,
+        len(built.layers),
+        task["rank"] == FIRST,
+    )
     context_tokens = pipeline["prompt_tokens"] + pipeline["rounds"]
-    shape = (layers, 2, GROUPS * task["rows"], spec.kv_heads, context_tokens, spec.head_dim)
+    shape = (layers, 2, GROUPS * task["rows"], mixer.kv_heads, context_tokens, mixer.key_dim)
     state = StageState(KvCache(torch.zeros(shape, dtype=settings.dtype)))
     connect(built, state)
     tensors = [*built.model.parameters(), *built.model.buffers(), state.cache.stored]

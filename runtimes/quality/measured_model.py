@@ -123,7 +123,7 @@ def prepared_run(
         folder,
         _run_sha256(measured_model, candidates),
         measured_model.spec.hidden_size,
-        measured_model.spec.head_weights / measured_model.spec.layer_weights,
+        measured_model.spec.head_weights / measured_model.spec.only_kind.formatted_weights,
         settings.clock,
     )
     check_leftovers(folder, resume=settings.resume)

@@ -32,9 +32,10 @@ def needed_memory_bytes(spec: ModelSpec, source: LayerSource) -> int:
     that are compared together.
     """
     size = source.dtype.itemsize
-    largest = max(linear.weights for linear in spec.linears)
-    layer = (spec.layer_weights + largest + spec.bias_elements + spec.norm_elements) * size
-    widths = ACTIVATIONS_HIDDEN * spec.hidden_size + ACTIVATIONS_INNER * spec.intermediate_size
+    kind = spec.only_kind
+    largest = max(linear.weights for linear in kind.linears)
+    layer = (kind.parameters + largest) * size
+    widths = ACTIVATIONS_HIDDEN * spec.hidden_size + ACTIVATIONS_INNER * kind.dense.inner_size
     windows = source.windows_at_once * source.window_tokens * widths * size
     logits = HEAD_TOKENS * spec.vocab_size * (LOGITS_FLOAT64 * torch.float64.itemsize + size)
     embedding, head = spec.embedding_weights * size, spec.head_weights * size + logits

@@ -46,7 +46,8 @@ def whole_model(format_name: str, target: Target, recorded: bool) -> tuple[Stage
     conditions = Conditions(target, torch.bfloat16, {MODEL: model}, FUSED)
     shard = Shard(0, model.spec.layers, is_first=True, is_last=True)
     built, settings = random_cut(model, shard, format_name, conditions)
-    shape = (shard.layers, 2, 1, model.spec.kv_heads, 1024, model.spec.head_dim)
+    mixer = model.spec.only_kind.attention
+    shape = (shard.layers, 2, 1, mixer.kv_heads, 1024, mixer.key_dim)
     state = StageState(KvCache(torch.zeros(shape, dtype=torch.bfloat16, device=target.device)))
     connect(built, state)
     linears = [m for m in built.model.modules() if isinstance(m, StoredLinear)]

@@ -6,7 +6,6 @@ program, where each device is a place of its own.
 
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -60,7 +59,7 @@ def large_cluster(devices: int) -> Cluster:
 
 def large_task(devices: int, layers: int) -> PlanningTask:
     """Return the task of serving OPT-175b, cut to so many layers, by data sheets."""
-    model, cluster = replace(load_model("opt-175b"), layers=layers), large_cluster(devices)
+    model, cluster = load_model("opt-175b").with_layers(layers), large_cluster(devices)
     workload = batch_workload(model, REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS)
     return planning_task(
         Scenario(model, cluster, workload),

@@ -45,6 +45,8 @@ def test_a_prompt_that_fits_in_chunks_alone_is_planned_so(long: tuple[Path, str]
     folder, shown = long
     assert plan_of(folder / "plan.json")["prefill_chunk_tokens"] == 8192
     assert "prefill 1 x 44000 in 6 chunks of 7333 or 7334" in shown
+    assert "no plan fits" not in shown  # baselines cut prompts as well
+    assert shown.count("x1.00") == 6
     verified = llmpq("verify", "plan.json", cwd=folder)
     assert "6 micro-batchings checked by arithmetic" in verified.stdout, verified.stderr
     asked = llmpq("simulate", "plan.json", "--json", "--timeline", "steps.json", cwd=folder)

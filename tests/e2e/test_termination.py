@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def held(folder: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
-    """Run a command in the background; give it, stopped, once it holds its lock."""
+    """Run a command in the background; give it, stopped, once its lock names it."""
     running = subprocess.Popen(
         [str(LLMPQ), *arguments],
         cwd=folder,
@@ -50,7 +50,7 @@ def held(folder: Path, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[
         start_new_session=True,
     )
     try:
-        while not list(folder.glob(".llmpq-*.lock")):
+        while not any(lock.stat().st_size for lock in folder.glob(".llmpq-*.lock")):
             assert running.poll() is None, running.communicate()
             sleep(0.01)
         running.send_signal(signal.SIGSTOP)

@@ -22,6 +22,7 @@ from llmpq_sim.io.clusters import cluster_to_dict, load_cluster
 from llmpq_sim.io.executions import load_execution
 from llmpq_sim.io.files import json_text, sha256_of
 from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import load_plan, outcome_to_dict
 from llmpq_sim.io.presets import load_preset
@@ -108,7 +109,7 @@ def _hand_written() -> list[Kind]:
     devices = {**clusters[0], "device_types": [CARD]}
     sensitivity = {"schema": "llmpq/sensitivity", "version": 1, "model": "opt-125m"}
     return [
-        Kind("config", "config.json", (config,), lambda path: to_dict(load_model(str(path)))),
+        Kind("config", "config.json", (config,), lambda path: model_to_dict(load_model(str(path)))),
         Kind("cluster", "lab.yaml", tuple(clusters), _use_cluster),
         Kind("devices", "lab.yaml", (devices,), _use_cluster),
         Kind("preset", "made.yaml", tuple(presets), _use_preset),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmpq_sim.core.layers import Attention, Dense
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import load_model
@@ -40,7 +41,14 @@ def model(name: str) -> ModelSpec:
     llama_70b = load_model("llama-2-70b")
     if name == "llama2_70b":
         return llama_70b
-    return replace(llama_70b, hidden_size=6656, intermediate_size=17920, heads=52, kv_heads=52)
+    (kind,) = llama_70b.kinds
+    kind = replace(
+        kind,
+        hidden_size=6656,
+        mixer=Attention(52, 52, 128, 128),
+        feed_forward=Dense(17920),
+    )
+    return replace(llama_70b, hidden_size=6656, kinds=(kind,))
 
 
 def median_error(gpu: str, name: str, phase: str) -> float:
@@ -56,12 +64,13 @@ def median_error(gpu: str, name: str, phase: str) -> float:
 
 def layer_s(gpu: str, spec: ModelSpec, phase: str, tokens: FloatArray) -> FloatArray:
     profile = spec_profile(load_devices()[DEVICES[gpu]])
-    layout = (spec.heads, spec.kv_heads, spec.head_dim)
+    mixer = spec.only_kind.attention
+    layout = (mixer.heads, mixer.kv_heads, mixer.key_dim)
     if phase == "prefill":
         attention_s = profile.prefill_attention_s(tokens / PROMPT_TOKENS, PROMPT_TOKENS, *layout)
     else:
         attention_s = profile.decode_attention_s(tokens, CONTEXT_TOKENS, *layout)
-    return products_s(spec, profile, "fp16", tokens) + attention_s
+    return products_s(spec.only_kind, profile, "fp16", tokens) + attention_s
 
 
 @pytest.mark.parametrize("name", ["llama1_30b", "llama2_70b"])

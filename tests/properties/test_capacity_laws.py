@@ -81,7 +81,7 @@ def test_a_stage_holds_its_tokens_beside_all_else_and_not_one_more(
         plan.stages,
         strict=True,
     ):
-        token_bytes = len(planned.formats) * scenario.model.kv_bytes(1, 1)
+        token_bytes = len(planned.formats) * scenario.model.only_kind.cache_bytes(1, 1)
         left_bytes = need.limit_bytes - need.total_bytes + need.kv_bytes
         assert stage.kv_bytes == max(left_bytes, 0)
         assert stage.kv_tokens * token_bytes <= stage.kv_bytes < (stage.kv_tokens + 1) * token_bytes
@@ -170,5 +170,5 @@ def test_contexts_are_told_for_powers_of_two_as_long_as_one_fits() -> None:
 
 def test_bytes_that_are_short_hold_no_block() -> None:
     model = tiny_model()
-    assert kv_blocks(model, 2, -5, 16) == 0
-    assert kv_blocks(model, 2, 2 * model.kv_bytes(1, 16), 16) == 1
+    assert kv_blocks(model.only_kind, 2, -5, 16) == 0
+    assert kv_blocks(model.only_kind, 2, 2 * model.only_kind.cache_bytes(1, 16), 16) == 1

@@ -23,7 +23,8 @@ from llmpq_sim.io.clusters import (
 )
 from llmpq_sim.io.devices import device_types
 from llmpq_sim.io.files import json_text, read_json, read_yaml, sha256_of
-from llmpq_sim.io.models import bundled_models, model_from_config, model_from_dict
+from llmpq_sim.io.model_records import model_from_dict, model_to_dict
+from llmpq_sim.io.models import bundled_models, model_from_config
 from llmpq_sim.io.parsing import parse_json, parse_yaml
 from llmpq_sim.io.resources import bundled_dir
 
@@ -158,7 +159,7 @@ def test_a_damaged_cluster_snapshot_is_refused_or_still_a_cluster(content: Any) 
 def test_a_damaged_config_is_refused_or_still_a_model(content: Any) -> None:
     with suppress(InputError):
         spec = model_from_config(content, "m", "config.json")
-        assert model_from_dict(Fields(to_dict(spec), "a")) == spec
+        assert model_from_dict(Fields(model_to_dict(spec), "a")) == spec
 
 
 @given(clusters())
@@ -202,7 +203,7 @@ def tensor_elements(config: dict[str, Any]) -> int:
 @given(llama_configs())
 def test_a_layer_has_the_elements_of_its_tensors(config: dict[str, Any]) -> None:
     spec: ModelSpec = model_from_config(config, "m", "config.json")
-    layer = spec.layer_weights + spec.bias_elements + spec.norm_elements
+    layer = spec.only_kind.parameters
     assert layer == tensor_elements(config)
-    content = parse_json(json_text(to_dict(spec)), "plan.json")
+    content = parse_json(json_text(model_to_dict(spec)), "plan.json")
     assert model_from_dict(Fields(content, "plan.json.model")) == spec

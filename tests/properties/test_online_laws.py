@@ -6,32 +6,25 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.plan import Stage, check_plan
 from llmpq_sim.search.online.operators import (
-    SEQUENCE_LIMITS,
-    TOKEN_BUDGETS,
     ServiceOperators,
     longest_room,
     mean_room,
     serving_plan,
 )
+from llmpq_sim.search.online.settings_genes import grid
 from llmpq_sim.search.online.task import OBJECTIVES, Objective
 from llmpq_sim.simulator.continuous.compilation import stage_blocks
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
-from tests.online import found, is_on_grid, online_task, tiny_trace
+from tests.online import found, is_allowed, online_task, tiny_trace
 from tests.serving import trace
 
 TASK = online_task()
 OBJECTIVES_WITHOUT_PRICES = [name for name in OBJECTIVES if name != "cost"]
 
 
-@st.composite
-def settings_of_the_grid(draw: st.DrawFn) -> ContinuousSettings:
-    budget, limit = draw(st.sampled_from(TOKEN_BUDGETS)), draw(st.sampled_from(SEQUENCE_LIMITS))
-    return ContinuousSettings(budget, min(limit, budget), TASK.defaults.longest_context_tokens)
-
-
-@given(settings_of_the_grid(), st.integers(0, 10**6))
+@given(st.sampled_from(list(grid(TASK.defaults))), st.integers(0, 10**6))
 @settings(max_examples=40)
-def test_changes_keep_to_the_grid_the_budget_and_the_room_for_the_longest_request(
+def test_changes_keep_to_the_genes_the_budget_and_the_room_for_the_longest_request(
     limits: ContinuousSettings, seed: int
 ) -> None:
     rng, room = np.random.default_rng(seed), longest_room(TASK)
@@ -45,7 +38,7 @@ def test_changes_keep_to_the_grid_the_budget_and_the_room_for_the_longest_reques
         if changed is None:
             continue
         one = changed
-        assert is_on_grid(one.settings)
+        assert is_allowed(one.settings, len(one.plan.stages))
         check_plan(one.plan, room.costs.scenario)
         assert TASK.loss(one.plan) <= TASK.batch.allowed_loss
         assert min(stage_blocks(one.plan, TASK.costs.model, TASK.costs.cluster, one.settings)) > 0
@@ -65,8 +58,9 @@ def test_a_search_is_never_worse_than_its_baselines(
 
 
 def test_where_no_plan_holds_the_longest_request_only_that_is_refused() -> None:
-    requests = trace([0.0, 1.0, 2.0, 3.0], [10, 10, 1900, 10], [5, 5, 100, 5])
-    task = online_task(requests, room_mib=6.5, objective="mean-latency")
+    arrivals = [float(number) for number in range(9)]
+    requests = trace(arrivals, [10] * 7 + [1900, 10], [5] * 7 + [100, 5])
+    task = online_task(requests, room_mib=4.2, objective="mean-latency")
     assert mean_room(task).costs.scenario.workload.context_tokens < 1000
     outcome = found(task, generations=1)
     assert outcome.best.result.refused == 1

@@ -102,7 +102,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], 
     lines = [json.loads(line) for line in measured.stdout.splitlines()]
     model = load_model(str(folder))
     plan = {
-        name: LAYERS * layer_weight_bytes(model, FORMATS[name]) + ends_bytes(model, True, True)
+        name: LAYERS * layer_weight_bytes(model.only_kind, FORMATS[name])
+        + ends_bytes(model, True, True)
         for name in ("int3", "int4", "int8", "bf16")
     }
     return {

@@ -60,7 +60,8 @@ def conditions_of(folder: Path, family: str, **changes: Any) -> Conditions:
 def points_of(conditions: Conditions) -> list[Point]:
     ((name, model),) = conditions.models.items()
     spec = model.spec
-    heads = {"heads": spec.heads, "kv_heads": spec.kv_heads, "head_dim": spec.head_dim}
+    mixer = spec.only_kind.attention
+    heads = {"heads": mixer.heads, "kv_heads": mixer.kv_heads, "head_dim": mixer.key_dim}
     points = [
         Point("embedding", quant="fp16", model=name, m=3, n=64, k=96),
         Point("head", quant="fp16", model=name, m=3, n=96, k=64),

@@ -35,7 +35,7 @@ formats = st.sampled_from(("bf16", "int8", "int4", "int3"))
 
 @given(models, formats)
 def test_both_stages_have_about_as_much_to_read(model: ModelSpec, format_name: str) -> None:
-    layer_bytes = layer_weight_bytes(model, FORMATS[format_name])
+    layer_bytes = layer_weight_bytes(model.only_kind, FORMATS[format_name])
     for first, last in depths(model, format_name):
         assert 1 <= last <= LAYERS
         assert last <= first <= model.layers
@@ -50,7 +50,7 @@ def test_two_depths_differ_by_as_many_layers_at_both_ends(
 ) -> None:
     deep, shallow = depths(model, format_name)
     assert deep[0] - shallow[0] == deep[1] - shallow[1] == FEWER_LAYERS
-    few = depths(replace(model, layers=layers), format_name)
+    few = depths(model.with_layers(layers), format_name)
     assert len(few) == 1 + (layers > 1)
     assert all(1 <= count <= layers for pair in few for count in pair)
 
@@ -68,7 +68,7 @@ def test_each_visit_is_a_row_of_its_own() -> None:
 def test_pipelines_keep_within_memory() -> None:
     spec = MODELS["llama-3.1-8b"]
     deep, shallow = served_pipelines(spec, ("bf16",), 20, 1e12)
-    layers_bytes = sum(shallow.layers) * layer_weight_bytes(spec, FORMATS["bf16"])
+    layers_bytes = sum(shallow.layers) * layer_weight_bytes(spec.only_kind, FORMATS["bf16"])
     enough = layers_bytes + embedding_bytes(spec) + head_bytes(spec)
     assert served_pipelines(spec, ("bf16",), 20, enough) == (shallow,)
     assert served_pipelines(spec, ("bf16",), 20, enough - 1) == ()

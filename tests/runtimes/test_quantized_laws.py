@@ -143,7 +143,7 @@ def planned_bytes(folder: Path, layers: tuple[int, ...]) -> list[int]:
     for number, count in enumerate(layers):
         formats = FORMATS_OF_LAYERS[first : first + count]
         counted.append(
-            sum(layer_weight_bytes(model, FORMATS[name]) for name in formats)
+            sum(layer_weight_bytes(model.only_kind, FORMATS[name]) for name in formats)
             + ends_bytes(model, number == 0, number == len(layers) - 1)
         )
         first += count

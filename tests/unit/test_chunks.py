@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_sim.core.cluster import Link
+from llmpq_sim.core.layers import Attention
 from llmpq_sim.core.memory import batch_temporaries_bytes, plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.core.schedule import PrefillStep, prefill_steps
@@ -53,12 +54,12 @@ def test_the_attention_of_all_chunks_is_that_of_the_prompt(rows: int, chunk_toke
     def products_s(tokens: int) -> float:
         alone = PrefillStep(1, 0, tokens, is_last=True)
         attention_s = costs.profiles["kind"].prefill_attention_s(1, tokens, 4, 4, 64)
-        return costs.prefill_step_s("kind", "int8", alone) - float(attention_s)
+        return costs.prefill_step_s("kind", "int8", alone, 0) - float(attention_s)
 
     model = costs.scenario.model
-    assert (model.heads, model.kv_heads, model.head_dim) == (4, 4, 64)
-    chunks_s = sum(costs.prefill_step_s("kind", "int8", step) for step in steps)
-    whole_s = costs.prefill_layer_s("kind", "int8", rows) - products_s(rows * PROMPT)
+    assert model.only_kind.attention == Attention(4, 4, 64, 64)
+    chunks_s = sum(costs.prefill_step_s("kind", "int8", step, 0) for step in steps)
+    whole_s = costs.prefill_layer_s("kind", "int8", rows, 0) - products_s(rows * PROMPT)
     products = sum(products_s(step.step_tokens) for step in steps)
     assert chunks_s - products == pytest.approx(whole_s, rel=1e-6, abs=1e-12)
 
@@ -114,7 +115,7 @@ def test_only_the_last_chunk_has_the_head() -> None:
     plan, costs = plan_and_costs(MicroBatching(2, 2, 2, 48), stages=1)
     (stage,) = [StageCosts(costs, plan, 0)]
     first, last = prefill_steps(2, plan.micro_batching, PROMPT)
-    layers_s = [2 * costs.prefill_step_s("kind", "int8", step) for step in (first, last)]
+    layers_s = [2 * costs.prefill_step_s("kind", "int8", step, 0) for step in (first, last)]
     embedding_s, head_s = costs.embedding_s("kind", 96), costs.head_s("kind", 2)
     assert stage.prefill_step_s(first) == pytest.approx(layers_s[0] + embedding_s)
     assert stage.prefill_step_s(last) == pytest.approx(layers_s[1] + embedding_s + head_s)

@@ -49,7 +49,7 @@ def test_decodes_of_one_context_take_what_static_batching_says(rows: int) -> Non
     costs = tiny_costs(tiny_scenario(prompt_tokens=299, output_tokens=(3,) * 16))
     load = BatchLoad(rows, 300 * rows, (), rows)
     expected_s = costs.embedding_s("fast", rows) + sum(
-        layers * costs.decode_layer_s("fast", name, rows)[0]
+        layers * costs.decode_layer_s("fast", name, rows, 0)[0]
         for name, layers in (("int4", 2), ("fp16", 1))
     )
     assert compiled().service_s(0, load) == pytest.approx(expected_s, rel=1e-9)
@@ -58,7 +58,7 @@ def test_decodes_of_one_context_take_what_static_batching_says(rows: int) -> Non
 def test_a_whole_prompt_takes_what_static_batching_says() -> None:
     costs = tiny_costs(tiny_scenario(prompt_tokens=200, output_tokens=(1,)))
     load = BatchLoad(0, 0, ((0, 200),), 1)
-    expected_s = costs.prefill_layer_s("slow", "int8", 1) + costs.head_s("slow", 1)
+    expected_s = costs.prefill_layer_s("slow", "int8", 1, 0) + costs.head_s("slow", 1)
     assert compiled().service_s(1, load) == pytest.approx(expected_s, rel=1e-9)
 
 

@@ -51,7 +51,7 @@ def with_room(costs: ServingCosts, tokens: int) -> ServingCosts:
             device=replace(
                 member.device,
                 memory_bytes=taken_bytes[member.name]
-                + layers[member.name] * costs.model.kv_bytes(1, tokens),
+                + layers[member.name] * costs.model.only_kind.cache_bytes(1, tokens),
             ),
         )
         if member.name in layers

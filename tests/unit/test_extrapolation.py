@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.clusters import load_cluster
@@ -8,7 +6,7 @@ from llmpq_sim.io.profiles import cluster_profiles
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.simulator.continuous.extrapolation import extrapolations, products_beyond
 
-MODEL = replace(load_model("llama-3.1-8b"), layers=4)
+MODEL = load_model("llama-3.1-8b").with_layers(4)
 CLUSTER = load_cluster("a100-l40s")
 
 

@@ -15,12 +15,12 @@ def test_a_layer_takes_its_products_its_attention_and_its_elementwise_kernels() 
     profile = costs.profiles["fast"]
     products_s = sum(
         float(profile.gemm_s("int8", 32, linear.out_features, linear.in_features))
-        for linear in model.linears
+        for linear in model.only_kind.linears
     )
     # Two hidden vectors read and written twice, 768 projected read and written, 1024 up and down.
     moved = 32 * 2 * (8 * 256 + 2 * 768 + 1024 + 1024)
     attention_s = float(profile.prefill_attention_s(2, 16, 4, 4, 64))
-    assert costs.prefill_layer_s("fast", "int8", 2) == pytest.approx(
+    assert costs.prefill_layer_s("fast", "int8", 2, 0) == pytest.approx(
         products_s + float(profile.elementwise_s(moved)) + attention_s
     )
 
@@ -42,7 +42,7 @@ def test_attention_between_knots_is_what_the_profile_says_for_linear_models() ->
     contexts = decode_contexts(scenario.workload)
     profile = costs.profiles["fast"]
     exact_s = profile.decode_attention_s(np.full_like(contexts, 3), contexts, 4, 4, 64)
-    first_s = costs.decode_layer_s("fast", "fp16", 3)
+    first_s = costs.decode_layer_s("fast", "fp16", 3, 0)
     assert len(first_s) == costs.rounds == 10 * CONTEXT_KNOTS - 1
     assert first_s - first_s[0] == pytest.approx(exact_s - exact_s[0], abs=1e-12)
 
@@ -57,10 +57,12 @@ def test_the_head_reads_its_matrix_and_samples_from_the_logits() -> None:
 
 def test_costs_are_computed_once_and_always_the_same() -> None:
     costs = tiny_costs(tiny_scenario())
-    assert costs.prefill_layer_s("fast", "int4", 2) == costs.prefill_layer_s("fast", "int4", 2)
+    assert costs.prefill_layer_s("fast", "int4", 2, 0) == costs.prefill_layer_s(
+        "fast", "int4", 2, 0
+    )
     again = tiny_costs(tiny_scenario())
     assert (
-        costs.decode_layer_s("slow", "int4", 2) == again.decode_layer_s("slow", "int4", 2)
+        costs.decode_layer_s("slow", "int4", 2, 0) == again.decode_layer_s("slow", "int4", 2, 0)
     ).all()
 
 
@@ -68,11 +70,11 @@ def test_a_constant_overhead_is_paid_by_every_visit_of_a_layer() -> None:
     scenario = tiny_scenario([tiny_device()])
     profile = replace(spec_profile(tiny_device()), layer_overhead_s=0.25)
     plain, burdened = tiny_costs(scenario), LayerCosts(scenario, {"fast": profile})
-    assert burdened.prefill_layer_s("fast", "int4", 1) == pytest.approx(
-        plain.prefill_layer_s("fast", "int4", 1) + 0.25
+    assert burdened.prefill_layer_s("fast", "int4", 1, 0) == pytest.approx(
+        plain.prefill_layer_s("fast", "int4", 1, 0) + 0.25
     )
-    assert burdened.decode_layer_s("fast", "int4", 1) == pytest.approx(
-        plain.decode_layer_s("fast", "int4", 1) + 0.25
+    assert burdened.decode_layer_s("fast", "int4", 1, 0) == pytest.approx(
+        plain.decode_layer_s("fast", "int4", 1, 0) + 0.25
     )
 
 

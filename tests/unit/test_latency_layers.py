@@ -27,10 +27,11 @@ def spec_rows(quant: str) -> Measurements:
         tokens = batch * 512 if phase == "prefill" else batch
         time_s = sum(
             float(profile.gemm_s(quant, tokens, part.out_features, part.in_features))
-            for part in model.linears
+            for part in model.only_kind.linears
         )
         attention = getattr(profile, f"{phase}_attention_s")
-        time_s += float(attention(batch, 512, model.heads, model.kv_heads, model.head_dim))
+        mixer = model.only_kind.attention
+        time_s += float(attention(batch, 512, mixer.heads, mixer.kv_heads, mixer.key_dim))
         rows.append(layer_row(phase=phase, quant=quant, batch=batch, latency_us=1.2e6 * time_s))
     return measured(rows)
 

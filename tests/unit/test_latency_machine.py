@@ -20,6 +20,7 @@ from tests.measured import measured
 from tests.unit.test_latency_pipeline_calibration import step
 
 SPEC = load_model("llama-160m")
+MIXER = SPEC.only_kind.attention
 LAWS = Laws()
 MACHINE = local_machine()
 ROWS = local_rows(SPEC, LAWS)
@@ -66,8 +67,8 @@ def test_whole_layers_that_were_never_timed_are_predicted(report: FitReport, nam
         tokens = np.asarray([batch * seq if phase == "prefill" else batch], np.float64)
         attention_s = (
             profile.prefill_attention_s if phase == "prefill" else profile.decode_attention_s
-        )(batch, seq, SPEC.heads, SPEC.kv_heads, SPEC.head_dim)
-        found_s = float((products_s(SPEC, profile, name, tokens) + attention_s)[0])
+        )(batch, seq, MIXER.heads, MIXER.kv_heads, MIXER.key_dim)
+        found_s = float((products_s(SPEC.only_kind, profile, name, tokens) + attention_s)[0])
         assert found_s == pytest.approx(LAWS.layer_time_s(name, phase, batch, seq, SPEC), rel=0.04)
 
 
@@ -122,7 +123,7 @@ def test_the_set_of_dense_kernels_needs_no_fused_ones() -> None:
     profile = fitted(SMALL, kernels="torch-dense").profile
     assert profile.kernels == "torch-dense"
     assert profile.dense_from_tokens == dict.fromkeys(("fp16", "int8", "bf16", "int4", "int3"), 1)
-    n, k = SPEC.linears[0].out_features, SPEC.linears[0].in_features
+    n, k = SPEC.only_kind.linears[0].out_features, SPEC.only_kind.linears[0].in_features
     for m in (1, 12, 64):
         exact_s = LAWS.gemm_s("int8", "dense", m, n, k)
         assert float(profile.gemm_s("int8", m, n, k)) == pytest.approx(exact_s, rel=0.03)

@@ -12,6 +12,7 @@ from tests.local_rows import BATCHES, CONTEXTS, Laws, local_machine, local_rows
 from tests.measured import attention_row, gemm_row, measured
 
 SPEC = load_model("llama-160m")
+MIXER = SPEC.only_kind.attention
 LAWS = Laws()
 DEVICE = local_machine().as_device("lab", local_machine().formats, "spec")
 
@@ -42,7 +43,7 @@ def test_products_of_the_served_shapes_are_followed_closely_and_between_them_as_
     assert np.median(at_rows) < 0.01
     tokens = np.arange(1, 1025)
     of_quant = "bf16" if name == "fp16" else name
-    for part in SPEC.linears:
+    for part in SPEC.only_kind.linears:
         shape = (part.out_features, part.in_features)
         exact_s = [
             LAWS.gemm_s(of_quant, "fused" if crossover and m < crossover else "dense", m, *shape)
@@ -75,7 +76,7 @@ def test_attention_is_followed_at_and_between_the_timed_sizes(phase: str) -> Non
     assert np.median(at_rows) < 0.01
     for batch in (1, 3, 5, 11, 16):
         seqs = np.asarray([20, 50, 90, 300, 444])
-        sizes = attention_sizes(batch, seqs, SPEC.heads, SPEC.kv_heads, SPEC.head_dim)
+        sizes = attention_sizes(batch, seqs, MIXER.heads, MIXER.kv_heads, MIXER.key_dim)
         exact_s = [LAWS.attention_s(phase, batch, float(seq), SPEC) for seq in seqs]
         assert error(model.time_s(sizes), np.asarray(exact_s)).max() < 0.05
 

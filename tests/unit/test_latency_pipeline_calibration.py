@@ -20,6 +20,7 @@ from llmpq_sim.latency.spec import spec_profile
 from tests.measured import lab_device, measured
 
 SPEC = load_model("llama-160m")
+MIXER = SPEC.only_kind.attention
 MODELS = {SPEC.name: SPEC}
 PROFILE = replace(
     spec_profile(lab_device()),
@@ -45,8 +46,8 @@ def step_s(profile: DeviceProfile, quant: str, end: str, phase: str, layers: int
     tokens = batch * PROMPT if phase == "prefill" else batch
     attention = profile.prefill_attention_s if phase == "prefill" else profile.decode_attention_s
     context = np.array([float(PROMPT if phase == "prefill" else CONTEXT)])
-    attention_s = attention(batch, context, SPEC.heads, SPEC.kv_heads, SPEC.head_dim)
-    layer_s = products_s(SPEC, profile, format_name, tokens) + attention_s
+    attention_s = attention(batch, context, MIXER.heads, MIXER.kv_heads, MIXER.key_dim)
+    layer_s = products_s(SPEC.only_kind, profile, format_name, tokens) + attention_s
     end_s = embeddings_s(SPEC, profile, tokens) if end == "first" else heads_s(SPEC, profile, batch)
     return float((layers * layer_s + end_s)[0]) + profile.step_overhead_s
 

@@ -12,7 +12,7 @@ from llmpq_sim.core.memory import (
     embedding_bytes,
     ends_bytes,
     head_bytes,
-    layer_kv_bytes,
+    layer_cache_bytes,
     layer_weight_bytes,
     logits_bytes,
     plan_memory,
@@ -46,17 +46,21 @@ def test_opt_30b_takes_the_80_gib_of_the_authors_log() -> None:
 @pytest.mark.parametrize(("name", "bits"), [("int3", 3), ("int4", 4), ("int8", 8), ("fp16", 16)])
 def test_ours_exceeds_the_reference_by_scales_and_biases_only(name: str, bits: int) -> None:
     model, workload = load_model("opt-30b"), PAPER_BATCH
-    ours = layer_weight_bytes(model, FORMATS[name]) + layer_kv_bytes(model, workload, ONE_WAVE)
+    ours = layer_weight_bytes(model.only_kind, FORMATS[name]) + layer_cache_bytes(
+        model.only_kind, workload, ONE_WAVE
+    )
     reference = reference_layer_bytes(model, bits, 32, 612)
     scale_bits = FORMATS[name].bits_per_weight() - bits
-    expected = model.layer_weights * scale_bits / 8
+    expected = model.only_kind.formatted_weights * scale_bits / 8
     assert reference < ours == pytest.approx(reference + expected, rel=2e-3)
 
 
 def test_grouped_queries_need_an_eighth_of_the_cache() -> None:
     grouped = load_model("llama-3.1-70b")
-    plain = replace(grouped, kv_heads=grouped.heads)
-    assert plain.kv_bytes(32, 612) == 8 * grouped.kv_bytes(32, 612)
+    kind = grouped.only_kind
+    plain = replace(kind.attention, kv_heads=kind.attention.heads)
+    every = replace(grouped, kinds=(replace(kind, mixer=plain),))
+    assert every.cache_bytes(32, 612) == 8 * grouped.cache_bytes(32, 612)
 
 
 def test_a_stage_counts_weights_cache_ends_and_temporaries() -> None:
@@ -67,7 +71,7 @@ def test_a_stage_counts_weights_cache_ends_and_temporaries() -> None:
     first, last = plan_memory(plan, scenario)
     temporaries = temporaries_bytes(model, workload, batching)
     assert first == StageMemory(
-        weights_bytes=layer_weight_bytes(model, FORMATS["int8"]),
+        weights_bytes=layer_weight_bytes(model.only_kind, FORMATS["int8"]),
         kv_bytes=4 * 21 * 2 * 256 * 2,
         ends_bytes=embedding_bytes(model),
         temporaries_bytes=temporaries,
@@ -90,8 +94,8 @@ def test_a_tied_matrix_is_held_once_by_one_stage_and_twice_by_two() -> None:
 
 def test_a_wave_at_a_time_needs_the_cache_of_a_wave() -> None:
     model = tiny_model()
-    whole = layer_kv_bytes(model, PAPER_BATCH, MicroBatching(8, 8, 4))
-    assert layer_kv_bytes(model, PAPER_BATCH, MicroBatching(8, 8, 1)) == whole // 4
+    whole = layer_cache_bytes(model.only_kind, PAPER_BATCH, MicroBatching(8, 8, 4))
+    assert layer_cache_bytes(model.only_kind, PAPER_BATCH, MicroBatching(8, 8, 1)) == whole // 4
 
 
 def test_a_device_smaller_than_the_runtime_has_less_than_nothing() -> None:

@@ -100,8 +100,8 @@ def test_a_layer_has_the_tensors_of_transformers_own(name: str, changes: dict[st
     layer = [each.shape for key, each in model.named_parameters() if ".1." in key]
     matrices = [shape for shape in layer if len(shape) == 2 and 64 in shape]
     elements = sum(shape.numel() for shape in layer)
-    assert spec.layer_weights + spec.bias_elements + spec.norm_elements == elements
-    assert spec.layer_weights == sum(shape.numel() for shape in matrices)
+    assert spec.only_kind.parameters == elements
+    assert spec.only_kind.formatted_weights == sum(shape.numel() for shape in matrices)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert (spec.vocab_size, spec.hidden_size) == tuple(embedding.shape)
     assert spec.tied_embeddings == (head is embedding)
@@ -114,7 +114,7 @@ def test_keys_and_values_are_as_wide_as_those_that_transformers_caches(name: str
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     cached = model(torch.arange(7)[None]).past_key_values.layers[0]
     spec = model_from_config(config.to_dict(), name, "config.json")
-    assert 2 * (cached.keys.numel() + cached.values.numel()) == spec.kv_bytes(1, 7)
+    assert 2 * (cached.keys.numel() + cached.values.numel()) == spec.only_kind.cache_bytes(1, 7)
 
 
 def test_the_readme_says_how_many_families_there_are() -> None:

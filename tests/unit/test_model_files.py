@@ -9,10 +9,10 @@ import pytest
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.core.records import to_dict
 from llmpq_sim.io.families import FAMILIES
 from llmpq_sim.io.files import read_json
-from llmpq_sim.io.models import bundled_models, load_model, model_from_config, model_from_dict
+from llmpq_sim.io.model_records import model_from_dict, model_to_dict
+from llmpq_sim.io.models import bundled_models, load_model, model_from_config
 from llmpq_sim.io.resources import bundled_dir
 
 PUBLISHED = {
@@ -94,7 +94,7 @@ def test_a_bundled_model_has_its_published_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in bundled_models() if name.startswith("opt")])
 def test_opt_models_have_the_parameters_of_their_tensors(name: str) -> None:
     spec = load_model(name)
-    h, f = spec.hidden_size, spec.intermediate_size
+    h, f = spec.hidden_size, spec.only_kind.dense.inner_size
     layer = 4 * (h * h + h) + (f * h + f) + (h * f + h) + 2 * (h + h)
     embeddings = 50272 * h + (2048 + 2) * h
     assert all_parameters(spec) == spec.layers * layer + embeddings + 2 * h
@@ -108,7 +108,7 @@ def test_families_that_are_not_bundled_have_their_published_parameters() -> None
 @pytest.mark.parametrize("name", bundled_models())
 def test_every_bundled_model_survives_a_snapshot(name: str) -> None:
     spec = load_model(name)
-    content = json.loads(json.dumps(to_dict(spec)))
+    content = json.loads(json.dumps(model_to_dict(spec)))
     assert spec.name == name
     assert model_from_dict(Fields(content, "plan.json.model")) == spec
 
@@ -118,17 +118,21 @@ def test_absent_keys_have_their_familys_meaning() -> None:
     for key in ("num_key_value_heads", "tie_word_embeddings", "torch_dtype"):
         del content[key]
     spec = model_from_config(content, "m", "config.json")
-    assert (spec.kv_heads, spec.tied_embeddings, spec.dtype) == (32, False, "fp16")
+    assert (spec.only_kind.attention.kv_heads, spec.tied_embeddings, spec.dtype) == (
+        32,
+        False,
+        "fp16",
+    )
     assert read("opt-125m").tied_embeddings
     assert read("bloom-560m").tied_embeddings
 
 
 def test_biases_are_counted_where_the_config_asks_for_them() -> None:
     h, f = 4096, 11008
-    assert read("llama-2-7b", attention_bias=True).bias_elements == 4 * h
-    assert read("llama-2-7b", mlp_bias=True).bias_elements == 2 * f + h
-    assert read("qwen2.5-7b").bias_elements == (28 + 2 * 4) * 128
-    assert read("opt-125m", enable_bias=False).bias_elements == 0
+    assert read("llama-2-7b", attention_bias=True).only_kind.bias_elements == 4 * h
+    assert read("llama-2-7b", mlp_bias=True).only_kind.bias_elements == 2 * f + h
+    assert read("qwen2.5-7b").only_kind.bias_elements == (28 + 2 * 4) * 128
+    assert read("opt-125m", enable_bias=False).only_kind.bias_elements == 0
 
 
 def test_a_mistral_that_does_not_say_it_has_eight_key_value_heads() -> None:
@@ -226,8 +230,8 @@ def test_infinities_of_others_are_read(tmp_path: Path) -> None:
 
 def test_a_head_may_be_wider_than_its_share_of_the_hidden_size() -> None:
     spec = read("mistral-7b", head_dim=256)
-    assert spec.linears[0].out_features == (32 + 2 * 8) * 256
-    assert spec.linears[1].in_features == 32 * 256
+    assert spec.only_kind.linears[0].out_features == (32 + 2 * 8) * 256
+    assert spec.only_kind.linears[1].in_features == 32 * 256
 
 
 def test_bloom_is_read_by_its_older_names_too() -> None:

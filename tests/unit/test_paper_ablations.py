@@ -55,9 +55,10 @@ def test_without_prefill_only_decode_takes_time() -> None:
     task = budgeted(CASE)
     blind = without_prefill(task)
     (kind,) = task.costs.devices
-    assert blind.costs.prefill_layer_s(kind, "int4", 8) == NOTHING_S
+    assert blind.costs.prefill_layer_s(kind, "int4", 8, 0) == NOTHING_S
     assert (
-        blind.costs.decode_layer_s(kind, "int4", 8) == task.costs.decode_layer_s(kind, "int4", 8)
+        blind.costs.decode_layer_s(kind, "int4", 8, 0)
+        == task.costs.decode_layer_s(kind, "int4", 8, 0)
     ).all()
 
 

@@ -27,7 +27,7 @@ def test_both_plans_then_take_as_long_as_measured() -> None:
 def test_what_is_missing_is_told_from_what_was_timed() -> None:
     costs, missing = LOGGED_CASE.task().costs, implied_decode_times()
     assert missing.timed_layer_s == pytest.approx(
-        float(costs.decode_layer_s(DEVICE, FORMAT, 8).mean())
+        float(costs.decode_layer_s(DEVICE, FORMAT, 8, 0).mean())
     )
     assert missing.layer_s > missing.timed_layer_s
     assert missing.step_s > 0

@@ -112,10 +112,13 @@ def _objective_ms(task, order, batching, counts, theta) -> float:  # type: ignor
     prefill_s, decode_s, loss = [], [], 0.0
     for number, (kind, of_stage) in enumerate(zip(kinds, counts, strict=True)):
         pairs = list(zip(of_stage, task.formats, strict=True))
-        layer_s = [(n, costs.prefill_layer_s(kind, f, batching.prefill)) for n, f in pairs]
+        layer_s = [(n, costs.prefill_layer_s(kind, f, batching.prefill, 0)) for n, f in pairs]
         prefill_s.append(sum(n * (time_s + (number == 0) * ends_s) for n, time_s in layer_s))
         decode_s.append(
-            sum(n * float(costs.decode_layer_s(kind, f, batching.decode).mean()) for n, f in pairs)
+            sum(
+                n * float(costs.decode_layer_s(kind, f, batching.decode, 0).mean())
+                for n, f in pairs
+            )
         )
         loss += sum(n * task.quality.losses[f][0] for n, f in pairs)
     groups = -(-4 // batching.decode)

@@ -7,12 +7,15 @@ from llmpq_sim.search.online.evolution import (
     judge,
     race,
 )
-from llmpq_sim.search.online.operators import ServingPlan, first_limits, serving_plan
+from llmpq_sim.search.online.operators import ServingPlan, serving_plan
+from llmpq_sim.search.online.settings_genes import bounded
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.workloads.shaping import head
 from tests.online import online_task, tiny_trace
 from tests.serving import trace
+
+BUDGETS = (64, 256, 512, 1024, 2048)
 
 
 def plans(task: OnlineTask) -> list[Plan]:
@@ -62,7 +65,7 @@ def test_a_race_gives_every_service_one_verdict_and_a_third_go_on() -> None:
     services = [
         serving_plan(plan.stages, limits)
         for plan in plans(task)
-        for limits in first_limits(task.defaults)
+        for limits in [bounded(task.defaults, token_budget=budget) for budget in BUDGETS]
     ]
     raced = individuals(evaluator, services)
     windows = [values[0] for values in race(evaluator, raced)]

@@ -7,11 +7,12 @@ from llmpq_sim.io.plans import online_to_dict
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.planner import BEST_FOR_BATCH, OnlineOutcome, search_online
+from llmpq_sim.search.online.settings_genes import grid
 from llmpq_sim.search.online.task import OBJECTIVES, Objective, OnlineTask
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
-from tests.online import found, is_on_grid, online_task, tiny_trace
+from tests.online import found, is_allowed, online_task, tiny_trace
 from tests.serving import trace
 
 UNPRICED: tuple[Objective, ...] = tuple(name for name in OBJECTIVES if name != "cost")
@@ -53,7 +54,7 @@ def test_the_plan_also_fits_the_batch_and_keeps_the_quality_budget(
     assert outcome.batch.best.is_feasible
     assert outcome.batch.best.plan.stages == outcome.best.serving.plan.stages
     assert outcome.batch.certificate.bound_s <= outcome.batch.best.makespan_s
-    assert is_on_grid(outcome.best.serving.settings)
+    assert is_allowed(outcome.best.serving.settings, len(outcome.best.serving.plan.stages))
 
 
 def test_the_same_seed_writes_the_same_file(task: OnlineTask, outcome: OnlineOutcome) -> None:
@@ -73,13 +74,26 @@ def test_the_number_of_workers_changes_nothing(
     assert two.evaluations == outcome.evaluations
 
 
-def test_the_best_plan_for_the_batch_is_a_baseline_with_default_settings(
-    task: OnlineTask, outcome: OnlineOutcome
-) -> None:
+def test_the_best_plan_for_the_batch_is_a_baseline(outcome: OnlineOutcome) -> None:
     last = outcome.baselines[-1]
     assert last.name == BEST_FOR_BATCH
     assert last.served is not None
-    assert last.served.serving.settings == task.defaults
+
+
+def test_no_point_of_a_full_grid_beats_the_plan_or_any_baseline(
+    task: OnlineTask, outcome: OnlineOutcome
+) -> None:
+    served = [each.served for each in outcome.baselines if each.served is not None]
+    for found_one in [outcome.best, *served]:
+        plan = found_one.serving.plan
+        values = [
+            task.value(
+                plan,
+                simulate_continuous(plan, task.costs, task.workload, each, task.objectives),
+            )
+            for each in grid(task.defaults)
+        ]
+        assert found_one.value <= min(values)
 
 
 def test_goodput_is_at_most_what_arrives(outcome: OnlineOutcome) -> None:
@@ -111,13 +125,12 @@ def test_without_room_for_weights_there_is_no_plan() -> None:
 
 
 def test_without_room_for_any_request_there_is_no_plan() -> None:
-    short = trace([0.0] * 9, [8] * 9, [4] * 9)
+    short = trace([0.0] * 9, [1] * 9, [2] * 9)
     with pytest.raises(InfeasibleError) as caught:
-        found(online_task(short, room_mib=2.4), generations=0)
-    assert str(caught.value) == (
-        "tiny on tiny: no plan has room for the KV cache of any request beside batches of 256 "
-        "tokens; the longest of made up has 12 tokens, 0.000 GiB, the plan for the representative "
-        "batch leaves 0.001 GiB in all; allow fewer bits, or use devices with more memory"
+        found(online_task(short, room_mib=1.86), generations=0)
+    assert str(caught.value).startswith(
+        "tiny on tiny: no plan has room for the KV cache of any request beside batches of 8 "
+        "tokens; the longest of made up has 3 tokens, "
     )
 
 
@@ -144,7 +157,7 @@ def test_progress_is_told_step_by_step(task: OnlineTask) -> None:
     assert [step for step in dict.fromkeys(told) if step not in {"bound", "seeds"}] == [
         "baselines",
         "generations",
-        "serving with plans of others",
+        "tuning plans of others",
         "racing first services",
         "improving the service",
     ]

@@ -32,7 +32,7 @@ def slowest_s(
     stages_s = []
     for number, (device, count) in enumerate(placement):
         kind = cluster.devices[device].device.name
-        stage_s = count * float(costs.decode_layer_s(kind, name, batching.decode).mean())
+        stage_s = count * float(costs.decode_layer_s(kind, name, batching.decode, 0).mean())
         is_last = number == len(placement) - 1
         stages_s.append(
             stage_s + costs.head_s(kind, batching.decode) if is_last else max(stage_s, hop_s)

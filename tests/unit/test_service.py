@@ -30,7 +30,7 @@ def test_memory_is_all_but_the_cache_and_the_blocks_in_use() -> None:
     fixed_bytes = stage_fixed_bytes(
         service.plan, service.costs.model, service.costs.cluster, service.settings
     )
-    block_bytes = service.costs.model.kv_bytes(1, service.settings.block_tokens)
+    block_bytes = service.costs.model.only_kind.cache_bytes(1, service.settings.block_tokens)
     for stage, needed, fixed in zip(
         service.plan.stages, service.memory_bytes, fixed_bytes, strict=True
     ):

@@ -97,9 +97,9 @@ def test_embedding_and_head_are_work_of_the_first_and_the_last_stage() -> None:
     plan, costs = plan_and_costs(MicroBatching(1, 1, 1), (2,), stages=3)
     first, middle, last = stage_costs(plan, costs)
     assert first.prefill_s(2) == pytest.approx(
-        costs.embedding_s("kind0", 32) + 2 * costs.prefill_layer_s("kind0", "int8", 2)
+        costs.embedding_s("kind0", 32) + 2 * costs.prefill_layer_s("kind0", "int8", 2, 0)
     )
-    assert middle.prefill_s(2) == 2 * costs.prefill_layer_s("kind1", "int8", 2)
+    assert middle.prefill_s(2) == 2 * costs.prefill_layer_s("kind1", "int8", 2, 0)
     assert last.prefill_s(2) == pytest.approx(
-        costs.head_s("kind2", 2) + 2 * costs.prefill_layer_s("kind2", "int8", 2)
+        costs.head_s("kind2", 2) + 2 * costs.prefill_layer_s("kind2", "int8", 2, 0)
     )

@@ -100,7 +100,8 @@ def test_copies_share_only_the_system_prompt_and_have_conversations_of_their_own
         (
             [0.0, 0.0],
             1.0,
-            "requests: expected a rate that can be scaled, got all requests at one instant",
+            "requests: expected a rate that can be scaled, got all requests at one instant; "
+            "give --arrivals poisson",
         ),
         ([0.0, 1.0], 0.0, "requests: expected a rate above 0 and at most 1e+09 requests/s, got 0"),
         (

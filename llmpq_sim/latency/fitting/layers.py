@@ -124,10 +124,14 @@ def layer_rows(rows: Measurements, models: Mapping[str, ModelSpec], format_name:
     is_prefill = rows.phase == "prefill"
     tokens = np.where(is_prefill, rows.batch * rows.seq, rows.batch)
     widths = np.asarray(
-        [[(part.out_features, part.in_features) for part in spec.linears] for spec in specs],
+        [
+            [(part.out_features, part.in_features) for part in spec.only_kind.linears]
+            for spec in specs
+        ],
         np.float64,
     )
-    layouts = np.asarray([(s.heads, s.kv_heads, s.head_dim) for s in specs], np.float64)
+    mixers = [spec.only_kind.attention for spec in specs]
+    layouts = np.asarray([(m.heads, m.kv_heads, m.key_dim) for m in mixers], np.float64)
     return LayerRows(
         format=format_name,
         products=GemmSizes(tokens[:, np.newaxis], widths[..., 0], widths[..., 1]),

@@ -51,7 +51,9 @@ def timed_layers(
     for name, own in by_format(rows).items():
         sizes = layer_rows(own, models, name)
         tokens = sizes.products.tokens[:, 0]
-        per_token = [elementwise_bytes_per_token(models[model]) for model in own.model.tolist()]
+        per_token = [
+            elementwise_bytes_per_token(models[model].only_kind) for model in own.model.tolist()
+        ]
         layers.append(TimedLayers(sizes, kernels_s(sizes, profile), tokens * np.asarray(per_token)))
     return layers
 

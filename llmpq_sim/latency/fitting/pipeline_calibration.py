@@ -13,7 +13,7 @@ import numpy as np
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import US
-from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
+from llmpq_sim.latency.costs import embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.fitting.kernels import significant
 from llmpq_sim.latency.fitting.rows import Measurements, TextArray, formats_of
 from llmpq_sim.latency.models import Factors, Overhead
@@ -207,9 +207,9 @@ def _parts_s(
     batch, context = rows.batch[[number]], rows.seq[[number]]
     is_prefill = str(rows.phase[number]) == "prefill"
     tokens = batch * context if is_prefill else batch
-    attention = profile.prefill_attention_s if is_prefill else profile.decode_attention_s
-    attention_s = attention(batch, context, spec.heads, spec.kv_heads, spec.head_dim)
-    layer_s = products_s(spec, profile, str(formats_of(rows)[number]), tokens)
+    layer = spec.only_kind
+    attention_s = mixer_s(layer, profile, "prefill" if is_prefill else "decode", batch, context)
+    layer_s = products_s(layer, profile, str(formats_of(rows)[number]), tokens)
     is_first = end == FIRST
     end_s = embeddings_s(spec, profile, tokens) if is_first else heads_s(spec, profile, batch)
     return layers * float(layer_s[0]), layers * float(attention_s[0]) + float(end_s[0])

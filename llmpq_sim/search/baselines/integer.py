@@ -5,10 +5,10 @@ binary ``z[layer, device, bits]``, and contiguity is free: the numbers are laid 
 the other. Where they are of several kinds, what a device holds of each must be what some run of
 layers has. Where layers lose differently, the program counts an average layer. In both cases a
 second program chooses the formats of the partition found, layer by layer; if that fails, the
-program is solved once more with every layer's own losses. In large clusters, groups of like devices hold the same, as
-`device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to shrink its
-program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term corrected, as in
-`certificate`.
+program is solved once more with every layer's own losses. In large clusters, groups of like devices
+hold the same, as `device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to
+shrink its program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term
+corrected, as in `certificate`.
 """
 
 from dataclasses import replace
@@ -133,9 +133,7 @@ def in_groups(problem: Problem, group_layers: int) -> Problem:
     return replace(problem, items=items, waves=waves, block_bytes=problem.block_bytes * factor)
 
 
-def _laid_out(
-    task: PlanningTask, micro_batching: MicroBatching, blocks: FloatArray
-) -> Plan | None:
+def _laid_out(task: PlanningTask, micro_batching: MicroBatching, blocks: FloatArray) -> Plan | None:
     """Return the plan with these layers per device and format, in an order with fast links."""
     blocks = _per_device(task, blocks)
     per_device = blocks[:EMBEDDING].sum(axis=(0, 2)).astype(int)

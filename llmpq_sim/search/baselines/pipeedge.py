@@ -228,7 +228,7 @@ def _in_turn(layers: int, places: list[_Place], limits: Used) -> list[tuple[int,
         return chosen
 
     low_s, high_s = 0.0, max(place.step_s + place.head_s + place.hop_s for place in places)
-    high_s += max(float((place.sums[-1] @ place.layer_s)) for place in places)
+    high_s += max(float(place.sums[-1] @ place.layer_s) for place in places)
     best = split(high_s)
     for _ in range(HALVINGS if best else 0):
         middle_s = (low_s + high_s) / 2

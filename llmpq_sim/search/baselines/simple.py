@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from llmpq_sim.search.baselines.registry import (
 )
 from llmpq_sim.search.baselines.splits import divided, filled_in_turn
 from llmpq_sim.search.baselines.tuning import with_best_batching
+from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time, time_left_s
@@ -216,32 +218,63 @@ Split = Callable[[MicroBatching, str], tuple[list[int], list[int]] | None]
 def _for_each_micro_batching(
     task: PlanningTask, make: Callable[[MicroBatching], Plan | None]
 ) -> list[Plan]:
+    plans: list[Plan] = []
+    for batchings in _tries(task):
+        for micro_batching in batchings:
+            check_time()
+            made = make(micro_batching)
+            plans += [] if made is None else [made]
+        if _has_feasible(plans, task):
+            break
+    return plans
+
+
+def _tries(task: PlanningTask) -> Iterator[list[MicroBatching]]:
+    """Yield LLM-PQ's micro-batchings, then those that need less memory, a step at a time.
+
+    First prompts are cut into ever smaller chunks, as a search of the task cuts them; then ever
+    fewer requests are under way at once. A rule that fits without needs none of these, and which
+    of the grid suits its partition best is found out later, by `with_best_batching`.
+    """
     scenario = task.costs.scenario
-    batchings = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
-    plans = []
-    for micro_batching in batchings:
-        check_time()
-        plans.append(make(micro_batching))
-    return [plan for plan in plans if plan is not None]
+    paper = paper_micro_batchings(scenario.workload.requests, len(scenario.cluster.devices))
+    yield paper
+    chunks = {batching.chunk_tokens or 0 for batching in task_grid(task)} - {0}
+    for tokens in sorted(chunks, reverse=True):
+        cut = [replace(each, prefill=1, chunk_tokens=tokens) for each in paper]
+        yield list(dict.fromkeys(cut))
+    rows = scenario.workload.requests // 2
+    while rows:
+        yield [MicroBatching(1, 1, rows, min(chunks, default=None))]
+        rows //= 2
+
+
+def _has_feasible(plans: Sequence[Plan], task: PlanningTask) -> bool:
+    return any(fits(plan, task) and keeps_budget(plan, task) for plan in plans)
 
 
 def _uniform_format_plans(
     task: PlanningTask, split: Split, *, prefill_is_decode: bool = False
 ) -> list[Plan]:
     """Return the splits for every format that all devices run, the least damaging first."""
-    scenario = task.costs.scenario
-    members = scenario.cluster.devices
-    plans = []
-    for name in sorted(task.formats, key=task.quality.uniform_loss):
-        if not all(name in member.device.formats for member in members):
-            continue
-        for batching in paper_micro_batchings(scenario.workload.requests, len(members)):
-            if prefill_is_decode and batching.prefill != batching.decode:
+    members = task.costs.scenario.cluster.devices
+    names = [
+        name
+        for name in sorted(task.formats, key=task.quality.uniform_loss)
+        if all(name in member.device.formats for member in members)
+    ]
+    plans: list[Plan] = []
+    for batchings in _tries(task):
+        for name, batching in product(names, batchings):
+            is_cut = batching.chunk_tokens is not None
+            if prefill_is_decode and not is_cut and batching.prefill != batching.decode:
                 continue
             check_time()
             found = split(batching, name)
             if found is not None:
                 plans.append(_plan(task, batching, name, *found))
+        if _has_feasible(plans, task):
+            break
     return plans
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 HALVINGS = 60
 """Of the level of a split."""
@@ -27,7 +27,7 @@ def divided(amounts: Sequence[float], shares: Sequence[float]) -> list[int]:
         least, most = cuts[-1] + 1, len(amounts) - len(shares) + number
         cuts.append(min(range(least, most + 1), key=lambda cut: abs(sums[cut] - wanted)))
     cuts.append(len(amounts))
-    return [stop - start for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [stop - start for start, stop in pairwise(cuts)]
 
 
 def by_largest_remainder(shares: Sequence[float], layers: int) -> list[int]:
@@ -49,7 +49,7 @@ def by_largest_remainder(shares: Sequence[float], layers: int) -> list[int]:
 def filled_in_turn(
     layer_bytes: Sequence[int], seconds: Sequence[Sequence[float]], free_bytes: Sequence[int]
 ) -> list[int]:
-    """Return how many consecutive layers each device holds so that the slowest is as fast as can be.
+    """Return how many consecutive layers each device holds if the slowest is to be fast.
 
     Each device in turn takes as many as take it no longer than a level and fit its memory; where no
     level has room for all, memory does not count.

@@ -13,10 +13,9 @@ from llmpq_sim.core.memory import (
     batch_temporaries_bytes,
     ends_bytes,
     head_bytes,
-    layer_weight_bytes,
+    layers_weight_bytes,
     temporaries_bytes,
 )
-from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.units import gib, gib_apart
 from llmpq_sim.search.bound.bound import Certificate
@@ -95,10 +94,7 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     """Return the bytes of the whole model in one format with one request's KV cache."""
     scenario = task.costs.scenario
     model = scenario.model
-    weights = sum(
-        layer_weight_bytes(model.layer_kind(layer), FORMATS[format_name])
-        for layer in range(model.layers)
-    )
+    weights = layers_weight_bytes(model, 0, (format_name,) * model.layers)
     alone = len(scenario.cluster.devices) == 1
     ends = ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
     return weights + _kv_bytes(task) + ends
@@ -108,14 +104,7 @@ def _kv_bytes(task: PlanningTask) -> int:
     """Return the bytes of one request's KV cache in all layers."""
     workload = task.costs.scenario.workload
     rows = WHOLE.wave_rows(workload.requests)
-    return _cache_bytes(task.costs.scenario.model, rows, workload.context_tokens)
-
-
-def _cache_bytes(model: ModelSpec, rows: int, context_tokens: int) -> int:
-    """Return the bytes of the KV cache of so many sequences in all layers."""
-    return sum(
-        model.layer_kind(layer).cache_bytes(rows, context_tokens) for layer in range(model.layers)
-    )
+    return task.costs.scenario.model.cache_bytes(rows, workload.context_tokens)
 
 
 def total_available_bytes(task: PlanningTask, batching: MicroBatching) -> int:
@@ -167,7 +156,7 @@ def _tokens_in(task: PlanningTask, room_bytes: int) -> int:
     """Return how long a context of one request may be whose cache has so many bytes."""
     scenario = task.costs.scenario
     contexts = range(scenario.workload.context_tokens + 1)
-    return bisect_right(contexts, room_bytes, key=partial(_cache_bytes, scenario.model, 1)) - 1
+    return bisect_right(contexts, room_bytes, key=partial(scenario.model.cache_bytes, 1)) - 1
 
 
 def _rounding_bytes(task: PlanningTask) -> int:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.schedule import PrefillStep, prefill_steps
-from llmpq_sim.search.bound.problem import PlanningTask, layers_of_kinds
+from llmpq_sim.search.bound.problem import PlanningTask
 
 ROUNDING = 1 - 1e-9
 
@@ -41,7 +41,7 @@ def _prefill_s(task: PlanningTask, step: PrefillStep) -> float:
     costs = task.costs
     return sum(
         layers * min(costs.prefill_step_s(*choice, step, kind) for choice in _choices(task))
-        for kind, layers in enumerate(layers_of_kinds(costs.scenario.model).tolist())
+        for kind, layers in enumerate(costs.scenario.model.layers_by_kind)
     )
 
 
@@ -54,7 +54,7 @@ def _decode_s(task: PlanningTask, rows: int) -> float:
             float(costs.decode_layer_s(*choice, rows, kind)[: costs.rounds].sum())
             for choice in _choices(task)
         )
-        for kind, layers in enumerate(layers_of_kinds(costs.scenario.model).tolist())
+        for kind, layers in enumerate(costs.scenario.model.layers_by_kind)
     )
 
 

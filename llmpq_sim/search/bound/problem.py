@@ -3,8 +3,8 @@
 Layers of a kind cost the same time and memory; only their quality losses differ. So a plan is
 judged by how many layers of each kind and quality class are at each place in each format. A place
 is a kind of device (for the bound), a device (for the integer program) or a stage of a given
-pipeline (to choose its formats). The embedding and the LM head are two more blocks; where any place may hold them, the
-arrays, and the bound built on them, do not depend on the order of the pipeline.
+pipeline (to choose its formats). The embedding and the LM head are two more blocks; where any place
+may hold them, the arrays, and the bound built on them, do not depend on the order of the pipeline.
 """
 
 from collections import Counter
@@ -23,7 +23,6 @@ from llmpq_sim.core.memory import (
     layer_weight_bytes,
     logits_bytes,
 )
-from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
@@ -246,8 +245,9 @@ def _fewest_devices(
     block_bytes: FloatArray,
 ) -> int:
     """Return how many devices any plan must use for its memory alone, at least."""
-    of_kinds = layers_of_kinds(task.costs.scenario.model) @ block_bytes[:EMBEDDING].min(axis=1)
-    needed = of_kinds + block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0]
+    layers = np.array(task.costs.scenario.model.layers_by_kind)
+    needed = layers @ block_bytes[:EMBEDDING].min(axis=1)
+    needed += block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0]
     repeated = np.repeat(capacity_bytes, [place.count for place in places])
     held = np.cumsum(np.sort(repeated)[::-1])
     return min(int(np.searchsorted(held, needed)) + 1, len(repeated))
@@ -263,8 +263,8 @@ def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: 
     head = head_bytes(model) + logits_bytes(model, micro_batching)
     layers = []
     for kind in model.kinds:
-        kept_bytes = layer_cache_bytes(kind, scenario.workload, micro_batching)
-        layers.append([layer_weight_bytes(kind, FORMATS[name]) + kept_bytes for name in task.formats])
+        kept = layer_cache_bytes(kind, scenario.workload, micro_batching)
+        layers.append([layer_weight_bytes(kind, FORMATS[name]) + kept for name in task.formats])
     width = len(task.formats)
     return np.array([*layers, [embedding] * width, [head] * width], dtype=float)
 
@@ -314,8 +314,3 @@ def _layer_item(
     losses = np.array(loss)
     finite = np.where(np.isfinite(losses), losses, 2.0 * task.allowed_loss)
     return BlockItem(layer_kind, count, finite, np.asarray(known & (losses <= task.allowed_loss)))
-
-
-def layers_of_kinds(model: ModelSpec) -> FloatArray:
-    """Return how many layers of each kind a model has. Shape: (kinds,)."""
-    return np.bincount(model.kind_of_layer, minlength=len(model.kinds)).astype(float)

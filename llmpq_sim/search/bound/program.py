@@ -144,12 +144,12 @@ class Program:
             return np.zeros((0, self.columns))
         places, kinds = len(self.problem.places), self.runs.shape[1]
         matrix = np.zeros((places * kinds, self.columns))
-        of_kind = np.array([[item.block == kind for item in self.problem.items] for kind in range(kinds)])
+        blocks = np.array([item.block for item in self.problem.items])
         for place in range(places):
             first = self.first_run + place * len(self.runs)
             for kind in range(kinds):
                 row = matrix[place * kinds + kind]
-                row[: self.block_count].reshape(self.shape)[of_kind[kind], place] = 1.0
+                row[: self.block_count].reshape(self.shape)[blocks == kind, place] = 1.0
                 row[first : first + len(self.runs)] = -self.runs[:, kind]
         return matrix
 

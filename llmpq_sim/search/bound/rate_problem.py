@@ -24,7 +24,6 @@ from llmpq_sim.search.bound.problem import (
     PlanningTask,
     block_items,
     kinds_of,
-    layers_of_kinds,
 )
 from llmpq_sim.search.bound.rate_work import (
     BlockWork,
@@ -126,7 +125,7 @@ def _works(
         works[HEAD, place, 0] = head_work(model, profile, workload)
         for number, kind in enumerate(model.kinds):
             attention = attention_work(model, kind, profile, workload, rows)
-            alike: dict[tuple[str, bool], BlockWork] = {}  # formats priced as another take its times
+            alike: dict[tuple[str, bool], BlockWork] = {}  # priced as another: its times
             for column, name in enumerate(task.formats):
                 if name in device.formats:
                     key = (profile.aliases.get(name, name), FORMATS[name].is_weight_only)
@@ -173,7 +172,7 @@ def _most_tokens(task: PlanningTask) -> int:
     block_bytes = _block_bytes(task)
     counts = np.array([place.count for place in places], dtype=float)
     room = float((counts * _capacity_bytes(task, places)).sum())
-    of_kinds = layers_of_kinds(model)
+    of_kinds = np.array(model.layers_by_kind)
     room -= float(of_kinds @ block_bytes[:EMBEDDING].min(axis=1))
     room -= float(block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0])
     token_bytes = float(of_kinds @ _token_bytes(model))

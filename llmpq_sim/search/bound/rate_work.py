@@ -14,9 +14,9 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.core.layers import Attention, LayerKind
+from llmpq_sim.core.layers import LayerKind
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.latency.costs import HEAD_FORMAT, embeddings_s, heads_s, products_s
+from llmpq_sim.latency.costs import HEAD_FORMAT, embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.rate_workload import RateWorkload
 from llmpq_sim.simulator.continuous.compilation import (
@@ -144,21 +144,16 @@ def attention_work(
     A request that loses its KV cache computes all it knows as a prompt anew: the token that it
     samples then is no decode, and the prefill attention over as many tokens stands in for the
     decode's. So a token that a decode attends to is priced at no more than that attention takes.
-    Mixers whose times are not those of all tokens before it count as none.
     """
-    mixer = kind.mixer
-    if not isinstance(mixer, Attention) or mixer.window is not None:
-        return NO_ATTENTION, 0.0
-    layout = (mixer.heads, mixer.kv_heads, mixer.key_dim)
     prompts = token_knots(max(workload.longest_prompt, workload.longest_context))
-    prompts_s = profile.prefill_attention_s(np.ones_like(prompts), prompts, *layout)
+    prompts_s = mixer_s(kind, profile, "prefill", np.ones_like(prompts), prompts)
     all_prompts_s = _prompts_s(prompts, prompts_s, workload)
     if not workload.attending_steps:
         return NO_ATTENTION, all_prompts_s
     least, most = workload.shortest_context, workload.longest_context
     anew = np.concatenate([[least], prompts[(prompts > least) & (prompts < most)], [most]])
     limit_s = float((np.interp(anew, prompts, prompts_s) / anew).min())
-    rows, attended, decode_s = _decodes_s(model, layout, profile, workload, most_rows)
+    rows, attended, decode_s = _decodes_s(model, kind, profile, workload, most_rows)
     some = attended > 0
     per_token_s = decode_s[some] / attended[some]
     token_s = float(per_token_s.min())
@@ -169,7 +164,7 @@ def attention_work(
 
 def _decodes_s(
     model: ModelSpec,
-    layout: tuple[int, int, int],
+    kind: LayerKind,
     profile: DeviceProfile,
     workload: RateWorkload,
     most_rows: int,
@@ -179,7 +174,7 @@ def _decodes_s(
     first, last = workload.shortest_context // step, workload.longest_context // step + 1
     contexts = np.arange(first, last + 1) * float(step)
     rows, tokens = np.meshgrid(row_knots(most_rows), contexts, indexing="ij")
-    decode_s = profile.decode_attention_s(rows, np.maximum(tokens, 1.0), *layout)
+    decode_s = mixer_s(kind, profile, "decode", rows, np.maximum(tokens, 1.0))
     return rows, rows * tokens, decode_s
 
 

@@ -6,7 +6,6 @@ need of it.
 """
 
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +45,3 @@ def run_counts(kind_of_layer: tuple[int, ...]) -> FloatArray:
         if len(found) <= MOST_RUNS:
             break
     return np.asarray(found)
-
-
-def changes_of_kind(kind_of_layer: tuple[int, ...]) -> list[int]:
-    """Return the layers, by number, whose kind is another one than that of the layer before."""
-    return [number for number, (one, other) in enumerate(pairwise(kind_of_layer), 1) if one != other]

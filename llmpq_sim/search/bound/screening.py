@@ -66,9 +66,7 @@ class Screen:
         places = []
         blocks = np.zeros((len(plan.stages), *problem.block_bytes.shape))
         columns = {name: column for column, name in enumerate(problem.formats)}
-        for number, (stage, first) in enumerate(
-            zip(plan.stages, plan.first_layers(), strict=True)
-        ):
+        for number, (stage, first) in enumerate(zip(plan.stages, plan.first_layers(), strict=True)):
             member = cluster.devices[cluster.index(stage.device, "plan")]
             places.append(self._kind_numbers[member.device.name])
             stop = first + len(stage.formats)

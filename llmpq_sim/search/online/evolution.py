@@ -133,7 +133,11 @@ def judge(
     return values
 
 
-def race(evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]) -> list[FitnessValues]:
+def race(
+    evaluator: ServiceEvaluator,
+    services: Sequence[ServiceIndividual],
+    kept_share: float = KEPT_SHARE,
+) -> list[FitnessValues]:
     """Return fitness values by windows of the trace that grow for the best of the services."""
     racing = list(range(len(services)))
     reached: dict[int, FitnessValues] = {}
@@ -141,5 +145,5 @@ def race(evaluator: ServiceEvaluator, services: Sequence[ServiceIndividual]) -> 
         values = judge(evaluator, [services[number] for number in racing], window)
         reached.update(zip(racing, values, strict=True))
         ranked = sorted(racing, key=lambda number: ServiceFitness(reached[number]), reverse=True)
-        racing = ranked[: ceil(KEPT_SHARE * len(ranked))]
+        racing = ranked[: ceil(kept_share * len(ranked))]
     return [reached[number] for number in range(len(services))]

@@ -1,10 +1,9 @@
-"""Genetic operators on a service: its stages, and the limits of its scheduler.
+"""Genetic operators on a service: its stages, and the settings of its scheduler.
 
 Stages are changed and repaired by the operators of the offline search, whose memory is asked for
 one request at a time: what is left beside it is the KV cache of continuous batching.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from numpy.random import Generator
@@ -15,19 +14,21 @@ from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.grid import LONG_PROMPT_TOKENS
+from llmpq_sim.search.online.settings_genes import (
+    LEAST_BUDGET_TOKENS,
+    bounded,
+    crossed,
+    fitted,
+    mutated,
+)
 from llmpq_sim.search.online.task import OnlineTask
+from llmpq_sim.simulator.continuous.compilation import stage_blocks
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
 ONE_AT_A_TIME = MicroBatching(1, 1, 1)
 
-TOKEN_BUDGETS = tuple(2**power for power in range(8, 14))
-SEQUENCE_LIMITS = tuple(2**power for power in range(3, 10))
-
-FIRST_LIMITS = ((256, 64), (512, 256), (1024, 128), (4096, 256))
-"""Token budgets and sequence limits that a search tries beside the defaults."""
-
-LIMITS_SHARE = 0.4
-"""Share of mutations that change the limits."""
+SETTINGS_SHARE = 0.5
+"""Share of mutations that change the settings of the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,32 @@ class ServiceOperators:
         self._stages = Operators(room, [ONE_AT_A_TIME])
 
     def mutate(self, parent: ServingPlan, rng: Generator) -> ServingPlan:
-        """Return the service with other limits or other stages."""
-        if rng.random() < LIMITS_SHARE:
-            choices = neighbours(parent.settings)
-            return replace(parent, settings=choices[int(rng.integers(len(choices)))])
+        """Return the service with other settings or other stages."""
+        if rng.random() < SETTINGS_SHARE:
+            settings = mutated(parent.settings, len(parent.plan.stages), rng)
+            return replace(parent, settings=settings)
         return replace(parent, plan=self._stages.mutate(parent.plan, rng))
 
     def cross(self, first: ServingPlan, second: ServingPlan, rng: Generator) -> ServingPlan:
-        """Return a service with stages of both and the settings of one."""
-        chosen = first if rng.random() < 0.5 else second
-        return ServingPlan(self._stages.cross(first.plan, second.plan, rng), chosen.settings)
+        """Return a service with stages and settings of both."""
+        plan = self._stages.cross(first.plan, second.plan, rng)
+        return ServingPlan(plan, crossed(first.settings, second.settings, rng))
 
     def repair(self, changed: ServingPlan) -> ServingPlan | None:
         """Return the service with formats that fit and keep the budget, or None."""
         plan = self._stages.repair(changed.plan)
-        return None if plan is None else replace(changed, plan=plan)
+        if plan is None:
+            return None
+        return ServingPlan(plan, self._roomy(plan, fitted(changed.settings, len(plan.stages))))
+
+    def _roomy(self, plan: Plan, settings: ContinuousSettings) -> ContinuousSettings:
+        """Return the settings with a budget whose batches leave room for some KV cache."""
+        scenario = self._stages.task.costs.scenario
+        while settings.token_budget > LEAST_BUDGET_TOKENS and not min(
+            stage_blocks(plan, scenario.model, scenario.cluster, settings)
+        ):
+            settings = bounded(settings, token_budget=settings.token_budget // 2)
+        return settings
 
 
 def longest_room(task: OnlineTask) -> PlanningTask:
@@ -90,41 +102,3 @@ def _room(task: OnlineTask, context_tokens: int) -> PlanningTask:
     alone = BatchWorkload(prompt_tokens, (context_tokens - prompt_tokens,))
     costs = LayerCosts(replace(scenario, workload=alone), task.batch.costs.profiles)
     return replace(task.batch, costs=costs)
-
-
-def first_limits(defaults: ContinuousSettings) -> list[ContinuousSettings]:
-    """Return the defaults and some settings on the grid, alike in everything else."""
-    others = [_with(defaults, *pair) for pair in FIRST_LIMITS if _is_possible(*pair, defaults)]
-    return list(dict.fromkeys([defaults, *others]))
-
-
-def neighbours(settings: ContinuousSettings) -> list[ContinuousSettings]:
-    """Return the settings of the grid that are one step away: a limit, or how prompts are cut."""
-    budget, limit = settings.token_budget, settings.sequence_limit
-    found = [
-        _with(settings, *pair)
-        for pair in (
-            *((other, limit) for other in _beside(TOKEN_BUDGETS, budget)),
-            *((budget, other) for other in _beside(SEQUENCE_LIMITS, limit)),
-        )
-        if _is_possible(*pair, settings)
-    ]
-    if not settings.chunked_prefill or budget >= settings.longest_context_tokens:
-        found.append(replace(settings, chunked_prefill=not settings.chunked_prefill))
-    return found
-
-
-def _beside(values: tuple[int, ...], value: int) -> Iterator[int]:
-    """Yield the next smaller and the next larger one."""
-    yield from [other for other in values if other < value][-1:]
-    yield from [other for other in values if other > value][:1]
-
-
-def _with(settings: ContinuousSettings, budget: int, limit: int) -> ContinuousSettings:
-    return replace(settings, token_budget=budget, sequence_limit=limit)
-
-
-def _is_possible(budget: int, limit: int, settings: ContinuousSettings) -> bool:
-    return limit <= budget and (
-        settings.chunked_prefill or budget >= settings.longest_context_tokens
-    )

@@ -1,9 +1,11 @@
 """Planner for a trace: batch search, race, evolution, whole trace.
 
 1. The batch search plans a representative batch: what it and the baselines find starts the rest.
-2. Baselines are served by the whole trace with default settings; so is the best for the batch.
-3. A genetic search improves stages and limits. Services see the same arrivals, first the first
+2. Every baseline's stages, and those of the best for the batch, are served with the best settings
+   found for them, by the same procedure for each.
+3. A genetic search improves stages and settings. Services see the same arrivals, first the first
    requests only; the best of them go on to more, and whatever wins was judged by all.
+4. The settings of the winner are refined.
 
 Each step can be the last: a deadline or an interruption ends the search with the best so far.
 """
@@ -26,22 +28,20 @@ from llmpq_sim.search.online.evolution import (
     EFFORT,
     ServiceIndividual,
     ServiceState,
-    individuals,
-    judge,
     service_state,
     service_toolbox,
 )
 from llmpq_sim.search.online.operators import (
     ONE_AT_A_TIME,
-    TOKEN_BUDGETS,
     ServiceOperators,
     ServingPlan,
-    first_limits,
     longest_room,
     mean_room,
     serving_plan,
 )
+from llmpq_sim.search.online.settings_genes import LEAST_BUDGET_TOKENS, fitted
 from llmpq_sim.search.online.task import OnlineTask
+from llmpq_sim.search.online.tuning import polished, tuned
 from llmpq_sim.search.planner import LogbookRow, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
 from llmpq_sim.search.scoring import score_in_simpy, score_plan
@@ -56,7 +56,7 @@ NO_ROOM = "no room for the KV cache of any request"
 
 @dataclass(frozen=True)
 class ServedBaseline:
-    """A plan of others, served with default settings.
+    """A plan of others, served with the best settings found for it.
 
     Attributes:
         name: what tables call it.
@@ -180,29 +180,20 @@ class _OnlineSearch:
     def _baselines(
         self, batch: SearchOutcome, evaluator: ServiceEvaluator
     ) -> tuple[ServedBaseline, ...]:
-        """Serve the whole trace with what others plan, and with the best plan for the batch."""
-        self.frame.tell("serving with plans of others", 0, 1)
+        """Tune what others plan, and the best plan for the batch, to the whole trace."""
         plans = [*batch.baselines, Baseline(BEST_FOR_BATCH, batch.best, None)]
-        limits = self.task.defaults
-        able = individuals(
-            evaluator,
-            [
-                serving_plan(each.score.plan.stages, limits)
-                for each in plans
-                if each.score is not None and each.score.loss <= self.task.batch.allowed_loss
-            ],
-        )
-        whole = len(evaluator.windows) - 1
+        allowed = self.task.batch.allowed_loss
+        scores = [each.score for each in plans if each.score is not None]
+        able = list(dict.fromkeys(e.plan.stages for e in scores if e.loss <= allowed))
+        served: dict[tuple[Stage, ...], ServiceIndividual | None] = {}
         with self.frame.step("baselines on the trace", lambda: False):
-            evaluator.results([each.serving for each in able], whole)
-        tried = [each for each in able if evaluator.is_known(each.serving, whole)]
-        with without_time_limit():
-            tried = tried or able[-1:]  # at least the best plan for the batch
-            for each, values in zip(tried, judge(evaluator, tried, whole), strict=True):
-                each.fitness.values = values
-        served = {each.serving.plan.stages: each for each in tried}
-        untried = {each.serving.plan.stages for each in able} - set(served)
-        return tuple(_served(each, served, untried) for each in plans)
+            for number, stages in enumerate(able):
+                self.frame.tell("tuning plans of others", number, len(able))
+                served[stages] = tuned(evaluator, stages, self.task.defaults)
+        if not served:
+            with without_time_limit():  # at least the best plan for the batch
+                served[able[-1]] = tuned(evaluator, able[-1], self.task.defaults)
+        return tuple(_served(each, served, set(able) - set(served)) for each in plans)
 
     def _improve(
         self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
@@ -229,6 +220,9 @@ class _OnlineSearch:
                     self.settings.generations,
                     lambda: self._after_generation(state),
                 )
+        with self.frame.step("settings of the service", lambda: False):
+            if state.population and self.frame.has_time("settings of the service"):
+                state.hall.update([polished(evaluator, state.best)])
 
     def _begun(
         self, state: ServiceState, batch: SearchOutcome, evaluator: ServiceEvaluator
@@ -237,12 +231,15 @@ class _OnlineSearch:
 
         Where no plan has room for the longest request, they keep it for one of mean length.
         """
+        seeds = [each.serving for each in state.population]
+        settings = seeds[0].settings if seeds else self.task.defaults
         scores = [batch.best, *batch.front, *(each.score for each in batch.baselines)]
-        plans = list(dict.fromkeys(each.plan.stages for each in scores if each is not None))
-        seeds = [
-            serving_plan(stages, limits)
-            for limits in first_limits(self.task.defaults)
+        plans = dict.fromkeys(each.plan.stages for each in scores if each is not None)
+        known = {each.plan.stages for each in seeds}
+        seeds += [
+            serving_plan(stages, fitted(settings, len(stages)))
             for stages in plans
+            if stages not in known
         ]
         self.frame.tell("racing first services", 0, 1)
         for room in (longest_room(self.task), mean_room(self.task)):
@@ -269,7 +266,7 @@ class _OnlineSearch:
 
 def _served(
     baseline: Baseline,
-    served: dict[tuple[Stage, ...], ServiceIndividual],
+    served: dict[tuple[Stage, ...], ServiceIndividual | None],
     untried: set[tuple[Stage, ...]],
 ) -> ServedBaseline:
     """Return what a baseline does, or why it cannot; one may serve that cannot hold the batch."""
@@ -289,11 +286,11 @@ def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
 
 def _no_room(task: OnlineTask, batch: SearchOutcome) -> str:
     longest = int(task.workload.context_tokens.max())
-    needed = task.costs.model.layers * task.costs.model.kv_bytes(1, longest)
+    needed = task.costs.model.cache_bytes(1, longest)
     needs, has = gib_apart(needed, _left_bytes(batch))
     return (
         f"{task.costs.model.name} on {task.costs.cluster.name}: no plan has room for the KV cache "
-        f"of any request beside batches of {TOKEN_BUDGETS[0]} tokens; the longest of "
+        f"of any request beside batches of {LEAST_BUDGET_TOKENS} tokens; the longest of "
         f"{task.workload.name} has {longest} tokens, {needs} GiB, the plan for the "
         f"representative batch leaves {has} GiB in all; allow fewer bits, or "
         "use devices with more memory"

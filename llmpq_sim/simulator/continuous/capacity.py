@@ -21,7 +21,7 @@ def block_room(
         tuple(
             StageRoom(
                 stage.device,
-                count * len(stage.formats) * model.kv_bytes(1, settings.block_tokens),
+                count * len(stage.formats) * model.only_kind.cache_bytes(1, settings.block_tokens),
                 count * settings.block_tokens,
             )
             for stage, count in zip(plan.stages, blocks, strict=True)

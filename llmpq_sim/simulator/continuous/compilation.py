@@ -4,23 +4,23 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmpq_sim.core.capacity import kv_blocks
 from llmpq_sim.core.cluster import Cluster, Link
-from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import (
     StageMemory,
     batch_temporaries_bytes,
     ends_bytes,
-    layer_weight_bytes,
+    layers_weight_bytes,
     sampled_logits_bytes,
 )
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
-from llmpq_sim.latency.costs import embeddings_s, heads_s, products_s
+from llmpq_sim.latency.costs import embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline, StageTables
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
@@ -43,6 +43,10 @@ ROW_RATIO = 1.08
 """Sequences at which decode attention is evaluated: all up to 32, then in steps of 8 %."""
 
 
+KEPT_TABLES, KEPT_LISTS = 1000, 16
+"""Tables of costs, and long lists of them, that are kept: a search asks of any token budget."""
+
+
 class ServingCosts:
     """Seconds of the building blocks of a model on each kind of device, computed once each.
 
@@ -59,36 +63,66 @@ class ServingCosts:
         self.cluster = cluster
         self.profiles = dict(profiles)
         self._tables: dict[tuple[str, ...], FloatArray] = {}
+        self._lists: dict[tuple[str, tuple[int, ...], int], list[float]] = {}
 
-    def products_s(self, kind: str, format_name: str, most_tokens: int) -> FloatArray:
-        """Return the time of one layer without attention by tokens, from 0 to the most."""
-        key = ("products", kind, format_name, str(most_tokens))
+    def products_s(
+        self, kind: str, format_name: str, most_tokens: int, layer_kind: int
+    ) -> FloatArray:
+        """Return the time of one layer without its mixer by tokens, from 0 to the most."""
+        key = ("products", kind, format_name, str(most_tokens), str(layer_kind))
         if key not in self._tables:
-            knots = token_knots(most_tokens)
-            at_knots = products_s(self.model, self.profiles[kind], format_name, knots)
+            _make_room(self._tables, KEPT_TABLES)
+            knots, layer = token_knots(most_tokens), self.model.kinds[layer_kind]
+            at_knots = products_s(layer, self.profiles[kind], format_name, knots)
             self._tables[key] = _filled(most_tokens, knots, at_knots)
         return self._tables[key]
 
-    def prompts_s(self, kind: str, most_tokens: int) -> FloatArray:
-        """Return the time of one layer's prefill attention by prompt tokens, from 0."""
-        key = ("prompts", kind, str(most_tokens))
+    def prompts_s(self, kind: str, most_tokens: int, layer_kind: int) -> FloatArray:
+        """Return the time of one layer's mixer in prefill by prompt tokens, from 0."""
+        key = ("prompts", kind, str(most_tokens), str(layer_kind))
         if key not in self._tables:
-            knots, model = token_knots(most_tokens), self.model
-            at_knots = self.profiles[kind].prefill_attention_s(
-                np.ones_like(knots), knots, model.heads, model.kv_heads, model.head_dim
-            )
+            _make_room(self._tables, KEPT_TABLES)
+            knots, layer = token_knots(most_tokens), self.model.kinds[layer_kind]
+            at_knots = mixer_s(layer, self.profiles[kind], "prefill", np.ones_like(knots), knots)
             self._tables[key] = _filled(most_tokens, knots, at_knots)
         return self._tables[key]
 
-    def decodes_s(self, kind: str, most_rows: int, contexts: FloatArray) -> FloatArray:
-        """Return one layer's decode attention by sequences and context, (rows + 1, contexts)."""
-        key = ("decodes", kind, str(most_rows), *map(str, contexts[[1, -1]]))
+    def stage_prompts_s(self, kind: str, layers: tuple[int, ...], most_tokens: int) -> list[float]:
+        """Return the time of the mixers of so many layers of each kind by prompt tokens, from 0.
+
+        The last lists are kept: they are as long as the longest context, and many plans have stages
+        of as many layers.
+        """
+        key = (kind, layers, most_tokens)
+        if key not in self._lists:
+            _make_room(self._lists, KEPT_LISTS)
+            total_s = np.zeros(most_tokens + 1)
+            for number, count in enumerate(layers):
+                if count:
+                    total_s += count * self.prompts_s(kind, most_tokens, number)
+            self._lists[key] = total_s.tolist()
+        return self._lists[key]
+
+    def stage_decodes_s(
+        self, kind: str, layers: tuple[int, ...], most_rows: int, contexts: FloatArray
+    ) -> FloatArray:
+        """Return the time of the mixers of so many layers of each kind, (rows + 1, contexts)."""
+        total_s = np.zeros((most_rows + 1, len(contexts)))
+        for number, count in enumerate(layers):
+            if count:
+                total_s += count * self.decodes_s(kind, most_rows, contexts, number)
+        return total_s
+
+    def decodes_s(
+        self, kind: str, most_rows: int, contexts: FloatArray, layer_kind: int
+    ) -> FloatArray:
+        """Return one layer's mixer in decode by sequences and context, (rows + 1, contexts)."""
+        key = ("decodes", kind, str(most_rows), *map(str, contexts[[1, -1]]), str(layer_kind))
         if key not in self._tables:
-            knots, model = row_knots(most_rows), self.model
+            _make_room(self._tables, KEPT_TABLES)
+            knots, layer = row_knots(most_rows), self.model.kinds[layer_kind]
             rows, tokens = np.meshgrid(knots, np.maximum(contexts, 1.0), indexing="ij")
-            at_knots = self.profiles[kind].decode_attention_s(
-                rows, tokens, model.heads, model.kv_heads, model.head_dim
-            )
+            at_knots = mixer_s(layer, self.profiles[kind], "decode", rows, tokens)
             columns = [_filled(most_rows, knots, column) for column in at_knots.T]
             self._tables[key] = np.stack(columns, axis=1)
         return self._tables[key]
@@ -109,11 +143,17 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
     settings.most_in_flight(len(plan.stages))
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
-    stages = tuple(
-        _stage_tables(plan, number, costs, settings, links[number])
-        for number in range(len(plan.stages))
-    )
-    return Pipeline(stages, step, stage_blocks(plan, costs.model, costs.cluster, settings))
+    stages: list[StageTables] = []
+    last = len(plan.stages) - 1
+    alike: dict[object, StageTables] = {}
+    for number, stage in enumerate(plan.stages):
+        kind = costs.cluster.devices[costs.cluster.index(stage.device, "plan")].device.name
+        layers = _stage_layers(plan, number, costs.model)
+        key = (kind, tuple(layers.items()), links[number], number == 0, number == last)
+        if key not in alike:
+            alike[key] = _stage_tables(plan, number, costs, settings, links[number])
+        stages.append(alike[key])
+    return Pipeline(tuple(stages), step, stage_blocks(plan, costs.model, costs.cluster, settings))
 
 
 def knot_tokens(longest_context_tokens: int) -> int:
@@ -157,7 +197,9 @@ def stage_blocks(
     for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
-        blocks.append(kv_blocks(model, len(stage.formats), left_bytes, settings.block_tokens))
+        blocks.append(
+            kv_blocks(model.only_kind, len(stage.formats), left_bytes, settings.block_tokens)
+        )
     return tuple(blocks)
 
 
@@ -173,21 +215,17 @@ def stage_memory(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings, blocks: int
 ) -> tuple[StageMemory, ...]:
     """Return the memory of each stage with so many blocks of KV cache."""
-    block_bytes = model.kv_bytes(1, settings.block_tokens)
+    block_bytes = model.only_kind.cache_bytes(1, settings.block_tokens)
     temporaries = batch_temporaries_bytes(model, settings.token_budget)
     logits = sampled_logits_bytes(model, settings.sequence_limit)
     stages = []
     last = len(plan.stages) - 1
-    for number, stage in enumerate(plan.stages):
-        weights = sum(
-            count * layer_weight_bytes(model, FORMATS[name])
-            for name, count in Counter(stage.formats).items()
-        )
+    for number, (stage, first) in enumerate(zip(plan.stages, plan.first_layers(), strict=True)):
         position = cluster.index(stage.device, f"plan.stages[{number}].device")
         device = cluster.devices[position].device
         stages.append(
             StageMemory(
-                weights_bytes=weights,
+                weights_bytes=layers_weight_bytes(model, first, stage.formats),
                 kv_bytes=blocks * len(stage.formats) * block_bytes,
                 ends_bytes=ends_bytes(model, number == 0, number == last),
                 temporaries_bytes=temporaries + (number == last) * logits,
@@ -206,14 +244,16 @@ def _stage_tables(
     kind = costs.cluster.devices[position].device.name
     is_last = number == len(plan.stages) - 1
     step = knot_tokens(longest)
+    first = plan.first_layers()[number]
+    layers = costs.model.count_kinds(first, first + len(stage.formats))
     contexts: FloatArray = np.arange(longest // step + 2, dtype=np.float64) * step
     units = settings.sequence_limit if is_last else settings.token_budget
     unit_bytes = TOKEN_BYTES if is_last else HIDDEN_BYTES * costs.model.hidden_size
     return StageTables(
         tokens_s=_tokens_s(plan, number, kind, costs, settings.token_budget).tolist(),
         samples_s=_samples_s(kind, costs, settings.sequence_limit, is_last).tolist(),
-        prompt_s=(len(stage.formats) * costs.prompts_s(kind, longest)).tolist(),
-        decode_s=len(stage.formats) * costs.decodes_s(kind, settings.sequence_limit, contexts),
+        prompt_s=costs.stage_prompts_s(kind, layers, longest),
+        decode_s=costs.stage_decodes_s(kind, layers, settings.sequence_limit, contexts),
         transfer_s=[
             0.0 if link is None else link.transfer_s(count * unit_bytes)
             for count in range(units + 1)
@@ -221,12 +261,25 @@ def _stage_tables(
     )
 
 
+def _stage_layers(plan: Plan, number: int, model: ModelSpec) -> Counter[tuple[int, str]]:
+    """Return how many layers of a stage are of each kind in each format."""
+    formats, first = plan.stages[number].formats, plan.first_layers()[number]
+    numbers = model.kind_of_layer[first : first + len(formats)]
+    return Counter(zip(numbers, formats, strict=True))
+
+
+def _make_room(kept: dict[Any, Any], most: int) -> None:
+    """Forget the oldest of what is kept where the next one would be too many."""
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
+
+
 def _tokens_s(
     plan: Plan, number: int, kind: str, costs: ServingCosts, most_tokens: int
 ) -> FloatArray:
     total_s = np.zeros(most_tokens + 1)
-    for name, layers in Counter(plan.stages[number].formats).items():
-        total_s += layers * costs.products_s(kind, name, most_tokens)
+    for (layer_kind, name), layers in _stage_layers(plan, number, costs.model).items():
+        total_s += layers * costs.products_s(kind, name, most_tokens, layer_kind)
     total_s[1:] += costs.profiles[kind].step_overhead_s
     if number == 0:
         tokens = np.arange(most_tokens + 1, dtype=float)

@@ -44,11 +44,18 @@ def products_beyond(
     """
     beyond: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for stage in plan.stages:
+    for stage, first in zip(plan.stages, plan.first_layers(), strict=True):
+        numbers = model.kind_of_layer[first : first + len(stage.formats)]
+        linears = [
+            linear
+            for number in dict.fromkeys(numbers)
+            for linear in model.kinds[number].linears
+            if linear.copies == 1 and linear.is_formatted
+        ]
         kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
         outside = [
             bool(profiles[kind].beyond_range(name, count, linear.out_features, linear.in_features))
-            for name, linear, count in product(set(stage.formats), model.linears, tokens)
+            for name, linear, count in product(set(stage.formats), linears, tokens)
         ]
         beyond[kind] += sum(outside)
         total[kind] += len(outside)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +33,16 @@ class StageCosts:
 
     Attributes:
         kind: the stage's kind of device.
-        formats: how many of its layers have each format.
+        layers: how many of its layers are of each kind in each format.
     """
 
     def __init__(self, costs: LayerCosts, plan: Plan, number: int) -> None:
         stage, cluster = plan.stages[number], costs.scenario.cluster
-        counts = Counter(stage.formats)
+        kinds = costs.scenario.model.kind_of_layer[plan.first_layers()[number] :]
+        counts = Counter(zip(kinds, stage.formats, strict=False))
+        numbers = range(len(costs.scenario.model.kinds))
         self.kind = cluster.devices[cluster.index(stage.device, "plan")].device.name
-        self.formats = {name: counts[name] for name in FORMATS if counts[name]}
+        self.layers = {layer: counts[layer] for layer in product(numbers, FORMATS) if counts[layer]}
         self._costs = costs
         self._is_first = number == 0
         self._is_last = number == len(plan.stages) - 1
@@ -52,15 +55,15 @@ class StageCosts:
     def prefill_step_s(self, step: PrefillStep) -> float:
         """Return the time of a prefill step; only the last chunk of prompts has the LM head."""
         total_s = self._ends_s(step.rows if step.is_last else 0, step.step_tokens)
-        for name, layers in self.formats.items():
-            total_s += layers * self._costs.prefill_step_s(self.kind, name, step)
+        for (layer_kind, name), layers in self.layers.items():
+            total_s += layers * self._costs.prefill_step_s(self.kind, name, step, layer_kind)
         return total_s
 
     def decode_s(self, rows: int) -> FloatArray:
         """Return the time of a decode micro-batch of so many rows in each round."""
         total_s = np.full(self._costs.rounds, self._ends_s(rows, rows))
-        for name, layers in self.formats.items():
-            layer_s = self._costs.decode_layer_s(self.kind, name, rows)
+        for (layer_kind, name), layers in self.layers.items():
+            layer_s = self._costs.decode_layer_s(self.kind, name, rows, layer_kind)
             total_s += layers * layer_s[: self._costs.rounds]
         return total_s
 

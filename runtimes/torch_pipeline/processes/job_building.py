@@ -8,6 +8,7 @@ import torch
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.machine import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
@@ -243,11 +244,10 @@ def cache_shape(job: Job) -> tuple[int, int]:
 
 def _check_model(found: ModelSpec, planned: ModelSpec, job: Job) -> None:
     """Raise InputError unless the folder's model has the shapes the plan was made for."""
-    for name in ModelSpec.__dataclass_fields__:
-        if name in ("name", "dtype", "max_positions"):
-            continue
-        expected, got = getattr(planned, name), getattr(found, name)
-        if expected != got:
+    of_plan, of_folder = model_to_dict(planned), model_to_dict(found)
+    for name in dict.fromkeys((*of_plan, *of_folder)):
+        expected, got = of_plan.get(name), of_folder.get(name)
+        if name not in ("name", "dtype", "max_positions") and expected != got:
             raise InputError(
                 f"--model-dir: {job.model_dir} is not the plan's model {planned.name}: "
                 f"expected {name} {expected}, got {got}"
