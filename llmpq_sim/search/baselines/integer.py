@@ -37,7 +37,8 @@ from llmpq_sim.search.construction import (
 
 PROGRAM_GAP = 1e-3
 PROGRAM_NODES = 1_000
-"""Where HiGHS stops."""
+"""Where HiGHS stops; of layers of n kinds after one n-th squared of the nodes, for their formats
+are chosen again."""
 
 
 def integer_plan(
@@ -58,13 +59,14 @@ def integer_plan(
     """
     apart = len(task.costs.scenario.cluster.devices) > 1
     free = build_problem(task, micro_batching, group_places(task), ends_apart=apart)
-    if len(task.costs.scenario.model.kinds) > 1:
+    kinds = len(task.costs.scenario.model.kinds)
+    if kinds > 1:
         group_layers = 1
     for problem in [averaged(free), free][: 1 + (layers_differ(task) and group_layers == 1)]:
         blocks = solve_integrally(
             in_groups(problem, group_layers),
             PROGRAM_GAP,
-            PROGRAM_NODES,
+            max(PROGRAM_NODES // kinds**2, 1),
             as_pipeline=apart,
             minimise=minimise,
         )
