@@ -173,8 +173,8 @@ def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching, r
     )
     formats = " and ".join(dict.fromkeys(stage.formats))
     return (
-        f"{stage.device} has no room for {_layers(len(stage.formats))} of {formats} with {rows}: needs {needs} "
-        f"GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
+        f"{stage.device} has no room for {_layers(len(stage.formats))} of {formats} with {rows}: "
+        f"needs {needs} GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
         + (f"at most {_layers(room)} would fit" if room > 0 else "no layer would fit")
     )
 

@@ -72,7 +72,12 @@ def scan_rows() -> list[dict[str, Any]]:
             ScanSizes, batch=batch, tokens=1, heads=heads, key_dim=128, value_dim=128,
             state_bytes=heads * 128 * 128 * 2, channels=3 * heads * 128, chunk=SCAN_CHUNK,
         )  # fmt: skip
-        row = {"op": "recurrent", "phase": "decode", "algorithm": "gated-delta", "kernel": "scan"}
+        row: dict[str, Any] = {
+            "op": "recurrent",
+            "phase": "decode",
+            "algorithm": "gated-delta",
+            "kernel": "scan",
+        }
         row |= {"batch": batch, "seq": 1, "heads": heads, "kv_heads": heads}
         rows.append(row | {"head_dim": 128, "value_dim": 128, "latency_us": timed_us(sizes)})
     return rows

@@ -7,7 +7,7 @@ from functools import partial
 from math import isfinite
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.core.formats import COMMON_FORMATS, FORMATS
+from llmpq_sim.core.formats import COMMON_FORMATS
 from llmpq_sim.core.memory import (
     available_bytes,
     batch_temporaries_bytes,
