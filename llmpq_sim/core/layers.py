@@ -352,6 +352,13 @@ class LayerKind:
         idle = experts * (self.feed_forward.count - self.feed_forward.chosen)
         return self.parameters - idle // self.feed_forward.count
 
+    @property
+    def most_cached_tokens(self) -> int | None:
+        """Tokens of a context beyond which no more is kept; None where every token is."""
+        if isinstance(self.mixer, Attention):
+            return self.mixer.window
+        return None if isinstance(self.mixer, LatentAttention) else 0
+
     def cache_bytes(self, sequences: int, context_tokens: int) -> int:
         """Return the bytes kept of so many sequences of a context, 16 bits an element of a cache.
 
