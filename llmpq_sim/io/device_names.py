@@ -62,20 +62,24 @@ def device_named(name: str, where: str, own: Mapping[str, Device] | None = None)
     known = load_devices() | dict(own or {})
     if name in known:
         return known[name]
+    if len(_spellings().get(words(name), ())) == 1:
+        return known[devices_called(name)[0]]
+    if open_ones := devices_called(name):
+        listed = " or ".join(open_ones)
+        raise InputError(f"{where}: {name!r} leaves open which it is; there is {listed}")
+    raise _unknown(name, where, tuple(known))
+
+
+def devices_called(name: str) -> tuple[str, ...]:
+    """Return the bundled devices with a name, or where it leaves open which, all that it may be."""
     wanted = words(name)
-    found = _spellings().get(wanted, set())
-    if len(found) == 1:
-        return known[next(iter(found))]
-    open_ones = found or {
+    found = _spellings().get(wanted) or {
         each
         for spelled, names in _spellings().items()
         if _leaves_open(wanted, spelled)
         for each in names
     }
-    if open_ones:
-        listed = " or ".join(sorted(open_ones))
-        raise InputError(f"{where}: {name!r} leaves open which it is; there is {listed}")
-    raise _unknown(name, where, tuple(known))
+    return tuple(sorted(found))
 
 
 def _leaves_open(wanted: Words, spelled: Words) -> bool:

@@ -46,7 +46,7 @@ def inline_content(text: str, where: str) -> dict[str, object]:
             raise InputError(f"{where}: expected devices such as 2xrtx-3090, got {part!r}")
         kind = device_named(matched[2], where).name
         groups.append({"type": kind, "count": int(matched[1])})
-    chosen = link.strip() or _usual_link({str(group["type"]) for group in groups})
+    chosen = link.strip() or usual_link({str(group["type"]) for group in groups})
     listed = "+".join(f"{group['count']}x{group['type']}" for group in groups)
     return {
         "name": f"{listed}@{chosen}",
@@ -54,6 +54,7 @@ def inline_content(text: str, where: str) -> dict[str, object]:
     }
 
 
-def _usual_link(kinds: set[str]) -> str:
+def usual_link(kinds: set[str]) -> str:
+    """Return the link that devices of these kinds are taken to have within a machine."""
     links = {BOARD_LINKS.get(kind, CARD_LINK) for kind in kinds}
     return links.pop() if len(links) == 1 else CARD_LINK
