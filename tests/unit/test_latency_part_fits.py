@@ -54,7 +54,8 @@ def attention_rows(op: str, phase: str) -> list[dict[str, Any]]:
     ):
         queries = tokens if phase == "prefill" else 1.0
         own = {"batch": batch, "queries": queries, "tokens": tokens, "heads": heads}
-        row = {"op": op, "phase": phase, "batch": batch, "seq": tokens, "heads": heads}
+        row: dict[str, Any] = {"op": op, "phase": phase, "heads": heads}
+        row |= {"batch": batch, "seq": tokens}
         if op == "latent":
             widths = {"kv_rank": 512, "nope_dim": 128, "rope_dim": 64, "value_dim": 128}
             row |= {"latency_us": timed_us(sizes_of(LatentSizes, **own, **widths))}
@@ -72,7 +73,12 @@ def scan_rows() -> list[dict[str, Any]]:
             ScanSizes, batch=batch, tokens=1, heads=heads, key_dim=128, value_dim=128,
             state_bytes=heads * 128 * 128 * 2, channels=3 * heads * 128, chunk=SCAN_CHUNK,
         )  # fmt: skip
-        row = {"op": "recurrent", "phase": "decode", "algorithm": "gated-delta", "kernel": "scan"}
+        row: dict[str, Any] = {
+            "op": "recurrent",
+            "phase": "decode",
+            "algorithm": "gated-delta",
+            "kernel": "scan",
+        }
         row |= {"batch": batch, "seq": 1, "heads": heads, "kv_heads": heads}
         rows.append(row | {"head_dim": 128, "value_dim": 128, "latency_us": timed_us(sizes)})
     return rows
