@@ -273,8 +273,7 @@ def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
     result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
-        capacity = service.pipeline.block_capacity * service.settings.block_tokens
-        longest = min(capacity, service.settings.longest_context_tokens)
+        longest = service_capacity(service).longest_context_tokens
         sentences.append(
             f"Refused: {counted(result.refused, 'request')} of {result.requests} with more than "
             f"{longest} tokens, all that the tightest stage can hold for one."
