@@ -57,5 +57,5 @@ def _untimed_mixers(profile: DeviceProfile, mixer: Mixer | None) -> Iterator[str
 
 def _untimed_experts(profile: DeviceProfile, formats: tuple[str, ...]) -> Iterator[str]:
     for name in formats:
-        if profile.aliases.get(name, name) not in profile.experts:
+        if not {name, profile.aliases.get(name, name)} & set(profile.experts):
             yield f"a mixture of experts in {name}"
