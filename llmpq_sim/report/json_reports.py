@@ -52,7 +52,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         plan: the content of the plan file.
         plan_file: its name, or None if it was not written.
     """
-    best = outcome.best
+    best, requests = outcome.best, outcome.task.costs.scenario.workload.requests
     content = {
         "schema": SEARCH_SCHEMA,
         "version": VERSION,
@@ -61,6 +61,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         "predicted": _predicted(best, outcome.task),
         "bound": {
             "tokens_per_s": finite(outcome.bound_tokens_per_s),
+            "requests_per_s": finite(requests / outcome.certificate.bound_s),
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
@@ -129,7 +130,7 @@ def fit_content(report: FitReport, profile_file: str) -> Content:
         "status": profile.status,
         "error_fraction": profile.error_fraction,
         "formats": list(profile.formats),
-        "notes": list(profile.notes),
+        "notes": [*profile.notes, *profile.part_notes],
         "rows_used": report.rows_used,
         "rows_dropped": dict(report.rows_dropped),
         "errors": [asdict(error) for error in report.errors],

@@ -19,7 +19,7 @@ from llmpq_sim.search.baselines.simple import quick_plans
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, near, refined_entry
 from llmpq_sim.search.bound.problem import BlockPlace, PlanningTask, Problem, build_problem
 from llmpq_sim.search.bound.relaxation import Relaxation, relax
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
 from llmpq_sim.search.deadline import check_time, without_time_limit
@@ -197,10 +197,13 @@ def _rounded(
     task: PlanningTask, problem: Problem, relaxed: Relaxation
 ) -> tuple[list[int], list[int]]:
     """Return devices in order and whole layers for each, by largest remainder."""
-    per_place = {block: np.zeros(len(problem.places)) for block in (LAYER, EMBEDDING, HEAD)}
+    exact = np.zeros(len(problem.places))
+    per_place = {}
     for item, blocks in zip(problem.items, relaxed.blocks, strict=True):
-        per_place[item.block] += blocks.sum(axis=1)
-    exact = per_place[LAYER]
+        if item.is_layer:
+            exact += blocks.sum(axis=1)
+        else:
+            per_place[item.block] = blocks.sum(axis=1)
     layers = np.floor(exact + 1e-9).astype(int)
     missing = task.costs.scenario.model.layers - int(layers.sum())
     for device in np.argsort(layers - exact, kind="stable")[:missing]:

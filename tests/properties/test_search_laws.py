@@ -141,7 +141,14 @@ def multipliers(draw: st.DrawFn, problem: Problem, scale_s: float) -> Multiplier
         waves,
         draw(any_number) * scale_s / max(problem.budget, 1e-3),
         numbers(scale_s / float(problem.block_bytes.max())),
+        draw(run_prices(places * (len(problem.block_bytes) - 2), scale_s)),
     )
+
+
+def run_prices(count: int, scale_s: float) -> st.SearchStrategy[tuple[float, ...]]:
+    """Return no prices of layers at places, or any."""
+    drawn = st.lists(any_number, min_size=count, max_size=count)
+    return st.just(()) | drawn.map(lambda prices: tuple(scale_s * price for price in prices))
 
 
 @settings(deadline=None, max_examples=30)

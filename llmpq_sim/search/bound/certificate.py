@@ -18,7 +18,10 @@ each block may be placed where it is cheapest, and the total can only be too low
               + link times + what steps cost beside blocks, on the fewest devices
               - loss price x budget - sum byte prices x capacities.
 
-It uses no order and no contiguity, so it holds for every partition and device order. The best
+It uses no order and no contiguity, so it holds for every partition and device order. Where layers
+are of several kinds, a device cannot hold those that suit it best: it holds a run. So a price may
+be put on each layer at each place, by its kind, if what the dearest run costs is given back for
+each device. The best
 multipliers are the dual solution of the linear program in `relaxation`; checking needs no solver.
 Source: the Lagrangian bound of planning theory (Geoffrion 1974) applied to LLM-PQ's objective
 (arXiv:2403.01136, sec. 4) with its decode term corrected.
@@ -31,10 +34,11 @@ import numpy as np
 
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.fields import Fields, one_of
-from llmpq_sim.core.records import Codec, Finite, NotNegative, from_dict, to_dict
+from llmpq_sim.core.records import Codec, Finite, NotNegative, Place, from_dict, to_dict
 from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
-from llmpq_sim.search.bound.schedule_terms import ScheduleTerms
+from llmpq_sim.search.bound.runs import most_of_a_run
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, ScheduleTerms
 
 DEEPEST = 40
 """Cuts of a cell, one in another, at most."""
@@ -66,11 +70,14 @@ class Multipliers:
         waves: weights of each different wave shape.
         loss_price_s: seconds per unit of quality loss.
         byte_price_s: seconds per byte on a device of each place.
+        run_price_s: seconds per layer of each kind, for one place after the other; none where
+            layers are of one kind.
     """
 
     waves: tuple[ScheduleMultipliers, ...]
     loss_price_s: Finite
     byte_price_s: tuple[float, ...]
+    run_price_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
 
 
 def bound_s(problem: Problem, multipliers: Multipliers) -> float:
@@ -79,7 +86,7 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
     Any multipliers give a true bound: negative ones count as 0 and weights are scaled to their
     sums, so a wrong certificate proves less, never too much.
     """
-    seconds = np.zeros((3, len(problem.places), len(problem.formats)))
+    seconds = np.zeros((len(problem.block_bytes), len(problem.places), len(problem.formats)))
     links_s = 0.0
     for terms, weights in zip(problem.waves, multipliers.waves, strict=True):
         wave_s, wave_links_s = _weighted(problem, terms, weights)
@@ -89,11 +96,22 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
     loss_price_s = max(multipliers.loss_price_s, 0.0)
     seconds += problem.block_bytes[:, None, :] * byte_price_s[None, :, None]
     total_s = links_s
+    if multipliers.run_price_s:
+        run_price_s = np.reshape(multipliers.run_price_s, (len(problem.places), -1))
+        seconds[:EMBEDDING] += run_price_s.T[:, :, None]
+        total_s -= _dearest_runs_s(problem, run_price_s)
     for item in problem.items:
         priced = seconds[item.block] + loss_price_s * item.loss
         total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
     held = float((byte_price_s * problem.place_counts * problem.capacity_bytes).sum())
     return total_s - loss_price_s * problem.budget - held
+
+
+def _dearest_runs_s(problem: Problem, run_price_s: FloatArray) -> float:
+    """Return what the runs of all devices cost at most, by the prices of kinds at each place."""
+    of_layers = run_price_s[:, list(problem.kind_of_layer)]
+    dearest = [most_of_a_run(of_place) for of_place in of_layers]
+    return float(np.array(dearest) @ problem.place_counts)
 
 
 def _weighted(

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from llmpq_sim.search.bound.problem import FloatArray, Problem
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER, TERMS, ScheduleTerms
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, TERMS, ScheduleTerms
 
 MOST_LOADS = 400_000
 """Beyond so many loads of one device the refinement is not tried."""
+
+LAYER = 0
+"""The only kind of layer where loads describe a problem."""
 
 END_CASES = ((False, False), (True, False), (False, True), (True, True))
 

@@ -15,7 +15,7 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.construction import arrange_formats, counts_of_kinds
 from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import keeps_budget
 
@@ -193,7 +193,7 @@ class Operators:
     def _arranged(self, plan: Plan) -> Plan:
         stages = []
         for stage, first in zip(plan.stages, plan.first_layers(), strict=True):
-            counts = [stage.formats.count(name) for name in self.task.formats]
+            counts = counts_of_kinds(self.task, stage.formats, first)
             stages.append(Stage(stage.device, arrange_formats(self.task, counts, first)))
         arranged = Plan(tuple(stages), plan.micro_batching)
         return arranged if keeps_budget(arranged, self.task) else plan

@@ -23,7 +23,7 @@ from llmpq_sim.search.online.operators import (
 from llmpq_sim.search.online.planner import OnlineOutcome, micro_batched, search_online
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.online.tuning import polished, tuned
-from llmpq_sim.search.pinned import PINNED_SHARE, STEP, PinnedOperators, pinned_plans
+from llmpq_sim.search.pinned import PINNED_SHARE, STEP, PinnedOperators, course, pinned_plans
 from llmpq_sim.search.pins import Pins, check_pins
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.search.scoring import score_in_simpy
@@ -77,12 +77,7 @@ def search_online_pinned(
         ),
         pins=pins,
         unpinned=max(free.best, best, key=lambda each: each.fitness),
-        evaluations=state.evaluations + free.evaluations,
-        generations=state.generation,
-        seconds=frame.seconds,
-        ended=frame.ended if free.ended == "done" else free.ended,
-        cut_short=(*frame.cut_short, *free.cut_short),
-        logbook=tuple(state.logbook),
+        **course(state, free, frame),
     )
 
 

@@ -323,5 +323,7 @@ def layer_matrices(
     with checkpoint.reading() as reader:
         source = Source(Names(shard, layer, checkpoint), reader)
         prefix = f"{shard.layers_name}.0."
-        for matrix in (*linear_groups(shard.layers[0]), *expert_matrices(shard.layers[0])):
+        for group in linear_groups(shard.layers[0]):
+            yield group.name, group.weight(prefix, source)
+        for matrix in expert_matrices(shard.layers[0]):
             yield matrix.name, matrix.weight(prefix, source)
