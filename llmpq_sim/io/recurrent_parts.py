@@ -1,4 +1,4 @@
-"""What a config says of recurrent mixers, by the rules of their families."""
+"""Rules by which families' configs are read into recurrent mixers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
