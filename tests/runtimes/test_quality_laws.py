@@ -80,7 +80,7 @@ def test_every_choice_of_an_expert_is_counted(tmp_path: Path) -> None:
 def test_an_indicator_of_experts_is_refused(tmp_path: Path) -> None:
     model, text = save_subject(tmp_path, "mixtral", layers=1)
     settings = quality_settings(model, text)
-    with pytest.raises(InputError, match="has experts, .* measure the loss itself, --method kl"):
+    with pytest.raises(InputError, match=r"has experts, .* measure the loss itself, --method kl"):
         measure_indicator(open_measured_model(settings), settings, "variance")
 
 
