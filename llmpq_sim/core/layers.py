@@ -196,6 +196,10 @@ class Dense:
         )
 
 
+EXPERT_LINEARS = ("experts_up", "experts_down")
+"""Names of the products that an expert has of its own."""
+
+
 @dataclass(frozen=True)
 class Experts:
     """A mixture of experts: a token goes through a few of many, and through those shared by all.
@@ -329,7 +333,7 @@ class LayerKind:
         """Parameters that one token goes through."""
         if not isinstance(self.feed_forward, Experts):
             return self.parameters
-        experts = sum(linear.weights for linear in self.linears if linear.copies > 1)
+        experts = sum(linear.weights for linear in self.linears if linear.name in EXPERT_LINEARS)
         idle = experts * (self.feed_forward.count - self.feed_forward.chosen)
         return self.parameters - idle // self.feed_forward.count
 
