@@ -106,17 +106,17 @@ def cluster_profiles(
 
 
 def fit_measurements(
-    path: Path,
+    paths: Sequence[Path],
     device_name: str,
     kernels: str | None,
     seed: int,
     on_progress: Callable[[str], None],
     own_models: Sequence[ModelSpec] = (),
 ) -> FitReport:
-    """Return the profile of a device that a file of measurements gives.
+    """Return the profile of a device that files of measurements give.
 
     Args:
-        path: the rows; a machine file beside them says what they were measured on.
+        paths: the rows; a machine file beside the first says what they were measured on.
         device_name: a bundled device, or any name where there is a machine file.
         kernels: name of the kernel set; None takes it from the rows.
         seed: picks what is held out.
@@ -124,16 +124,18 @@ def fit_measurements(
         own_models: models that rows name, beside bundled ones and folders.
 
     Raises:
-        InputError: the device is unknown, or the file has nothing to fit.
+        InputError: the device is unknown, or the files have nothing to fit.
     """
     from llmpq_sim.io.measurements import read_measurements  # noqa: PLC0415 - slow to load
     from llmpq_sim.latency.fitting.fit import fit_profile  # noqa: PLC0415 - slow to load
 
     devices = load_devices()
-    machine = machine_beside(path)
+    machine = machine_beside(paths[0])
     if machine is None and device_name not in devices:
         raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
-    measurements = read_measurements(path)
+    measurements = read_measurements(paths[0])
+    for path in paths[1:]:
+        measurements = measurements.joined(read_measurements(path))
     if machine is None:
         device = devices[device_name]
     else:

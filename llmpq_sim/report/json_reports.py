@@ -131,7 +131,7 @@ def fit_content(report: FitReport, profile_file: str) -> Content:
         "status": profile.status,
         "error_fraction": profile.error_fraction,
         "formats": list(profile.formats),
-        "notes": list(profile.notes),
+        "notes": [*profile.notes, *profile.part_notes],
         "rows_used": report.rows_used,
         "rows_dropped": dict(report.rows_dropped),
         "errors": [asdict(error) for error in report.errors],
