@@ -9,7 +9,7 @@ from llmpq_sim.core.layers import EXPERT_LINEARS, LayerKind
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.schedule import batch_schedules
-from llmpq_sim.latency.assumptions import assumed_parts
+from llmpq_sim.latency.assumptions import untimed_parts
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 
@@ -58,10 +58,16 @@ def _untimed_parts(
         numbers = model.kind_of_layer[first : first + len(stage.formats)]
         kinds |= {model.kinds[number]: None for number in numbers}
         formats |= dict.fromkeys(stage.formats)
+    where: dict[str, list[str]] = {}
+    for kind, (kinds, formats) in layers.items():
+        for part in untimed_parts(profiles[kind], kinds, formats):
+            where.setdefault(part, []).append(profiles[kind].name)
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for part, names in where.items():
+        parts.setdefault(tuple(sorted(names)), []).append(part)
     return [
-        sentence
-        for kind, (kinds, formats) in layers.items()
-        for sentence in assumed_parts(profiles[kind], kinds, formats)
+        f"{', '.join(names)}: not timed, and priced by rooflines, are {', '.join(untimed)}"
+        for names, untimed in parts.items()
     ]
 
 
