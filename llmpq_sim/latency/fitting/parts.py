@@ -172,13 +172,21 @@ def with_parts(profile: DeviceProfile, models: dict[str, dict[str, PartModel]]) 
 
 def library_note(parts: list[PartFit]) -> tuple[str, ...]:
     """Return a sentence on which libraries' kernels were timed for which parts."""
-    by_library: dict[str, dict[str, None]] = {}
+    by_library: dict[str, dict[str, list[str]]] = {}
     for part in parts:
-        library = " ".join((part.rows.backend[0], part.rows.version[0])).strip() or "own"
-        called = f"experts in {part.format}" if part.op == "experts" else NOUNS[part.op]
-        by_library.setdefault(library, {})[called] = None
-    timed = [f"{', '.join(parts)} with {library}" for library, parts in by_library.items()]
+        library = " ".join((part.rows.backend[0].lower(), part.rows.version[0])).strip() or "own"
+        formats = by_library.setdefault(library, {}).setdefault(part.op, [])
+        if part.op == "experts":
+            formats.append(part.format)
+    timed = [
+        f"{'; '.join(_called(op, formats) for op, formats in own.items())} ({library})"
+        for library, own in by_library.items()
+    ]
     return (f"Beside dense layers were timed: {'; '.join(timed)}.",) if timed else ()
+
+
+def _called(op: str, formats: list[str]) -> str:
+    return f"experts in {', '.join(formats)}" if op == "experts" else NOUNS[op]
 
 
 def _by_phase(rows: Measurements) -> Iterator[tuple[str, Measurements]]:
