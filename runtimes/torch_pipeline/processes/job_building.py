@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,7 @@ from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.model_records import model_to_dict
-from llmpq_sim.io.models import load_model
+from llmpq_sim.io.models import read_model
 from llmpq_sim.latency.fitting.machine import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
@@ -38,7 +39,7 @@ def check_job(job: Job) -> None:
     check_job_alone(job)
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
-    _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
+    _check_model(_model_in(job.model_dir), job.saved.task.costs.scenario.model, job)
     formats = job.saved.plan.layer_formats
     check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
     family_named(job.saved.task.costs.scenario.model.family)
@@ -244,6 +245,12 @@ def cache_shape(job: Job) -> tuple[int, int]:
             f"room for {blocks * settings.block_tokens}"
         )
     return min(room, settings.sequence_limit, len(job.requests)), context_tokens
+
+
+def _model_in(folder: Path) -> ModelSpec:
+    """Return the model of a folder, with what a quantized checkpoint keeps at 16 bits marked."""
+    read = read_model(str(folder))
+    return read.spec if read.stored is None else read.stored.applied(read.spec)
 
 
 def _check_model(found: ModelSpec, planned: ModelSpec, job: Job) -> None:
