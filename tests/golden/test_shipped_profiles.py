@@ -9,7 +9,7 @@ from llmpq_sim.latency.fitting.evaluation import FitError
 from llmpq_sim.latency.fitting.fit import FitReport
 from llmpq_sim.latency.profile import DeviceProfile
 from tests.golden.shipped_profiles import (
-    PART_FIELDS,
+    OF_PARTS,
     PROFILES,
     ROOT,
     SHARED_KERNELS,
@@ -158,7 +158,7 @@ def test_shipped_profiles_have_what_was_timed_on_their_device(device: str) -> No
 @pytest.mark.parametrize("device", sorted(set(TENSORRT_LLM) & set(VLLM)))
 def test_both_kernel_sets_of_a_device_have_the_same_parts(device: str) -> None:
     other = load_profile(PROFILES / f"{device}.{TENSORRT_LLM[device][1]}.json")
-    for name in PART_FIELDS:
+    for name in OF_PARTS:
         assert getattr(other, name) == getattr(shipped(device), name)
 
 

@@ -1,6 +1,6 @@
 """Fit of the parts of layers beyond dense ones, with errors on shapes held out of a fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,6 +160,17 @@ def part_errors(part: PartFit, device: Device, seed: int) -> list[FitError]:
         for phase, mask in phases.items()
         if mask.any()
     ]
+
+
+def error_fractions(errors: Mapping[str, Sequence[FitError]]) -> dict[str, float]:
+    """Return 90th percentiles by field, on average over the rows of formats and phases."""
+    found = {}
+    for name, own in errors.items():
+        whole = [error for error in own if error.op != "experts" or error.phase == "any"]
+        if whole:
+            weights = [error.rows for error in whole]
+            found[name] = float(np.average([error.p90_ape for error in whole], weights=weights))
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def with_parts(profile: DeviceProfile, models: dict[str, dict[str, PartModel]]) -> DeviceProfile:
