@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmpq_sim.api.asked_model import Model, asked_model
+from llmpq_sim.api.kv_choice import fastest_of_caches
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
@@ -11,6 +12,7 @@ from llmpq_sim.api.splitting import Split, asked_split, check_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.kv_formats import kv_formats_listed
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
 from llmpq_sim.io.tasks import QualityTarget
@@ -37,6 +39,7 @@ def plan(
     objective: Objective | None = None,
     quality: str | float | QualityOptions | None = None,
     formats: str | Sequence[str] | None = None,
+    kv_formats: str | Sequence[str] | None = None,
     kernels: str | None = None,
     profiles: Profiles = (),
     seed: int = 0,
@@ -65,6 +68,8 @@ def plan(
         quality: no worse than this format everywhere, or the largest loss in nominal nats per
             token, or what ``QualityOptions`` says; as int4 everywhere unless told.
         formats: weight formats that layers may have, in a sequence or with commas between.
+        kv_formats: formats of the KV cache to choose from; 16 bits unless told. Of several the
+            fastest is taken; that needs a batch, and keeps no checkpoint.
         kernels: kernel set for every device; each one's first unless told.
         profiles: latency profiles of the user's own, or files that hold them.
         seed: the same seed gives the same plan.
@@ -89,17 +94,38 @@ def plan(
     _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
     pins, options, said = _decided(split, spec, options, wanted)
     said = (*asked.notes, *said)
+    caches = () if kv_formats is None else kv_formats_listed(kv_formats, "--kv-formats")
+    _check_caches(caches, trace, resume=resume)
+
+    def found(spec: ModelSpec) -> Planned:
+        """Return the best plan of the model with a KV cache in some format."""
+        if trace is not None:
+            limits = service or ServingOptions()
+            asked_for = asked_trace(trace, how.seed)
+            served, notes = trace_task(spec, asked_for, limits, objective, options)
+            on_trace(served)
+            return Planned(_served(served, pins, how, on_progress), options.target, tuple(notes))
+        workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
+        task, notes = batch_task(spec, workload, options)
+        if pins is not None:
+            return Planned(search_pinned(task, pins, how, on_progress), options.target, (*notes,))
+        kept = checkpoint if len(caches) < 2 else None
+        return _planned(task, target, how, kept, resume=resume, on_progress=on_progress).noted(
+            notes
+        )
+
+    planned = fastest_of_caches(spec, caches, found) if caches else found(spec)
+    return planned.noted(said)
+
+
+def _check_caches(caches: Sequence[str], trace: object, *, resume: bool) -> None:
+    """Raise InputError where several KV cache formats do not go with what else is asked."""
+    if len(caches) < 2:
+        return
     if trace is not None:
-        requests = asked_trace(trace, how.seed)
-        served, notes = trace_task(spec, requests, service or ServingOptions(), objective, options)
-        on_trace(served)
-        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
-    workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-    task, notes = batch_task(spec, workload, options)
-    if pins is not None:
-        return Planned(search_pinned(task, pins, how, on_progress), options.target, (*said, *notes))
-    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
-    return found.noted((*said, *notes))
+        raise InputError("--kv-formats: a search for a trace takes one format; give one")
+    if resume:
+        raise InputError("--resume: a search over KV cache formats keeps no checkpoint; give one")
 
 
 def _check_together(
