@@ -266,7 +266,8 @@ class DeviceProfile:
         Raises:
             InputError: the profile has no measurements of the format.
         """
-        name = self.aliases.get(format_name, format_name)
+        alias = self.aliases.get(format_name, format_name)
+        name = format_name if format_name in self.experts else alias
         model = self.experts.get(name) or experts_roofline(self._gemm(format_name))
         bits = FORMATS[name].bits_per_weight()
         return model.time_s(experts_sizes(tokens, experts, hidden_size, bits))

@@ -54,7 +54,8 @@ def attention_rows(op: str, phase: str) -> list[dict[str, Any]]:
     ):
         queries = tokens if phase == "prefill" else 1.0
         own = {"batch": batch, "queries": queries, "tokens": tokens, "heads": heads}
-        row = {"op": op, "phase": phase, "batch": batch, "seq": tokens, "heads": heads}
+        row: dict[str, Any] = {"op": op, "phase": phase, "heads": heads}
+        row |= {"batch": batch, "seq": tokens}
         if op == "latent":
             widths = {"kv_rank": 512, "nope_dim": 128, "rope_dim": 64, "value_dim": 128}
             row |= {"latency_us": timed_us(sizes_of(LatentSizes, **own, **widths))}

@@ -330,7 +330,7 @@ def _aliases(gemms: Mapping[str, GemmModel], device: Device) -> dict[str, str]:
 def _is_wider(other: WeightFormat, than: WeightFormat) -> bool:
     if than.rate_fraction > 1.0:
         return not other.is_quantized
-    return other.bits >= than.bits
+    return other.bits >= than.bits and other.rate_fraction <= 1.0
 
 
 def _attention(usable: UsableRows, device: Device, phase: str, seed: int) -> AttentionModel:

@@ -3,12 +3,13 @@
 Where layers cost alike, whole numbers of layers per device and format say as much as LLM-PQ's
 binary ``z[layer, device, bits]``, and contiguity is free: the numbers are laid out one device after
 the other. Where they are of several kinds, what a device holds of each must be what some run of
-layers has. Where layers lose differently, the program counts an average layer. In both cases a
-second program chooses the formats of the partition found, layer by layer; if that fails, the
-program is solved once more with every layer's own losses. In large clusters, groups of like devices
-hold the same, as `device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to
-shrink its program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term
-corrected, as in `certificate`.
+layers has; where the kinds are many, the cuts of the pipeline are chosen instead (`cuts`). Where
+layers lose differently, the program counts an average layer. In both cases a second program chooses
+the formats of the partition found, layer by layer; if that fails, the program is solved once more
+with every layer's own losses. In large clusters, groups of like devices hold the same, as
+`device_groups` says. Neighbouring layers may be bound together, as LLM-PQ does to shrink its
+program. The objective is LLM-PQ's (arXiv:2403.01136, sec. 4) with its decode term corrected, as in
+`certificate`.
 """
 
 from dataclasses import replace
@@ -34,11 +35,14 @@ from llmpq_sim.search.construction import (
     plan_of_formats,
     stage_problem,
 )
+from llmpq_sim.search.cuts import plan_of_cuts, relaxed_devices
 
 PROGRAM_GAP = 1e-3
 PROGRAM_NODES = 1_000
-"""Where HiGHS stops; of layers of n kinds after one n-th squared of the nodes, for their formats
-are chosen again."""
+"""Where HiGHS stops."""
+
+MOST_KINDS = 3
+"""Kinds of layer up to which the program counts layers of each; of more, it chooses cuts."""
 
 
 def integer_plan(
@@ -57,16 +61,18 @@ def integer_plan(
             layers. Where layers lose differently they share the device alone; layers of several
             kinds are not grouped.
     """
+    kinds = len(task.costs.scenario.model.kinds)
+    if kinds > MOST_KINDS:
+        return _cut_plan(task, micro_batching, minimise)
     apart = len(task.costs.scenario.cluster.devices) > 1
     free = build_problem(task, micro_batching, group_places(task), ends_apart=apart)
-    kinds = len(task.costs.scenario.model.kinds)
     if kinds > 1:
         group_layers = 1
     for problem in [averaged(free), free][: 1 + (layers_differ(task) and group_layers == 1)]:
         blocks = solve_integrally(
             in_groups(problem, group_layers),
             PROGRAM_GAP,
-            max(PROGRAM_NODES // kinds**2, 1),
+            PROGRAM_NODES,
             as_pipeline=apart,
             minimise=minimise,
         )
@@ -77,6 +83,16 @@ def integer_plan(
         if plan is not None:
             return plan
     return None
+
+
+def _cut_plan(
+    task: PlanningTask, micro_batching: MicroBatching, minimise: Literal["makespan", "loss"]
+) -> Plan | None:
+    """Return the plan of the best cuts of the devices that the relaxation uses, in its order."""
+    relaxed = relaxed_devices(task, micro_batching)
+    if relaxed is None:
+        return None
+    return plan_of_cuts(task, micro_batching, relaxed[0], by_loss=minimise == "loss")
 
 
 def single_device_plans(task: PlanningTask, micro_batching: MicroBatching) -> list[Plan]:

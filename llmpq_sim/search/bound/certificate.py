@@ -159,7 +159,11 @@ class CellMultipliers:
         decode: likewise for the decode rest; with ``path`` they sum to 1.
         path: weight of the rounds of one group, between 0 and 1.
         loss_price_s: seconds per unit of quality loss.
-        values_s: what a layer, the embedding and the LM head are worth.
+        values_s: what a layer, the embedding and the LM head are worth; a layer 0 where layers are
+            not all alike.
+        format_values_s: what a layer of a main kind is worth in each format, for one place after
+            the other; none where all layers are alike.
+        kind_values_s: what a layer of each kind is worth besides, for one place after the other.
     """
 
     prefill: tuple[float, ...]
@@ -167,6 +171,8 @@ class CellMultipliers:
     path: Finite
     loss_price_s: Finite
     values_s: Annotated[tuple[float, float, float], Codec(_values_s, list)]
+    format_values_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
+    kind_values_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ def proof_bound_s(table: LoadTable, proof: Split | CellMultipliers, cell: Cell) 
     if any(listed is None for listed in loads):
         raise CertificateError("certificate: a cell has too many loads to check")
     listed = [entry for entry in loads if entry is not None]
-    return min(cell_bound_s(table.problem, listed, proof, cell), cell.makespan_s)
+    return min(cell_bound_s(table, listed, proof, cell), cell.makespan_s)
 
 
 def whole_cell(makespan_s: float) -> Cell:
@@ -230,7 +236,7 @@ def halves(cell: Cell, term: str, at_s: float) -> tuple[Cell, Cell]:
 
 
 def cell_bound_s(
-    problem: Problem,
+    table: LoadTable,
     loads: list[Loads],
     multipliers: CellMultipliers,
     cell: Cell,
@@ -239,12 +245,13 @@ def cell_bound_s(
     """Return the makespan below which no plan of a cell can be, given its loads per place.
 
     Args:
-        problem: the planning problem.
+        table: of the planning problem.
         loads: every load of each place in the cell.
         multipliers: the weights and prices.
         cell: limits of the slowest stage.
         priced: what `price_loads` says of these, where it is known.
     """
+    problem = table.problem
     priced = price_loads(problem, loads, multipliers) if priced is None else priced
     terms, counts = problem.waves[0], problem.place_counts
     path = min(max(multipliers.path, 0.0), 1.0)
@@ -257,11 +264,42 @@ def cell_bound_s(
         + decode[-1] * cell.decode_least_s
     )
     layer_s, embedding_s, head_s = multipliers.values_s
-    total_s += layer_s * problem.items[0].count + embedding_s + head_s
+    if table.is_plain:
+        total_s += layer_s * problem.items[0].count + embedding_s + head_s
+    else:
+        total_s += _chosen_s(table, multipliers) + embedding_s + head_s
     total_s -= max(multipliers.loss_price_s, 0.0) * problem.budget
     for count, price in zip(counts, priced, strict=True):
         total_s += float(count) * float(price.min(initial=np.inf))
     return float(total_s)
+
+
+def _chosen_s(table: LoadTable, multipliers: CellMultipliers) -> float:
+    """Return what all layers pay where each has the place and format that cost it least.
+
+    They pay what loads are worth, the rest of their times that loads leave out, and their losses.
+    """
+    problem, parts = table.problem, table.parts
+    path = min(max(multipliers.path, 0.0), 1.0)
+    prefill = _shares(multipliers.prefill, problem.place_counts, 1.0)[:-1, None]
+    decode = _shares(multipliers.decode, problem.place_counts, 1.0 - path)[:-1, None]
+    rest_s = (
+        parts.rest["prefill_least"]
+        + prefill * parts.rest["prefill_rest"]
+        + path * parts.rest["decode_path"]
+        + (1.0 - path) * parts.rest["decode_least"]
+        + decode * parts.rest["decode_rest"]
+    )
+    of_formats = np.reshape(multipliers.format_values_s, rest_s.shape[1:])
+    of_kinds = np.reshape(multipliers.kind_values_s, (len(problem.places), -1))
+    total_s = 0.0
+    for item in problem.items:
+        if item.is_layer:
+            priced = rest_s[item.block] + parts.main[item.block] * of_formats
+            priced = priced + of_kinds[:, [item.block]]
+            priced = priced + max(multipliers.loss_price_s, 0.0) * item.loss
+            total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
+    return total_s
 
 
 def price_loads(
@@ -286,7 +324,8 @@ def price_loads(
             (load.decode_rest_s, float(decode[place])),
             (load.loss, max(multipliers.loss_price_s, 0.0)),
         )
-        worth = ((load.embedding, embedding_s), (load.head, head_s))
+        worth = [(load.embedding, embedding_s), (load.head, head_s)]
+        worth += _worth(load, place, multipliers)
         prices_s = np.empty(len(load.loss))
         for first in range(0, len(prices_s), LOADS_AT_ONCE):
             piece = slice(first, first + LOADS_AT_ONCE)
@@ -301,6 +340,19 @@ def price_loads(
             prices_s[piece] -= worth_s
         priced.append(prices_s)
     return priced
+
+
+def _worth(load: Loads, place: int, multipliers: CellMultipliers) -> list[tuple[FloatArray, float]]:
+    """Return the counts of layers of each load, and what one is worth by its format or kind."""
+    found: list[tuple[FloatArray, float]] = []
+    for counts, values_s in (
+        (load.layers, multipliers.format_values_s),
+        (load.kinds, multipliers.kind_values_s),
+    ):
+        width = counts.shape[1] if values_s else 0
+        of_place = values_s[place * width : (place + 1) * width]
+        found += [(counts[:, column], value_s) for column, value_s in enumerate(of_place)]
+    return found
 
 
 def _shares(weights: tuple[float, ...], counts: FloatArray, total: float) -> FloatArray:

@@ -30,6 +30,29 @@ def longest_run(amounts: FloatArray, most: float) -> int:
 
 
 @lru_cache(maxsize=64)
+def runs_by_ends(kind_of_layer: tuple[int, ...]) -> dict[tuple[bool, bool], FloatArray]:
+    """Return the different counts of each kind that runs have. Shapes: (runs, kinds).
+
+    The keys say whether they have the first and the last layer; the empty run has neither. Of
+    layers of one kind, any count is possible in any case.
+    """
+    layers, kinds = len(kind_of_layer), max(kind_of_layer) + 1
+    if kinds == 1:
+        alike = np.arange(layers + 1.0)[:, None]
+        return {(first, last): alike for first in (False, True) for last in (False, True)}
+    of_kind = np.eye(kinds)[list(kind_of_layer)]
+    sums = np.concatenate([np.zeros((1, kinds)), np.cumsum(of_kind, axis=0)])
+    inner = sums[1:-1]
+    starts, stops = np.triu_indices(len(inner))
+    return {
+        (False, False): np.unique(inner[stops] - inner[starts], axis=0),
+        (True, False): np.unique(inner, axis=0),
+        (False, True): np.unique(sums[-1] - inner, axis=0),
+        (True, True): sums[-1:],
+    }
+
+
+@lru_cache(maxsize=64)
 def run_counts(kind_of_layer: tuple[int, ...]) -> FloatArray:
     """Return the different counts of each kind that runs of layers have. Shape: (runs, kinds).
 
