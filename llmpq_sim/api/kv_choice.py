@@ -29,12 +29,14 @@ def fastest_of_caches(
 
     Args:
         model: with a cache of 16 bits.
-        names: of the formats.
+        names: of the formats; none leaves the model as it is.
         found: returns the best plan of a model.
 
     Raises:
         InfeasibleError: no format leaves a plan within memory and quality.
     """
+    if not names:
+        return found(model)
     plans: dict[str, Planned] = {}
     refused: dict[str, InfeasibleError] = {}
     for name in names:

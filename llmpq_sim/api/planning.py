@@ -1,6 +1,7 @@
 """The planner as a function: a model, a cluster and a workload in, the best plan out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmpq_sim.api.asked_model import Model, asked_model
@@ -14,13 +15,13 @@ from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.kv_formats import kv_formats_listed
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
-from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.pinned import search_online_pinned
-from llmpq_sim.search.online.planner import OnlineOutcome, search_online
+from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask
 from llmpq_sim.search.pinned import search_pinned
 from llmpq_sim.search.pins import Pins
@@ -87,35 +88,71 @@ def plan(
     """
     wanted = _quality_options(quality)
     asked = asked_model(model, formats, wanted)
-    spec, target = asked.spec, asked.target
-    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), target)
+    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), asked.target)
     how = settings or SearchSettings(seed=seed)
     check_split(split, checkpoint, how)
     _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
-    pins, options, said = _decided(split, spec, options, wanted)
-    said = (*asked.notes, *said)
-    caches = () if kv_formats is None else kv_formats_listed(kv_formats, "--kv-formats")
+    pins, options, said = _decided(split, asked.spec, options, wanted)
+    caches = kv_formats_listed(kv_formats, "--kv-formats")
     _check_caches(caches, trace, resume=resume)
+    kept = checkpoint if len(caches) < 2 else None
+    way = _Way(options, pins, how, kept, resume, on_progress)
 
     def found(spec: ModelSpec) -> Planned:
-        """Return the best plan of the model with a KV cache in some format."""
-        if trace is not None:
-            limits = service or ServingOptions()
-            asked_for = asked_trace(trace, how.seed)
-            served, notes = trace_task(spec, asked_for, limits, objective, options)
-            on_trace(served)
-            return Planned(_served(served, pins, how, on_progress), options.target, tuple(notes))
-        workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-        task, notes = batch_task(spec, workload, options)
-        if pins is not None:
-            return Planned(search_pinned(task, pins, how, on_progress), options.target, (*notes,))
-        kept = checkpoint if len(caches) < 2 else None
-        return _planned(task, target, how, kept, resume=resume, on_progress=on_progress).noted(
-            notes
-        )
+        if trace is None:
+            return way.of_batch(asked_batch(spec, batch, prompt_tokens, output_tokens), spec)
+        requests, limits = asked_trace(trace, how.seed), service or ServingOptions()
+        served, notes = trace_task(spec, requests, limits, objective, options)
+        on_trace(served)
+        return way.of_trace(served).noted(notes)
 
-    planned = fastest_of_caches(spec, caches, found) if caches else found(spec)
-    return planned.noted(said)
+    return fastest_of_caches(asked.spec, caches, found).noted((*asked.notes, *said))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How plans are sought: see the arguments of ``plan``."""
+
+    options: TaskOptions
+    pins: Pins | None
+    settings: SearchSettings
+    checkpoint: Path | None
+    resume: bool
+    on_progress: Callable[[SearchProgress], None]
+
+    def of_trace(self, task: OnlineTask) -> Planned:
+        """Return the best service of a trace, with layers where they are to stay."""
+        if self.pins is None:
+            outcome = search_online(task, self.settings, self.on_progress)
+        else:
+            outcome = search_online_pinned(task, self.pins, self.settings, self.on_progress)
+        return Planned(outcome, self.options.target)
+
+    def of_batch(self, workload: BatchWorkload, model: ModelSpec) -> Planned:
+        """Return the best plan for a batch."""
+        task, notes = batch_task(model, workload, self.options)
+        if self.pins is None:
+            return self._kept(task).noted(notes)
+        outcome = search_pinned(task, self.pins, self.settings, self.on_progress)
+        return Planned(outcome, self.options.target, tuple(notes))
+
+    def _kept(self, task: PlanningTask) -> Planned:
+        """Return the best plan, its search's state kept in a file where one is named."""
+        checkpoint, target, settings = self.checkpoint, self.options.target, self.settings
+        if checkpoint is None:
+            return Planned(search(task, settings, on_progress=self.on_progress), target)
+        search_hash = search_sha256(task, target, settings)
+        state, missing = None, list[str]()
+        if self.resume:
+            state, missing = resumed_state(checkpoint, task, search_hash)
+        outcome = search(
+            task,
+            settings,
+            resumed=state,
+            on_progress=self.on_progress,
+            on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
+        )
+        return Planned(outcome, target, tuple(missing), checkpoint)
 
 
 def _check_caches(caches: Sequence[str], trace: object, *, resume: bool) -> None:
@@ -143,42 +180,6 @@ def _decided(
 ) -> tuple[Pins | None, TaskOptions, tuple[str, ...]]:
     """Return what `asked_split` does, where layers are decided at all."""
     return (None, options, ()) if split is None else asked_split(split, model, options, quality)
-
-
-def _served(
-    task: OnlineTask,
-    pins: Pins | None,
-    settings: SearchSettings,
-    on_progress: Callable[[SearchProgress], None],
-) -> OnlineOutcome:
-    """Return the best service of a trace, with layers where they are to stay."""
-    if pins is None:
-        return search_online(task, settings, on_progress)
-    return search_online_pinned(task, pins, settings, on_progress)
-
-
-def _planned(
-    task: PlanningTask,
-    target: QualityTarget,
-    settings: SearchSettings,
-    checkpoint: Path | None,
-    *,
-    resume: bool,
-    on_progress: Callable[[SearchProgress], None],
-) -> Planned:
-    """Return the best plan for a batch, its search's state kept in a file where one is named."""
-    if checkpoint is None:
-        return Planned(search(task, settings, on_progress=on_progress), target)
-    search_hash = search_sha256(task, target, settings)
-    state, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
-    outcome = search(
-        task,
-        settings,
-        resumed=state,
-        on_progress=on_progress,
-        on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
-    )
-    return Planned(outcome, target, tuple(missing), checkpoint)
 
 
 def _quality_options(quality: str | float | QualityOptions | None) -> QualityOptions:

@@ -63,12 +63,12 @@ def kv_format_named(name: str, where: str) -> KvFormat:
     raise InputError(f"{where}: expected a KV cache format ({', '.join(known)}), got {name!r}")
 
 
-def kv_formats_listed(listed: str | Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the names of the formats that an option lists, each once.
+def kv_formats_listed(listed: str | Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """Return the names of the formats that an option lists, each once; none where it is not given.
 
     Raises:
         InputError: one is unknown.
     """
-    texts = listed.split(",") if isinstance(listed, str) else listed
+    texts = listed.split(",") if isinstance(listed, str) else listed or ()
     names = [kv_format_named(text.strip(), where).name for text in texts]
     return tuple(dict.fromkeys(names))

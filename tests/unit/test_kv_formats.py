@@ -95,8 +95,10 @@ def test_decode_saves_what_is_no_longer_read_and_never_more_than_in_proportion(
         saved_s = (1 - share) * 2 * 2048 * batch * read / sustained_bytes_per_s(device)
         np.testing.assert_allclose(narrow_s, np.maximum(plain_s - saved_s, share * plain_s))
         assert (narrow_s < plain_s).all()
-    both = (kind, kept("fp8", kind))
-    assert np.array_equal(*(mixer_s(each, profile, "prefill", batch, tokens) for each in both))
+    plain, narrow = (
+        mixer_s(each, profile, "prefill", batch, tokens) for each in (kind, kept("fp8", kind))
+    )
+    assert np.array_equal(plain, narrow)
 
 
 def test_states_of_fixed_size_stay_as_they_are() -> None:
