@@ -93,8 +93,7 @@ def plan(
     check_split(split, checkpoint, how)
     _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
     pins, options, said = _decided(split, asked.spec, options, wanted)
-    caches = kv_formats_listed(kv_formats, "--kv-formats")
-    _check_caches(caches, trace, resume=resume)
+    caches = _asked_caches(kv_formats, trace, resume=resume)
     kept = checkpoint if len(caches) < 2 else None
     way = _Way(options, pins, how, kept, resume, on_progress)
 
@@ -155,14 +154,18 @@ class _Way:
         return Planned(outcome, target, tuple(missing), checkpoint)
 
 
-def _check_caches(caches: Sequence[str], trace: object, *, resume: bool) -> None:
-    """Raise InputError where several KV cache formats do not go with what else is asked."""
+def _asked_caches(
+    kv_formats: str | Sequence[str] | None, trace: object, *, resume: bool
+) -> tuple[str, ...]:
+    """Return the KV cache formats to choose from, checked to go with what else is asked."""
+    caches = kv_formats_listed(kv_formats, "--kv-formats")
     if len(caches) < 2:
-        return
+        return caches
     if trace is not None:
         raise InputError("--kv-formats: a search for a trace takes one format; give one")
     if resume:
         raise InputError("--resume: a search over KV cache formats keeps no checkpoint; give one")
+    return caches
 
 
 def _check_together(
