@@ -253,7 +253,7 @@ def _prefill_in_tiles(
             of_row = [part[row : row + 1, :, seen] for part in (keys, values)]
             if cached.is_ring:  # a copy, whose strides no chunk decides
                 of_row = [part.contiguous() for part in of_row]
-            tiled = attended(whole, *of_row, mask, False, scoring)
+            tiled = attended(whole, of_row[0], of_row[1], mask, False, scoring)
             out[row, :, own] = tiled[0, :, begin - first : stop - first]
     return out
 

@@ -16,7 +16,7 @@ from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from runtimes.base import Job, TokenRequest
 from runtimes.deployment.job_checks import check_job_alone
-from runtimes.torch_pipeline.engine.families import family_named
+from runtimes.torch_pipeline.engine.families import check_executed
 from runtimes.torch_pipeline.engine.static_schedule import most_rows
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
@@ -39,7 +39,7 @@ def check_job(job: Job) -> None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
     _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
     check_stored(job.saved.plan.layer_formats, "plan")
-    family_named(job.saved.task.costs.scenario.model.family)
+    check_executed(job.saved.task.costs.scenario.model)
     open_checkpoint(job.model_dir)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
