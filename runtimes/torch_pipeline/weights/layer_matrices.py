@@ -288,20 +288,22 @@ def expert_weight(experts: Any, module_name: str, which: tuple[str, int], source
 
 
 def layer_matrices(
-    shard: ShardModel, layer: int, checkpoint: Checkpoint
+    shard: ShardModel, layer_number: int, checkpoint: Checkpoint
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the matrices of a layer as a checkpoint has them, by their names.
 
     Args:
         shard: of this layer alone, without memory.
-        layer: its index in the whole model.
+        layer_number: its index in the whole model.
         checkpoint: the weights.
 
     Raises:
         InputError: a tensor is missing or has another shape.
     """
     with checkpoint.reading() as reader:
-        source = Source(Names(shard, layer, checkpoint), reader)
+        source = Source(Names(shard, layer_number, checkpoint), reader)
         prefix = f"{shard.layers_name}.0."
-        for matrix in (*linear_groups(shard.layers[0]), *expert_matrices(shard.layers[0])):
+        layer = shard.layers[0]
+        matrices: list[LayerMatrix] = [*linear_groups(layer), *expert_matrices(layer)]
+        for matrix in matrices:
             yield matrix.name, matrix.weight(prefix, source)
