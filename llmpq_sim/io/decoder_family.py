@@ -77,6 +77,9 @@ SHAPE_KEYS = (
 """Keys that change the shapes of layers: a family that does not read one of them has none."""
 
 
+ALL_FULL, ALL_DENSE = all_of(FULL), all_of(DENSE)
+
+
 @dataclass(frozen=True)
 class DecoderFamily:
     """What a config of a family means; defaults are those of most families.
@@ -110,9 +113,9 @@ class DecoderFamily:
     keys: Keys = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     mixers: Mapping[str, Rule] = field(default_factory=lambda: {FULL: GroupedQuery()})
-    arrangement: Pattern = all_of(FULL)
+    arrangement: Pattern = ALL_FULL
     parts: Mapping[str, Rule] = field(default_factory=lambda: {DENSE: Plain()})
-    part_of_layer: Pattern = all_of(DENSE)
+    part_of_layer: Pattern = ALL_DENSE
     ignored: tuple[str, ...] = ()
     most: Mapping[str, int] = field(default_factory=dict)
     note: str = ""

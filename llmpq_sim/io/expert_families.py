@@ -16,7 +16,7 @@ from llmpq_sim.io.dense_families import (
     WINDOW,
     both,
 )
-from llmpq_sim.io.layer_parts import GroupedQuery, Latent, Mixture, Plain
+from llmpq_sim.io.layer_parts import GroupedQuery, Latent, Mixture, Plain, Rule
 from llmpq_sim.io.layer_patterns import (
     CHUNKED,
     DENSE,
@@ -39,8 +39,8 @@ from llmpq_sim.io.layer_patterns import (
 
 INNER = "intermediate_size"
 ALL_SPARSE = {SPARSE: Mixture(inner=INNER)}
-MIXED = {DENSE: Plain(), SPARSE: Mixture()}
-BIASED = {DENSE: Plain(bias=MLP_BIAS), SPARSE: Mixture(shared_bias=MLP_BIAS)}
+MIXED: Mapping[str, Rule] = {DENSE: Plain(), SPARSE: Mixture()}
+BIASED: Mapping[str, Rule] = {DENSE: Plain(bias=MLP_BIAS), SPARSE: Mixture(shared_bias=MLP_BIAS)}
 
 _MIXTRAL = DecoderFamily(
     "MixtralForCausalLM",

@@ -1,4 +1,4 @@
-"""What families take where a config is silent: the defaults of transformers' configuration classes."""
+"""Defaults of families where a config is silent: those of transformers' own classes."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -16,7 +16,6 @@ ALWAYS_STATED = frozenset(
         "ffn_dim",
         "hidden_size",
         "intermediate_size",
-        "max_position_embeddings",
         "max_seq_len",
         "n_embd",
         "n_head",

@@ -1,4 +1,4 @@
-"""What a config says of the parts of a layer: attention and feed-forward parts by rules."""
+"""Rules by which families' configs are read into attention and feed-forward parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

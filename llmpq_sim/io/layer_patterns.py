@@ -41,10 +41,11 @@ def layer_names(config: FamilyConfig, key: str, layers: int, pattern: Pattern) -
     if listed is None:
         return pattern(config, layers)
     where = config.where(key)
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+    texts = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or len(texts) < len(listed):
         raise InputError(f"{where}: expected a list of texts, got {kind_of(listed)}")
     check_length(listed, layers, where)
-    return tuple(LEGACY.get(name, name) for name in listed)
+    return tuple(LEGACY.get(name, name) for name in texts)
 
 
 def all_of(name: str) -> Pattern:
@@ -78,8 +79,9 @@ def every(count: int, key: str = "", rest: str = SLIDING, shift: int = 0) -> Pat
     """Return the rule of full attention in every so many layers, the last of each.
 
     Args:
-        count: where the config does not say under ``key``: a number, or one letter a layer,
-            G of which is full attention (``LLLG``).
+        count: how many, where the config does not say.
+        key: under which it says: a number, or one letter a layer, G of which is full attention
+            (``LLLG``); empty where it never does.
         rest: name of the other layers.
         shift: layers by which the full ones come earlier.
     """
@@ -103,7 +105,7 @@ def flagged(key: str, names: tuple[str, str], otherwise: Pattern) -> Pattern:
 
     def chosen(config: FamilyConfig, layers: int) -> tuple[str, ...]:
         flags = config.value(key)
-        if not isinstance(flags, list):
+        if not isinstance(flags, list) or not flags:
             return otherwise(config, layers)
         check_length(flags, layers, config.where(key))
         if any(flag not in (0, 1) for flag in flags):

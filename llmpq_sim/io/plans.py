@@ -20,15 +20,17 @@ from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import cluster_from_dict, cluster_to_dict
 from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.model_records import model_from_dict, model_to_dict
-from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
+from llmpq_sim.io.profiles import bundled_profile, kernel_sets, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
     checked_sensitivity,
     planning_task,
+    stored_layers,
 )
 from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -162,7 +164,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "output_tokens": list(outputs),
         },
         "profiles": [
-            _profile_to_dict(profile, task.costs.devices[kind])
+            _profile_to_dict(profile, task.costs.devices[kind], task.costs.scenario.model)
             for kind, profile in task.costs.profiles.items()
         ],
         "formats": list(task.formats),
@@ -172,6 +174,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "at_least": target.at_least,
             "sensitivity": target.sensitivity and list(target.sensitivity),
             **({"measured": quality_to_dict(target.measured)} if target.measured else {}),
+            **({"stored": list(target.stored)} if target.stored else {}),
         },
     }
     return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
@@ -264,7 +267,8 @@ def task_from_dict(
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
             outputs = _whole_numbers(part, "output_tokens")
-        profiles = _profiles(fields, {m.device.name: m.device for m in cluster.devices}, own)
+        devices = {m.device.name: m.device for m in cluster.devices}
+        profiles = _profiles(fields, devices, own, model)
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
             format_named(name, f"{fields.where}.formats[{number}]")
@@ -290,20 +294,22 @@ def _check_hashes(fields: Fields) -> None:
                 )
 
 
-def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+def _profile_to_dict(profile: DeviceProfile, device: Device, model: ModelSpec) -> dict[str, Any]:
     """Return a profile by name and hash, and in full where it is of the user's own."""
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
-    ships = profile.kernels in (*device.kernels, SPEC)
-    if ships:
-        bundled = bundled_profile(device, profile.kernels)
+    if profile.kernels in kernel_sets(device):
+        bundled = needed_parts(bundled_profile(device, profile.kernels), model.kinds)
         if bundled is profile or profile_sha256(bundled) == stated:
             return content
     return {**content, "content": to_dict(profile)}
 
 
 def _profiles(
-    fields: Fields, devices: Mapping[str, Any], own: Mapping[str, DeviceProfile]
+    fields: Fields,
+    devices: Mapping[str, Any],
+    own: Mapping[str, DeviceProfile],
+    model: ModelSpec,
 ) -> dict[str, DeviceProfile]:
     profiles: dict[str, DeviceProfile] = {}
     for each in fields.each("profiles"):
@@ -317,13 +323,14 @@ def _profiles(
             profile = own[kind]
         elif carried is not None:
             profile = from_dict(DeviceProfile, carried)
-        elif kernels in (*device.kernels, SPEC):
+        elif kernels in kernel_sets(device):
             profile = bundled_profile(device, kernels)
         else:
             raise InputError(
                 f"{each.where}: the plan was made with a profile of yours for {kind}, "
                 f"kernels {kernels!r}; give it with --profile"
             )
+        profile = needed_parts(profile, model.kinds)
         if profile_sha256(profile) != stated:
             raise InputError(
                 f"{each.where}.sha256: {profile.name} is not the profile the plan was made with; "
@@ -348,8 +355,9 @@ def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str
         if fields.has("measured"):
             measured = quality_from_dict(fields.fields("measured"))
             check_shape(measured, model, f"{fields.where}.measured")
+        stored = stored_layers(fields, model) if fields.has("stored") else None
     most_loss = None if at_least else budget
-    return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
+    return QualityTarget(at_least, most_loss, sensitivity, measured, stored), budget, measure
 
 
 def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:

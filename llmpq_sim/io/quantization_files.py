@@ -1,4 +1,4 @@
-"""What published checkpoints say of their weight formats, wherever it stands.
+"""Weight formats as published checkpoints say them, wherever it stands.
 
 Each method's description becomes rules: a format for matrices whose names match. Nothing is taken
 for granted: what a method does not say, or says in words not known here, is refused by name.

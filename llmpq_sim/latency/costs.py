@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.layers import (
+    EXPERT_LINEARS,
     Attention,
     Dense,
     Experts,
@@ -81,11 +82,13 @@ def products_s(
     parts = (mixer is not None) + (feed_forward is not None)
     total_s = parts / 2 * profile.layer_overhead_s + profile.elementwise_s(moved)
     for linear in layer_kind.linears:
-        if linear.copies == 1:
+        if linear.name not in EXPERT_LINEARS:
             name = format_name if linear.is_formatted else HEAD_FORMAT
             total_s += profile.gemm_s(name, tokens, linear.out_features, linear.in_features)
     if isinstance(feed_forward, Experts):
-        total_s += profile.experts_s(format_name, tokens, feed_forward, layer_kind.hidden_size)
+        experts = next(linear for linear in layer_kind.linears if linear.name == "experts_up")
+        name = format_name if experts.is_formatted else HEAD_FORMAT
+        total_s += profile.experts_s(name, tokens, feed_forward, layer_kind.hidden_size)
     return total_s * profile.pipeline_factor(format_name, tokens)
 
 

@@ -85,7 +85,7 @@ def services(
     draw: st.DrawFn,
 ) -> tuple[PlanningTask, TraceWorkload, ContinuousSettings, float]:
     """Return a task, requests, settings, and the rate at which some plan serves them all."""
-    task = draw(tasks())
+    task = draw(tasks(most_kinds=1))
     scenario = task.costs.scenario
     changed = {kind: draw(profiles(each)) for kind, each in task.costs.profiles.items()}
     task = replace(task, costs=LayerCosts(scenario, changed))

@@ -316,9 +316,9 @@ def test_a_second_start_takes_quantized_layers_from_the_cache(
     read: list[str] = []
     plain = SafetensorsFile.read
 
-    def noted(self: SafetensorsFile, name: str) -> torch.Tensor:
+    def noted(self: SafetensorsFile, name: str, *dtypes: Any) -> torch.Tensor:
         read.append(name)
-        return plain(self, name)
+        return plain(self, name, *dtypes)
 
     monkeypatch.setattr(safetensors_file.SafetensorsFile, "read", noted)
     second = state_of(load_with(folder, tmp_path / "cache"))

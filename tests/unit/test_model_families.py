@@ -250,15 +250,19 @@ def test_defaults_are_those_of_transformers_own_class(name: str) -> None:
     assert defaults == {key: known[key].default for key in defaults}
 
 
+TOWERS: dict[str, dict[str, Any]] = {
+    "gemma3": {"model_type": "siglip_vision_model", "vision_use_head": False},
+    "gemma4": {"model_type": "gemma4_vision"},
+}
+"""Towers that are not the default ones of their models."""
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_vision_tower_has_the_elements_of_transformers_own(name: str) -> None:
     text = transformers.AutoConfig.for_model(name).text_config
     small = small_config(text.model_type) if text.model_type in FAMILIES else None
     inner = plain(small) if small else text_sizes(text.to_dict())
-    tower: dict[str, Any] = {
-        "gemma3": {"model_type": "siglip_vision_model", "vision_use_head": False},
-        "gemma4": {"model_type": "gemma4_vision"},
-    }.get(name, {})
+    tower = TOWERS.get(name)
     whole = transformers.AutoConfig.for_model(
         name, text_config=inner, **({"vision_config": tower} if tower else {})
     )

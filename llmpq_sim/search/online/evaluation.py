@@ -60,10 +60,6 @@ class ServiceEvaluator:
         self._simulate(list(wanted), window)
         return [self._results[each, window] for each in services]
 
-    def is_known(self, serving: ServingPlan, window: int) -> bool:
-        """Return whether a service was simulated on a window."""
-        return (serving, window) in self._results
-
     def _simulate(self, services: Sequence[ServingPlan], window: int) -> None:
         workload = self.windows[window]
         limit_s = time_left_s()

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,7 @@ from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.model_records import model_to_dict
-from llmpq_sim.io.models import load_model
+from llmpq_sim.io.models import read_model
 from llmpq_sim.latency.fitting.machine import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
@@ -23,6 +24,7 @@ from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.registry import check_stored
 from runtimes.torch_pipeline.weights.kernels import device_named
 from runtimes.torch_pipeline.weights.linear import NEVER
+from runtimes.torch_pipeline.weights.published.packings import DECODED_AS
 from runtimes.torch_pipeline.weights.quantizers import check_quantizers
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -37,10 +39,11 @@ def check_job(job: Job) -> None:
     check_job_alone(job)
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
-    _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
-    check_stored(job.saved.plan.layer_formats, "plan")
+    _check_model(_model_in(job.model_dir), job.saved.task.costs.scenario.model, job)
+    formats = job.saved.plan.layer_formats
+    check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
     check_executed(job.saved.task.costs.scenario.model)
-    open_checkpoint(job.model_dir)
+    open_checkpoint(job.model_dir).check(formats)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
     if job.options.batch_invariant and job.options.uses_cuda_graphs:
@@ -242,6 +245,12 @@ def cache_shape(job: Job) -> tuple[int, int]:
             f"room for {blocks * settings.block_tokens}"
         )
     return min(room, settings.sequence_limit, len(job.requests)), context_tokens
+
+
+def _model_in(folder: Path) -> ModelSpec:
+    """Return the model of a folder, with what a quantized checkpoint keeps at 16 bits marked."""
+    read = read_model(str(folder))
+    return read.spec if read.stored is None else read.stored.applied(read.spec)
 
 
 def _check_model(found: ModelSpec, planned: ModelSpec, job: Job) -> None:

@@ -134,6 +134,13 @@ class LayerMatrix(Protocol):
     def bias(self, prefix: str, source: Source) -> Tensor | None:
         """Return the bias of its product."""
 
+    def tensors(self, prefix: str, source: Source) -> list[str]:
+        """Return the tensors that it is made of, by their names in the checkpoint.
+
+        Raises:
+            InputError: one is missing.
+        """
+
     def put(self, linear: StoredLinear) -> None:
         """Let a product take its place in the stage."""
 
@@ -178,6 +185,10 @@ class LinearGroup:
         named = [(name, each) for name, each in self._named(prefix) if each.bias is not None]
         biases = [source.read(f"{name}.bias", tuple(each.bias.shape)) for name, each in named]
         return torch.cat(biases) if biases else None
+
+    def tensors(self, prefix: str, source: Source) -> list[str]:
+        """Return the tensors that it is made of."""
+        return [source.names.require(f"{name}.weight") for name, _ in self._named(prefix)]
 
     def put(self, linear: StoredLinear) -> None:
         """Let a product take its place in the stage."""
@@ -234,6 +245,15 @@ class ExpertMatrix:
         whole = source.read(f"{prefix}{self.module_name}.{name}", tuple(biases.shape))
         return whole[self.number]
 
+    def tensors(self, prefix: str, source: Source) -> list[str]:
+        """Return the tensors that it is made of: all experts' one, or its own."""
+        module_name = f"{prefix}{self.module_name}"
+        if (whole := source.names.find(f"{module_name}.{self.parameter}")) is not None:
+            return [whole]
+        parts = PARTS[self.parameter]
+        names = (f"{module_name}.{self.number}.{part}.weight" for part in parts)
+        return [source.names.require(name) for name in names]
+
     def put(self, linear: StoredLinear) -> None:
         """Let a product take its place in the stage."""
         self.made.append(linear)
@@ -288,22 +308,22 @@ def expert_weight(experts: Any, module_name: str, which: tuple[str, int], source
 
 
 def layer_matrices(
-    shard: ShardModel, layer_number: int, checkpoint: Checkpoint
+    shard: ShardModel, layer: int, checkpoint: Checkpoint
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the matrices of a layer as a checkpoint has them, by their names.
 
     Args:
         shard: of this layer alone, without memory.
-        layer_number: its index in the whole model.
+        layer: its index in the whole model.
         checkpoint: the weights.
 
     Raises:
         InputError: a tensor is missing or has another shape.
     """
     with checkpoint.reading() as reader:
-        source = Source(Names(shard, layer_number, checkpoint), reader)
+        source = Source(Names(shard, layer, checkpoint), reader)
         prefix = f"{shard.layers_name}.0."
-        layer = shard.layers[0]
-        matrices: list[LayerMatrix] = [*linear_groups(layer), *expert_matrices(layer)]
-        for matrix in matrices:
+        for group in linear_groups(shard.layers[0]):
+            yield group.name, group.weight(prefix, source)
+        for matrix in expert_matrices(shard.layers[0]):
             yield matrix.name, matrix.weight(prefix, source)

@@ -29,6 +29,7 @@ from runtimes.torch_pipeline.weights.experts import (
     is_transposed,
 )
 from runtimes.torch_pipeline.weights.formats.base import RTN
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
 from runtimes.torch_pipeline.weights.layer_matrices import (
     ExpertMatrix,
     LayerMatrix,
@@ -143,7 +144,8 @@ def _load_layer(
     if is_quantized:
         matrices += expert_matrices(layer)
     cached: Mapping[str, torch.Tensor] | None = None
-    if settings.cache_dir is not None and is_quantized:
+    is_published = source.reader.checkpoint.packing is not None
+    if settings.cache_dir is not None and is_quantized and not is_published:
         first_layer, checkpoint = identity
         dtype, quantizer = DTYPE_NAMES[settings.dtype], settings.quantizer(format_name)
         cached = cached_layer(
@@ -153,7 +155,10 @@ def _load_layer(
         )
     for matrix in matrices:
         bias = matrix.bias(prefix, source)
-        if cached is None:
+        kept_as = format_name
+        if is_published and is_quantized:
+            kept_as, stored = published_matrix(matrix, prefix, source, settings, format_name)
+        elif cached is None:
             stored = _stored(matrix.weight(prefix, source), format_name, settings)
         else:
             stored = _of_matrix(cached, matrix.name)
@@ -161,7 +166,7 @@ def _load_layer(
             stored,
             matrix.shape,
             None if bias is None else bias.to(settings.dtype),
-            format_name,
+            kept_as,
             settings.device,
             settings.dtype,
             settings.choice,
@@ -170,6 +175,33 @@ def _load_layer(
         matrix.put(linear)
     _put_experts(layer, matrices)
     _load_rest(layer, prefix, source, settings)
+
+
+def published_matrix(
+    matrix: LayerMatrix, prefix: str, source: Source, settings: WeightSettings, format_name: str
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return a matrix of a quantized checkpoint as it is kept, and in which format.
+
+    That is as the checkpoint stores it; what it stores at 16 bits stays so.
+
+    Raises:
+        InputError: the plan has another format, or the matrix another shape than config.json.
+    """
+    reader, names = source.reader, matrix.tensors(prefix, source)
+    packing = reader.checkpoint.packing
+    if packing is None or not all(map(reader.checkpoint.is_packed, names)):
+        plain = DTYPE_NAMES[settings.dtype]
+        return plain, _stored(matrix.weight(prefix, source), plain, settings)
+    packing.check_plan([format_name])
+    stored = reader.stored(names)
+    known, (rows, columns) = stored_format(packing.format_name), matrix.shape
+    found = (stored["codes"].shape[0], known.decode(stored, slice(0, 1)).shape[1])
+    if found != (rows, known.padded(columns)):
+        raise InputError(
+            f"{packing.source}: {names[0]}: expected {rows} x {columns} weights as config.json has "
+            f"it, got {found[0]} x {found[1]}"
+        )
+    return packing.format_name, stored
 
 
 def _put_experts(layer: nn.Module, matrices: list[LayerMatrix]) -> None:
