@@ -6,7 +6,7 @@ DEMO := .demo
 FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
 
-.PHONY: demo test fuzz test-environments check bench profiles clean
+.PHONY: demo test test-slow fuzz test-environments check bench profiles clean
 
 demo: .venv/installed-torch
 	@mkdir -p $(DEMO)
@@ -16,8 +16,11 @@ demo: .venv/installed-torch
 	$(BIN)/llmpq simulate $(DEMO)/plan.json
 	$(BIN)/llmpq demo --dir $(DEMO)/run
 
-test: .venv/installed-test
-	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark
+test: .venv/installed-test  # all but what takes minutes, of which it runs a sample
+	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark -m "not slow"
+
+test-slow: .venv/installed-test
+	$(BIN)/python -m pytest --numprocesses auto -p no:benchmark -m slow
 
 fuzz: .venv/installed-test  # for as long as FUZZ_S says; what fails is in fuzz-faults/
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import llmpq_sim
+from llmpq_sim.commands.detect import detect
 from llmpq_sim.commands.fit import fit, list_bundled
 from llmpq_sim.commands.guard import Failure, guarded
 from llmpq_sim.commands.help import GroupedCommand, GroupedCommands
@@ -49,6 +50,7 @@ COMMANDS = (
     ("Measure", profile, "llmpq profile --quick --out rows.csv"),
     ("Measure", fit, "llmpq fit rows.csv --device cpu --out cpu.json"),
     ("Measure", cluster, "llmpq cluster cpu.json --count 2 --out lab.yaml"),
+    ("Measure", detect, "llmpq detect --out lab.yaml"),
     ("Measure", quality, "llmpq quality DIR --text mine.txt --out q.json"),
     ("See it work", demo, "llmpq demo"),
     ("See it work", reproduce, "llmpq reproduce --cluster 3"),

@@ -1,7 +1,9 @@
 """Small searches for a service: the tiny model on tiny devices, and a trace of a few requests."""
 
+from dataclasses import replace
 from random import Random
 
+from llmpq_sim.core.cluster import ClusterDevice
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.rate import rate_certificate
@@ -27,6 +29,16 @@ def tiny_trace(requests: int = 60, *, gap_s: float = 0.02, seed: int = 0) -> Tra
     arrival_s = [number * gap_s for number in range(requests)]
     prompts = [random.randint(8, 200) for _ in range(requests)]
     return trace(arrival_s, prompts, [random.randint(2, 24) for _ in range(requests)])
+
+
+def priced(task: OnlineTask, usd_per_hour: float) -> ServingCosts:
+    """Return the costs of a task on devices that all have this price."""
+    cluster = task.costs.cluster
+    devices = tuple(
+        ClusterDevice(m.name, replace(m.device, price_usd_per_hour=usd_per_hour), m.node)
+        for m in cluster.devices
+    )
+    return ServingCosts(task.costs.model, replace(cluster, devices=devices), task.costs.profiles)
 
 
 def online_task(

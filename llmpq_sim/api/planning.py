@@ -1,31 +1,33 @@
 """The planner as a function: a model, a cluster and a workload in, the best plan out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from llmpq_sim.api.asked_model import Model, asked_model
 from llmpq_sim.api.planned import Planned, Profiles
-from llmpq_sim.api.quality_target import QualityOptions, load_target
+from llmpq_sim.api.quality_target import QualityOptions
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
-from llmpq_sim.api.splitting import Split, check_split, search_split
+from llmpq_sim.api.splitting import Split, asked_split, check_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
-from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.online.planner import search_online
+from llmpq_sim.search.online.pinned import search_online_pinned
+from llmpq_sim.search.online.planner import OnlineOutcome, search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask
+from llmpq_sim.search.pinned import search_pinned
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings, search
 
 
 def plan(
     *,
-    model: str | Path | ModelSpec,
+    model: Model,
     cluster: str | Path | Cluster,
     batch: int | None = None,
     prompt_tokens: int | None = None,
@@ -48,7 +50,7 @@ def plan(
     """Return the best plan found for a batch, or with ``trace`` for requests over time.
 
     Args:
-        model: bundled name, folder with a ``config.json``, or the model itself.
+        model: bundled name or hub id, folder with a ``config.json``, or the model itself.
         cluster: bundled name, ``.yaml`` file, or the cluster itself.
         batch: requests of the batch; 32 unless told.
         prompt_tokens: of each (padded) prompt; 512 unless told.
@@ -78,27 +80,55 @@ def plan(
         InputError: a name, a file or a figure says something that cannot be.
         InfeasibleError: no plan fits the memory within the quality target.
     """
-    spec = model if isinstance(model, ModelSpec) else load_model(str(model))
-    target = load_target(_quality_options(quality), spec)
-    options = TaskOptions(cluster, formats, kernels, tuple(profiles), target)
+    wanted = _quality_options(quality)
+    asked = asked_model(model, formats, wanted)
+    spec, target = asked.spec, asked.target
+    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), target)
     how = settings or SearchSettings(seed=seed)
+    check_split(split, checkpoint, how)
+    _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
+    pins, options, said = _decided(split, spec, options, wanted)
+    said = (*asked.notes, *said)
+    if trace is not None:
+        requests = asked_trace(trace, how.seed)
+        served, notes = trace_task(spec, requests, service or ServingOptions(), objective, options)
+        on_trace(served)
+        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
+    workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
+    task, notes = batch_task(spec, workload, options)
+    if pins is not None:
+        return Planned(search_pinned(task, pins, how, on_progress), options.target, (*said, *notes))
+    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
+    return found.noted((*said, *notes))
+
+
+def _check_together(
+    trace: object, checkpoint: Path | None, requests: tuple[object, ...], *, resume: bool
+) -> None:
+    """Raise InputError where a trace, a batch and a checkpoint do not go together."""
     if resume and (checkpoint is None or trace is not None):
         raise InputError("resume: goes with the checkpoint of a search for a batch")
-    check_split(split, trace, checkpoint, how)
-    if trace is not None:
-        if (batch, prompt_tokens, output_tokens) != (None, None, None):
-            raise InputError("trace: brings its own requests; leave the batch out")
-        asked = asked_trace(trace, how.seed)
-        served, notes = trace_task(spec, asked, service or ServingOptions(), objective, options)
-        on_trace(served)
-        return Planned(search_online(served, how, on_progress), target, tuple(notes))
-    workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-    if split is not None:
-        asked_quality = _quality_options(quality)
-        return search_split(split, spec, workload, options, asked_quality, how, on_progress)
-    task, notes = batch_task(spec, workload, options)
-    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
-    return replace(found, notes=(*notes, *found.notes))
+    if trace is not None and any(each is not None for each in requests):
+        raise InputError("trace: brings its own requests; leave the batch out")
+
+
+def _decided(
+    split: Split | None, model: ModelSpec, options: TaskOptions, quality: QualityOptions
+) -> tuple[Pins | None, TaskOptions, tuple[str, ...]]:
+    """Return what `asked_split` does, where layers are decided at all."""
+    return (None, options, ()) if split is None else asked_split(split, model, options, quality)
+
+
+def _served(
+    task: OnlineTask,
+    pins: Pins | None,
+    settings: SearchSettings,
+    on_progress: Callable[[SearchProgress], None],
+) -> OnlineOutcome:
+    """Return the best service of a trace, with layers where they are to stay."""
+    if pins is None:
+        return search_online(task, settings, on_progress)
+    return search_online_pinned(task, pins, settings, on_progress)
 
 
 def _planned(

@@ -14,10 +14,11 @@ from llmpq_sim.io.plans import SavedPlan
 from llmpq_sim.io.workloads import TraceOptions, load_workload
 from llmpq_sim.search.bound.rate import known_certificate
 from llmpq_sim.search.bound.rate_certificate import RateCertificate
+from llmpq_sim.simulator.continuous.alone import AloneLimit, alone_limits
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
 from llmpq_sim.simulator.continuous.extrapolation import products_beyond
-from llmpq_sim.simulator.continuous.max_rate import MaxRate, Trial, max_rate
+from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT, MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import (
@@ -68,6 +69,8 @@ class Replay:
         wall_seconds: how long reading and simulating took.
         rate: the rate at which no plan serves these requests, proven, or None.
         advice: settings that serve more, where requests evict each other, the best first.
+        attainment: share of requests that is to meet the objectives.
+        alone: the objectives beside requests each alone, where fewer than that meet them.
     """
 
     saved: SavedPlan
@@ -78,6 +81,8 @@ class Replay:
     wall_seconds: float
     rate: RateCertificate | None = None
     advice: tuple[Remedy, ...] = ()
+    attainment: float = ATTAINMENT
+    alone: tuple[AloneLimit, ...] = ()
 
 
 def replay(
@@ -124,8 +129,28 @@ def replay(
     cached = settings.prefix_caching
     rate = known_certificate(saved.task, workload, saved.rate, is_cached=cached)
     advice = eviction_advice(service)
-    seconds = perf_counter() - begin_s
-    return Replay(saved, service, queue_of(service), highest, asked.seed, seconds, rate, advice)
+    attainment = options.attainment or ATTAINMENT
+    return Replay(
+        saved,
+        service,
+        queue_of(service),
+        highest,
+        asked.seed,
+        perf_counter() - begin_s,
+        rate,
+        advice,
+        attainment,
+        _alone(service, attainment),
+    )
+
+
+def _alone(service: Service, attainment: float) -> tuple[AloneLimit, ...]:
+    """Return the objectives beside requests each alone, where too few meet them together."""
+    if (service.result.slo_attainment or 0.0) >= attainment:
+        return ()
+    return alone_limits(
+        service.plan, service.costs, service.workload, service.settings, service.objectives
+    )
 
 
 def asked_trace(trace: str | Path | TraceOptions, seed: int) -> TraceOptions:

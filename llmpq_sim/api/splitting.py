@@ -1,9 +1,10 @@
 """Plans by hand: layers of each device as the user decided, read, checked, and made a plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmpq_sim.api.asked_model import Model, asked_model
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions, load_target
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task
@@ -16,12 +17,10 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import read_text
-from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import default_formats
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.search.bound.feasibility import task_grid
-from llmpq_sim.search.frame import SearchProgress
-from llmpq_sim.search.pinned import plan_pinned, search_pinned
+from llmpq_sim.search.pinned import plan_pinned
 from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import SearchSettings
 
@@ -88,7 +87,7 @@ class Rows:
 def plan_split(
     split: Split,
     *,
-    model: str | Path | ModelSpec,
+    model: Model,
     cluster: str | Path | Cluster,
     batch: int | None = None,
     prompt_tokens: int | None = None,
@@ -103,7 +102,7 @@ def plan_split(
 
     Args:
         split: which device has how many layers, and perhaps in which formats.
-        model: bundled name, folder with a ``config.json``, or the model itself.
+        model: bundled name or hub id, folder with a ``config.json``, or the model itself.
         cluster: bundled name, ``.yaml`` file, or the cluster itself.
         batch: requests of the batch; 32 unless told.
         prompt_tokens: of each (padded) prompt; 512 unless told.
@@ -118,21 +117,19 @@ def plan_split(
         InputError: a name, a file or a figure says something that cannot be.
         InfeasibleError: a device has no room for its layers, or the formats lose too much.
     """
-    spec = model if isinstance(model, ModelSpec) else load_model(str(model))
-    asked = quality or QualityOptions()
-    target = load_target(asked, spec)
-    options = TaskOptions(cluster, formats, kernels, tuple(profiles), target)
-    pins, options, said = asked_split(split, spec, options, asked)
+    quality = quality or QualityOptions()
+    asked = asked_model(model, formats, quality)
+    spec = asked.spec
+    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), asked.target)
+    pins, options, said = asked_split(split, spec, options, quality)
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
     batchings = (rows or Rows()).options(task_grid(task), workload)
     outcome = plan_pinned(task, pins, batchings)
-    return Planned(outcome, options.target, (*said, *notes))
+    return Planned(outcome, options.target, (*asked.notes, *said, *notes))
 
 
-def check_split(
-    split: Split | None, trace: object, checkpoint: Path | None, settings: SearchSettings
-) -> None:
+def check_split(split: Split | None, checkpoint: Path | None, settings: SearchSettings) -> None:
     """Check that layers that are decided go with what else is asked; where none are, all does.
 
     Raises:
@@ -140,36 +137,10 @@ def check_split(
     """
     if split is None:
         return
-    if trace is not None:
-        raise InputError(
-            "--layers: a search for a trace cannot keep to them yet; write a plan with llmpq plan "
-            "--layers and serve the trace with llmpq simulate PLAN --trace"
-        )
     if checkpoint is not None:
         raise InputError("--layers: such a search keeps no checkpoint; leave it out")
     if settings.wants_front:
         raise InputError("--pareto: with --layers the fastest plan alone is sought; leave it out")
-
-
-def search_split(
-    split: Split,
-    model: ModelSpec,
-    workload: BatchWorkload,
-    options: TaskOptions,
-    quality: QualityOptions,
-    settings: SearchSettings,
-    on_progress: Callable[[SearchProgress], None],
-) -> Planned:
-    """Return the best plan for a batch that keeps to a split, beside the best that need not.
-
-    Raises:
-        InputError: see ``asked_split``.
-        InfeasibleError: a device has no room for its layers, or the formats lose too much.
-    """
-    pins, options, said = asked_split(split, model, options, quality)
-    task, notes = batch_task(model, workload, options)
-    outcome = search_pinned(task, pins, settings, on_progress)
-    return Planned(outcome, options.target, (*said, *notes))
 
 
 def asked_split(
@@ -190,7 +161,7 @@ def asked_split(
     if pins.formats is None:
         return pins, options, ()
     options = replace(options, formats=_allowed(options.formats, pins.formats, model, cluster))
-    if quality != QualityOptions():
+    if quality != QualityOptions() or options.target.stored is not None:
         return pins, options, ()
     target = load_target(QualityOptions(at_least=_as_lossy(pins.formats)), model)
     said = "quality: as much may be lost as the formats of --layer-formats lose"

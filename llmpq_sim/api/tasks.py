@@ -8,6 +8,7 @@ from llmpq_sim.api.planned import Profiles, own_profiles
 from llmpq_sim.api.quality_target import offered_formats
 from llmpq_sim.api.replaying import ServingOptions, service_objectives
 from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.trace import TraceWorkload
@@ -22,10 +23,17 @@ from llmpq_sim.io.tasks import (
     planning_task,
 )
 from llmpq_sim.io.workloads import DEFAULT_REQUESTS, TraceOptions, load_workload
+from llmpq_sim.latency.untimed import completed_profiles
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.rate import rate_certificate
-from llmpq_sim.search.online.task import Objective, OnlineTask, representative_batch
+from llmpq_sim.search.online.task import (
+    COST_ATTAINMENT,
+    Objective,
+    OnlineTask,
+    representative_batch,
+)
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
+from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives, default_settings
 from llmpq_sim.workloads.shaping import noted
 
@@ -81,13 +89,15 @@ def batch_task(
         InputError: a name or a file says something that cannot be.
     """
     cluster = _cluster(options)
-    profiles = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
     text = options.formats
     listed = text if text is None or isinstance(text, str) else ",".join(text)
     allowed, notes = offered_formats(
         chosen_formats(listed, model, cluster), options.target.measured, model.layers
     )
-    notes = [*formats_without_times(cluster, profiles, allowed), *notes]
+    cluster = cluster.offering(allowed)
+    timed = cluster_profiles(cluster, options.kernels, own_profiles(options.profiles))
+    profiles, untimed = completed_profiles(cluster, timed, allowed)
+    notes = [*formats_without_times(cluster, profiles, allowed), *untimed, *notes]
     scenario = Scenario(model, cluster, workload)
     return planning_task(scenario, profiles, allowed, options.target), notes
 
@@ -115,6 +125,12 @@ def trace_task(
         workload = noted(workload, f"{workload.requests} requests; --requests for others")
     batch, notes = batch_task(model, representative_batch(workload, objectives), options)
     scenario = batch.costs.scenario
+    sought = objective or _objective(workload, objectives)
+    if service.attainment is not None and (sought != "cost" or objectives is None):
+        raise InputError(
+            "--attainment: is the share of requests that meet the SLO of the cheapest service; "
+            "give --objective cost and --slo-ttft-ms, --slo-tpot-ms or --slo-e2e-ms as well"
+        )
     task = OnlineTask(
         batch=batch,
         costs=ServingCosts(model, scenario.cluster, batch.costs.profiles),
@@ -122,7 +138,8 @@ def trace_task(
         defaults=default_settings(model, workload),
         objectives=objectives,
         rate=rate_certificate(batch, workload),
-        objective=objective or _objective(workload, objectives),
+        objective=sought,
+        attainment=service.attainment or (COST_ATTAINMENT if sought == "cost" else ATTAINMENT),
     )
     return task, notes
 

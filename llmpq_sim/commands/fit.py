@@ -12,7 +12,9 @@ from llmpq_sim.commands.options import JsonFlag
 
 @grouped
 def fit(
-    measurements: Annotated[Path, typer.Argument(help="Tidy rows, CSV or parquet.")],
+    measurements: Annotated[
+        list[Path], typer.Argument(help="Tidy rows or public tables, CSV or parquet.")
+    ],
     device: Annotated[str, typer.Option(help="Bundled device that was measured.")],
     out: Annotated[Path, typer.Option(help="Where the profile is written.")],
     kernels: Annotated[

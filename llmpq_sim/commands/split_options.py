@@ -26,9 +26,7 @@ class SplitOptions:
 
     layers: Annotated[
         str | None,
-        typer.Option(
-            help="Layers of each device, as 40,20,20; 0 leaves one out. Not with --trace."
-        ),
+        typer.Option(help="Layers of each device, as 40,20,20; 0 leaves one out."),
     ] = None
     device_order: DeviceOrder = None
     layer_formats: LayerFormats = None

@@ -1,11 +1,12 @@
 """Cluster: devices, the nodes they sit in, and the links between them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.formats import check_distinct, format_named
+from llmpq_sim.core.formats import ARITHMETIC, COMMON_FORMATS, FORMATS, check_distinct, format_named
 from llmpq_sim.core.records import Codec, Fraction, NotNegative, Place
 from llmpq_sim.core.units import MIB
 
@@ -31,6 +32,17 @@ def format_names(fields: Fields, key: str) -> tuple[str, ...]:
     return _names(fields, key)
 
 
+def _arithmetic(fields: Fields, key: str) -> tuple[str, ...]:
+    """Return distinct kinds of arithmetic, perhaps none."""
+    names, where = fields.texts(key), f"{fields.where}.{key}"
+    for name in names:
+        if name not in ARITHMETIC:
+            raise InputError(f"{where}: expected some of {', '.join(ARITHMETIC)}, got {name!r}")
+    check_distinct(names, where)
+    return names
+
+
+ArithmeticNames = Annotated[tuple[str, ...], Codec(_arithmetic, list)]
 Names = Annotated[tuple[str, ...], Codec(_names, list)]
 
 
@@ -50,6 +62,8 @@ class Device:
         price_usd_per_hour: what an hour costs, or None where it is not known.
         price_source: where and when that price was asked, empty where it is not known.
         runtime_bytes: what a runtime takes on it beside tensors.
+        variant_of: the kind that it is but for its memory, empty where it is none.
+        arithmetic: what its matrix units multiply faster than 16 bits: ``int8``, ``fp8``, ``fp4``.
     """
 
     name: str
@@ -66,6 +80,31 @@ class Device:
     price_usd_per_hour: Annotated[float | None, Place.OPTIONAL] = None
     price_source: Annotated[str, Place.OPTIONAL] = ""
     runtime_bytes: Annotated[int, Place.OPTIONAL] = RUNTIME_BYTES
+    variant_of: Annotated[str, Place.OPTIONAL] = ""
+    arithmetic: Annotated[ArithmeticNames, Place.OPTIONAL] = ()
+
+    @property
+    def profiled_as(self) -> str:
+        """The kind whose kernels it has."""
+        return self.variant_of or self.name
+
+    def runs(self, format_name: str) -> bool:
+        """Return whether it runs a format, asked for by name.
+
+        It does where the format is listed, where its matrix units multiply what is stored, and
+        where it decodes: a device that has all common weight-only formats decodes any.
+        """
+        if format_name in self.formats:
+            return True
+        asked = FORMATS[format_name]
+        if not asked.runs_anywhere:
+            return asked.arithmetic in self.arithmetic
+        return all(name in self.formats for name in COMMON_FORMATS if FORMATS[name].runs_anywhere)
+
+    def offering(self, format_names: Sequence[str]) -> "Device":
+        """Return the device with those of some formats listed that it runs."""
+        more = [name for name in format_names if name not in self.formats and self.runs(name)]
+        return replace(self, formats=(*self.formats, *more)) if more else self
 
 
 @dataclass(frozen=True)
@@ -115,6 +154,13 @@ class Cluster:
                 return position
         known = ", ".join(member.name for member in self.devices)
         raise InputError(f"{where}: expected a device of {self.name} ({known}), got {name!r}")
+
+    def offering(self, format_names: Sequence[str]) -> "Cluster":
+        """Return the cluster with those of some formats listed that its devices run."""
+        members = [
+            replace(member, device=member.device.offering(format_names)) for member in self.devices
+        ]
+        return self if members == list(self.devices) else replace(self, devices=tuple(members))
 
     def link(self, first: int, second: int) -> Link:
         """Return the link between two different devices."""

@@ -85,10 +85,28 @@ class Fields:
         """Accept every remaining key: for files whose format belongs to others."""
         self._read.update(self._content)
 
+    def mentions(self, name: str) -> bool:
+        """Return whether there is such a key, without reading it."""
+        return name in self._content
+
     def has(self, name: str) -> bool:
         """Return whether the field is present and not null."""
         self._read.add(name)
         return self._content.get(name) is not None
+
+    def states(self, name: str) -> bool:
+        """Return whether the field is present, be it null."""
+        self._read.add(name)
+        return name in self._content
+
+    def content(self) -> dict[str, Any]:
+        """Return all fields, null ones too, and count them as read."""
+        self._read.update(self._content)
+        return dict(self._content)
+
+    def unread(self) -> dict[str, Any]:
+        """Return the fields that nobody asked for yet."""
+        return {key: value for key, value in self._content.items() if key not in self._read}
 
     def text(self, name: str, default: object = MISSING) -> str:
         """Return a non-empty string of printable characters."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import check_distinct
 from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.core.units import GIB
+from llmpq_sim.io.device_names import device_named
 from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
+from llmpq_sim.io.inline_clusters import inline_content, is_inline
 from llmpq_sim.io.resources import bundled_dir, bundled_names, is_path, unknown_name
 
 __all__ = [
@@ -36,15 +40,17 @@ def bundled_clusters() -> tuple[str, ...]:
 
 
 def load_cluster(name_or_path: str) -> Cluster:
-    """Return a bundled cluster by name, or the one in a YAML file.
+    """Return a bundled cluster by name, the one in a YAML file, or one listed in a line.
 
     Raises:
         InputError: there is none, or the file says something that cannot be.
     """
     path = Path(name_or_path)
     if not is_path(name_or_path, YAML_ENDINGS):
+        if is_inline(name_or_path):
+            return cluster_from_yaml(inline_content(name_or_path, "--cluster"), "--cluster")
         if name_or_path not in bundled_clusters():
-            expected = "a bundled cluster or a .yaml file"
+            expected = "a bundled cluster, a .yaml file or devices such as 2xrtx-3090+1xt4"
             raise unknown_name("cluster", expected, name_or_path, bundled_clusters())
         path = bundled_dir("cluster_profiles") / "clusters" / f"{name_or_path}.yaml"
     return cluster_from_yaml(read_yaml(path), path.name)
@@ -61,10 +67,11 @@ def cluster_from_yaml(content: object, where: str) -> Cluster:
         InputError: the file says something that cannot be.
     """
     with Fields(content, where) as fields:
-        check_header(fields, "llmpq/cluster", 1)
-        name = fields.text("name")
+        if fields.has("schema") or fields.has("version"):
+            check_header(fields, "llmpq/cluster", 1)
+        name = fields.text("name", where.partition(".")[0])
         fields.text("source", "given by the user")
-        types = load_devices() | device_types(fields, "device_types")
+        types = device_types(fields, "device_types")
         nodes = fields.each("nodes")
         members = _members(nodes, types, where)
         links = _links_by_default(fields, nodes, members)
@@ -104,10 +111,9 @@ def _group(
 ) -> list[ClusterDevice]:
     """Return equal devices of one node, numbered over the whole cluster unless they have names."""
     with group:
-        kind = group.text("type")
-        if kind not in types:
-            known = tuple(types)
-            raise unknown_name(f"{group.where}.type", "a kind of device", kind, known)
+        device = device_named(group.text("type"), f"{group.where}.type", types)
+        device = _with_memory(group, device)
+        kind = device.name
         count = group.integer("count", 1)
         if count > MOST_DEVICES:
             raise InputError(f"{group.where}.count: expected at most {MOST_DEVICES}, got {count}")
@@ -117,7 +123,26 @@ def _group(
         if len(names) != count:
             expected = f"as many names as devices, {count}"
             raise InputError(f"{group.where}.names: expected {expected}, got {len(names)}")
-    return [ClusterDevice(name, types[kind], node) for name in names]
+    return [ClusterDevice(name, device, node) for name in names]
+
+
+def _with_memory(group: Fields, device: Device) -> Device:
+    """Return a device with the memory that a group says it has, less what others take of it."""
+    usable = device.memory_bytes
+    if group.has("memory_gib"):
+        usable = round(group.number("memory_gib") * GIB)
+    if group.has("reserved_gib"):
+        reserved = round(group.number("reserved_gib", positive=False) * GIB)
+        if reserved >= usable:
+            raise InputError(
+                f"{group.where}.reserved_gib: expected less than the {usable / GIB:.1f} GiB of "
+                f"{device.name}, got {reserved / GIB:g}"
+            )
+        usable -= reserved
+    if usable == device.memory_bytes:
+        return device
+    name = f"{device.name}-{usable / GIB:.4g}gib"
+    return replace(device, name=name, memory_bytes=usable, variant_of=device.profiled_as)
 
 
 # ---- links
@@ -153,7 +178,8 @@ def _link(fields: Fields, name: str) -> Link:
         return link_from_sheet(fields.fields(name))
     named, known = fields.text(name), load_links()
     if named not in known:
-        raise unknown_name(f"{fields.where}.{name}", "a kind of link", named, tuple(known))
+        expected = "a kind of link, or {latency_us: ..., gb_per_s: ...}"
+        raise unknown_name(f"{fields.where}.{name}", expected, named, tuple(known))
     return known[named]
 
 

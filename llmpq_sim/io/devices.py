@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, TypeVar
 
-from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link, Names, format_names
+from llmpq_sim.core.cluster import RUNTIME_BYTES, ArithmeticNames, Device, Link, Names, format_names
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import LARGEST_NUMBER, Fields, check_header
-from llmpq_sim.core.formats import FORMATS, check_distinct
+from llmpq_sim.core.formats import COMMON_FORMATS, FORMATS, check_distinct
 from llmpq_sim.core.records import Codec, Fraction, Key, Place, from_dict, keys
 from llmpq_sim.core.units import GB, GIB, MIB, TFLOP, US
 from llmpq_sim.io.files import read_yaml
@@ -47,13 +47,14 @@ def _scaled_bytes(unit: float) -> Codec:
 
 
 def _formats(fields: Fields, key: str) -> tuple[str, ...]:
-    """Return the formats that are listed, or those every device runs with the extra ones."""
+    """Return the formats that are listed, or the common ones of all devices with the extra ones."""
     listed = format_names(fields, key) if fields.has(key) else None
     extra = format_names(fields, "extra_formats") if fields.has("extra_formats") else ()
     if listed is not None and extra:
         raise InputError(f"{fields.where}: expected formats or extra_formats, got both")
-    anywhere = (name for name, each in FORMATS.items() if each.runs_anywhere or name in extra)
-    return tuple(anywhere) if listed is None else listed
+    common = [name for name in COMMON_FORMATS if FORMATS[name].runs_anywhere]
+    known = (name for name in FORMATS if name in (*common, *extra))
+    return tuple(known) if listed is None else listed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class DataSheet(Device):
     runtime_bytes: Annotated[int, Key("runtime_gib"), _scaled_bytes(GIB), Place.DEFAULTED] = (
         RUNTIME_BYTES
     )
+    variant_of: Annotated[str, Place.ABSENT] = ""
+    arithmetic: Annotated[ArithmeticNames, Place.DEFAULTED] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,23 @@ class LinkSheet(Link):
 
     latency_s: Annotated[float, Key("latency_us"), _microseconds]
     bytes_per_s: Annotated[float, Key("gb_per_s"), _scaled(GB)]
+
+
+UNITS = {
+    "memory_gib": "GiB as a driver reports them (a 16 GB card has about 15.6)",
+    "memory_gb_per_s": "the memory's bandwidth in GB/s",
+    "fp16_tflops": "the dense 16-bit rate in TFLOPS",
+    "gb_per_s": "GB/s in one direction (8 Gbit are one GB)",
+    "latency_us": "microseconds",
+}
+OTHER_KEYS = {
+    "memory_gib": ("memory", "memory_gb", "memory_mb", "memory_mib", "vram", "vram_gb"),
+    "memory_gb_per_s": ("bandwidth", "memory_bandwidth", "bandwidth_gb_s"),
+    "fp16_tflops": ("tflops", "fp16", "fp32_tflops", "bf16_tflops"),
+    "gb_per_s": ("gbit_per_s", "gbps", "bandwidth", "mb_per_s"),
+    "latency_us": ("latency", "latency_ms", "latency_s", "latency_ns"),
+}
+"""Keys that people write for a figure that has another."""
 
 
 def load_devices() -> dict[str, Device]:
@@ -146,5 +166,9 @@ def _from_sheet(kind: type[Sheet], fields: Fields) -> Sheet:
     """Return a sheet; a key in another unit is refused before the one that is then missing."""
     for key in keys(kind):
         fields.has(key)
+    for key in keys(kind):
+        for other in OTHER_KEYS.get(key, ()):
+            if fields.mentions(other):
+                raise InputError(f"{fields.where}: expected {key}, {UNITS[key]}; got {other}")
     fields.check_all_read()
     return from_dict(kind, fields)

@@ -27,6 +27,7 @@ from llmpq_sim.io.tasks import (
     batch_workload,
     checked_sensitivity,
     planning_task,
+    stored_layers,
 )
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
@@ -172,6 +173,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "at_least": target.at_least,
             "sensitivity": target.sensitivity and list(target.sensitivity),
             **({"measured": quality_to_dict(target.measured)} if target.measured else {}),
+            **({"stored": list(target.stored)} if target.stored else {}),
         },
     }
     return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
@@ -348,8 +350,9 @@ def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str
         if fields.has("measured"):
             measured = quality_from_dict(fields.fields("measured"))
             check_shape(measured, model, f"{fields.where}.measured")
+        stored = stored_layers(fields, model) if fields.has("stored") else None
     most_loss = None if at_least else budget
-    return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
+    return QualityTarget(at_least, most_loss, sensitivity, measured, stored), budget, measure
 
 
 def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:

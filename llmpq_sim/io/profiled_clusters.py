@@ -53,7 +53,14 @@ def cluster_from_profiles(paths: Sequence[Path], name: str, count: int = 1) -> s
         "device_types": [to_dict(DataSheet(**vars(device))) for device in devices],
         "nodes": [node],
     }
-    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return cluster_yaml(content)
+
+
+def cluster_yaml(content: Mapping[str, Any]) -> str:
+    """Return the content of a cluster file as YAML."""
+    text: str = yaml.dump(
+        dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,12 @@ def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
             "a profile of your own is given with --profile"
         )
     folder = bundled_dir("cluster_profiles") / "profiles"
-    return _bundled(folder / f"{device.name}.{chosen}.json")
+    return _of(device, _bundled(folder / f"{device.profiled_as}.{chosen}.json"))
+
+
+def _of(device: Device, profile: DeviceProfile) -> DeviceProfile:
+    """Return the profile of a kind for a variant of it that has other memory."""
+    return profile if profile.device == device.name else replace(profile, device=device.name)
 
 
 @lru_cache(maxsize=64)
@@ -86,29 +92,31 @@ def cluster_profiles(
         InputError: a kind has no profile for the kernel set, or a profile given is for none.
     """
     kinds = {member.device.name: member.device for member in cluster.devices}
+    profiled = {*kinds, *(device.profiled_as for device in kinds.values())}
     for kind in own:
-        if kind not in kinds:
+        if kind not in profiled:
             raise InputError(
                 f"--profile: {kind} is not in {cluster.name}, which has {', '.join(kinds)}"
             )
-    return {
-        kind: own[kind] if kind in own else bundled_profile(device, kernels)
-        for kind, device in kinds.items()
-    }
+    chosen: dict[str, DeviceProfile] = {}
+    for kind, device in kinds.items():
+        given = own.get(kind, own.get(device.profiled_as))
+        chosen[kind] = _of(device, given) if given else bundled_profile(device, kernels)
+    return chosen
 
 
 def fit_measurements(
-    path: Path,
+    paths: Sequence[Path],
     device_name: str,
     kernels: str | None,
     seed: int,
     on_progress: Callable[[str], None],
     own_models: Sequence[ModelSpec] = (),
 ) -> FitReport:
-    """Return the profile of a device that a file of measurements gives.
+    """Return the profile of a device that files of measurements give.
 
     Args:
-        path: the rows; a machine file beside them says what they were measured on.
+        paths: the rows; a machine file beside the first says what they were measured on.
         device_name: a bundled device, or any name where there is a machine file.
         kernels: name of the kernel set; None takes it from the rows.
         seed: picks what is held out.
@@ -116,16 +124,18 @@ def fit_measurements(
         own_models: models that rows name, beside bundled ones and folders.
 
     Raises:
-        InputError: the device is unknown, or the file has nothing to fit.
+        InputError: the device is unknown, or the files have nothing to fit.
     """
     from llmpq_sim.io.measurements import read_measurements  # noqa: PLC0415 - slow to load
     from llmpq_sim.latency.fitting.fit import fit_profile  # noqa: PLC0415 - slow to load
 
     devices = load_devices()
-    machine = machine_beside(path)
+    machine = machine_beside(paths[0])
     if machine is None and device_name not in devices:
         raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
-    measurements = read_measurements(path)
+    measurements = read_measurements(paths[0])
+    for path in paths[1:]:
+        measurements = measurements.joined(read_measurements(path))
     if machine is None:
         device = devices[device_name]
     else:

@@ -21,7 +21,7 @@ from llmpq_sim.io.files import read_json, read_text
 from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.quality.measured import MeasuredQuality
-from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.quality.table import QualityTable, nominal_quality, stored_quality
 from llmpq_sim.search.bound.problem import PlanningTask
 
 
@@ -34,12 +34,14 @@ class QualityTarget:
         most_loss: a number in the quality table's measure; used where there is no format.
         sensitivity: weight of each layer, or None for equal ones.
         measured: losses measured with the model, or None where nominal ones stand for them.
+        stored: the format of each layer of a checkpoint that is published so; None otherwise.
     """
 
     at_least: str | None
     most_loss: float | None
     sensitivity: tuple[float, ...] | None = None
     measured: MeasuredQuality | None = None
+    stored: tuple[str, ...] | None = None
 
     def table(self, layers: int) -> QualityTable:
         """Return the losses that a plan is judged by.
@@ -47,6 +49,8 @@ class QualityTarget:
         Raises:
             InputError: losses were measured of another number of layers.
         """
+        if self.stored is not None:
+            return stored_quality(self.stored)
         if self.measured is None:
             return nominal_quality(layers, self.sensitivity)
         return self.measured.table(layers)
@@ -74,6 +78,21 @@ def quality_target(
             f"a number of at least 0, got {text!r}"
         )
     return QualityTarget(None, loss, sensitivity, measured)
+
+
+def stored_layers(fields: Fields, model: ModelSpec) -> tuple[str, ...]:
+    """Return the formats that a plan file says a checkpoint's layers are published in.
+
+    Raises:
+        InputError: there is not one for each layer, or one is not known.
+    """
+    formats = fields.texts("stored")
+    where = f"{fields.where}.stored"
+    if len(formats) != model.layers:
+        raise InputError(f"{where}: expected {model.layers} formats, got {len(formats)}")
+    for layer, name in enumerate(formats):
+        format_named(name, f"{where}[{layer}]")
+    return formats
 
 
 def batch_workload(
@@ -175,9 +194,11 @@ def chosen_formats(text: str | None, model: ModelSpec, cluster: Cluster) -> tupl
     names = [name.strip() for name in text.split(",")]
     for name in names:
         format_named(name, "--formats")
-        if not any(name in member.device.formats for member in cluster.devices):
-            raise InputError(f"--formats: no device of {cluster.name} runs {name}")
-    return tuple(sorted(set(names), key=lambda name: (FORMATS[name].bits, name)))
+        if not any(member.device.runs(name) for member in cluster.devices):
+            lacks = FORMATS[name].arithmetic
+            why = f", which takes {lacks} matrix arithmetic" if lacks else ""
+            raise InputError(f"--formats: no device of {cluster.name} runs {name}{why}")
+    return tuple(sorted(set(names), key=lambda name: (FORMATS[name].stored_bits, name)))
 
 
 def planning_task(
@@ -210,7 +231,10 @@ def planning_task(
                 f"{member.name}: the profile {profile.name} has no times for {HEAD_FORMAT}, which "
                 "the LM head needs"
             )
-        members.append(replace(member, device=replace(member.device, formats=known)))
+        used = {FORMATS[name].arithmetic for name in known}
+        arithmetic = tuple(each for each in member.device.arithmetic if each in used)
+        device = replace(member.device, formats=known, arithmetic=arithmetic)
+        members.append(replace(member, device=device))
     restricted = replace(scenario, cluster=replace(cluster, devices=tuple(members)))
     quality = target.table(scenario.model.layers)
     unknown = ", ".join(name for name in formats if name not in quality.losses)

@@ -48,7 +48,9 @@ def _untimed_mixers(profile: DeviceProfile, mixer: Mixer | None) -> Iterator[str
         if isinstance(mixer, Recurrent):
             name = recurrent_name(mixer.algorithm, phase)
             if name not in profile.recurrent:
-                yield f"the recurrent mixer {mixer.algorithm} in {phase}"
+                yield f"the recurrence {mixer.algorithm} in {phase}"
+            if phase not in profile.convolutions:
+                yield f"the convolution of recurrent mixers in {phase}"
     if isinstance(mixer, LatentAttention) and mixer.indexer is not None:
         yield "the indexer of latent attention"
 

@@ -38,7 +38,7 @@ def spec_gemm(device: Device, format_name: str) -> GemmModel:
     weight_format = FORMATS[format_name]
     base = Roofline(
         fixed_s=KERNEL_FIXED_S,
-        flops_per_s=weight_format.rate_fraction * sustained_flops_per_s(device),
+        flops_per_s=weight_format.rate_on(device.arithmetic) * sustained_flops_per_s(device),
         bytes_per_s=sustained_bytes_per_s(device),
     )
     return GemmModel(weight_format.bits_per_weight(), base, None, device.multiprocessors)
@@ -74,9 +74,10 @@ def _notes(device: Device) -> tuple[str, ...]:
             f"{', '.join(quantized)}: assumed to read their packed bytes at the same rate as "
             "16-bit weights; kernel libraries differ from that by 10-50 %."
         )
+    rates = {name: FORMATS[name].rate_on(device.arithmetic) for name in quantized}
     notes += [
-        f"{name}: assumed to multiply at {FORMATS[name].rate_fraction:g} times the 16-bit rate."
-        for name in quantized
-        if not FORMATS[name].is_weight_only
+        f"{name}: assumed to multiply at {rate:g} times the 16-bit rate."
+        for name, rate in rates.items()
+        if rate > 1.0
     ]
     return tuple(notes)

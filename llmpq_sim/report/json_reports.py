@@ -11,6 +11,7 @@ from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.core.trace import TraceWorkload
+from llmpq_sim.report.alone import alone_content
 from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
@@ -51,7 +52,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         plan: the content of the plan file.
         plan_file: its name, or None if it was not written.
     """
-    best = outcome.best
+    best, requests = outcome.best, outcome.task.costs.scenario.workload.requests
     content = {
         "schema": SEARCH_SCHEMA,
         "version": VERSION,
@@ -60,6 +61,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         "predicted": _predicted(best, outcome.task),
         "bound": {
             "tokens_per_s": finite(outcome.bound_tokens_per_s),
+            "requests_per_s": finite(requests / outcome.certificate.bound_s),
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
@@ -128,7 +130,7 @@ def fit_content(report: FitReport, profile_file: str) -> Content:
         "status": profile.status,
         "error_fraction": profile.error_fraction,
         "formats": list(profile.formats),
-        "notes": list(profile.notes),
+        "notes": [*profile.notes, *profile.part_notes],
         "rows_used": report.rows_used,
         "rows_dropped": dict(report.rows_dropped),
         "errors": [asdict(error) for error in report.errors],
@@ -214,6 +216,7 @@ def replay_content(replay: Replay) -> Content:
         "objectives": service.objectives and asdict(service.objectives),
         "notes": replay_notes(replay),
         "advice": eviction_content(replay),
+        "alone": alone_content(replay.alone),
         "seed": replay.seed,
         "wall_seconds": replay.wall_seconds,
     }

@@ -4,11 +4,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from math import inf
 
 from rich.console import Console
 from rich.table import Table
 
 from llmpq_sim.core.plan import Plan
+from llmpq_sim.core.records import to_dict
+from llmpq_sim.report.alone import alone_content, alone_sentences
 from llmpq_sim.report.capacity import capacity_content, capacity_parts
 from llmpq_sim.report.console import (
     folded_lines,
@@ -64,9 +67,11 @@ from llmpq_sim.report.summary import (
 )
 from llmpq_sim.search.online.evolution import ServiceIndividual
 from llmpq_sim.search.online.planner import OnlineOutcome, ServedBaseline
-from llmpq_sim.search.online.task import Objective
+from llmpq_sim.search.online.task import Objective, OnlineTask
+from llmpq_sim.simulator.continuous.alone import AloneLimit, alone_limits, best_alone
 from llmpq_sim.simulator.continuous.capacity import service_capacity
 from llmpq_sim.simulator.continuous.saturation import queue_of
+from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 
 SOUGHT = {
     "goodput": "goodput/s",
@@ -93,7 +98,11 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
         "version": VERSION,
         "plan": plan,
         "plan_file": plan_file,
-        "objective": {"name": task.objective, "value": _objective(outcome, outcome.best)},
+        "objective": {
+            "name": task.objective,
+            "value": _objective(outcome, outcome.best),
+            "attainment": task.attainment if _is_attained_cost(task) else None,
+        },
         "objectives": task.objectives and asdict(task.objectives),
         "predicted": {
             **service_content(outcome.service),
@@ -107,6 +116,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
         "baselines": [_baseline(outcome, each) for each in outcome.baselines],
         "trace": trace_content(task.workload),
         "representative_batch": _batch(outcome),
+        "alone": alone_content(_alone(outcome)),
         "notes": list(task.workload.notes),
         "search": {
             "seconds": outcome.seconds,
@@ -115,6 +125,7 @@ def online_content(outcome: OnlineOutcome, plan: Content, plan_file: str | None)
             "seed": outcome.batch.settings.seed,
             "ended": outcome.ended,
         },
+        **_pins(outcome),
     }
 
 
@@ -154,22 +165,31 @@ def show_online(
     print_to(console, "", service_latency_table(service.result))
     print_to(console, "", _comparison_table(outcome))
     if verbose:
-        show_logbook(console, outcome.logbook, partial(_sought_text, outcome.task.objective))
+        show_logbook(console, outcome.logbook, partial(_logged_text, outcome.task.objective))
     _print_next(console, plan_file)
 
 
 def _objective(outcome: OnlineOutcome, served: ServiceIndividual) -> float | None:
     """Return what was sought of a service, goodput as it is understood: more is better."""
-    return _sought(outcome.task.objective, served.value)
+    task = outcome.task
+    if task.objective == "cost":
+        plan = served.serving.plan
+        return finite(usd_per_million_tokens(plan, task.costs.cluster, served.result) or inf)
+    return finite(_sought(task.objective, served.value))
 
 
-def _sought(objective: Objective, value: float) -> float | None:
-    sign = -1.0 if objective in ("goodput", "throughput") else 1.0
-    return finite(sign * value + 0.0)
+def _sought(objective: Objective, value: float) -> float:
+    return (-1.0 if objective in ("goodput", "throughput") else 1.0) * value + 0.0
 
 
-def _sought_text(objective: Objective, value: float) -> str:
-    sought = _sought(objective, value)
+def _logged_text(objective: Objective, value: float) -> str:
+    """Return what the logbook says of a value that is to be small, as `OnlineTask.value` is."""
+    if objective != "cost":
+        return _sought_text(objective, _sought(objective, value))
+    return f"{percent_text(value, 1)} too few" if value >= 0 else rate_text(-1e6 / value)
+
+
+def _sought_text(objective: Objective, sought: float | None) -> str:
     written = seconds_text if objective in ("mean-latency", "p99-latency") else rate_text
     return "none" if sought is None else written(sought)
 
@@ -220,6 +240,14 @@ def _baseline(outcome: OnlineOutcome, baseline: ServedBaseline) -> Content:
     }
 
 
+def _pins(outcome: OnlineOutcome) -> Content:
+    """Return what was decided, and the best service without; nothing where nothing was."""
+    if outcome.pins is None:
+        return {}
+    free = ServedBaseline("without pins", outcome.unpinned, None)
+    return {"pins": to_dict(outcome.pins), "without_pins": _baseline(outcome, free)}
+
+
 def _headline(outcome: OnlineOutcome) -> list[str]:
     parts, gap = service_headline(outcome.service), outcome.gap_fraction
     if gap is not None and outcome.offered_per_s is not None:
@@ -230,11 +258,20 @@ def _headline(outcome: OnlineOutcome) -> list[str]:
 
 
 def _missed(outcome: OnlineOutcome) -> list[str]:
-    """Return what to say where no request meets its objectives."""
-    result = outcome.best.result
-    if result.good != 0:
+    """Return what to say where too few requests meet their objectives, even alone or together."""
+    result, task = outcome.best.result, outcome.task
+    alone = alone_sentences(_alone(outcome), task.attainment, "With the plans found")
+    if alone or result.slo_attainment is None:
+        return alone
+    lowered = "--rate" if task.workload.concurrency is None else "--concurrency"
+    if task.objective == "cost" and not task.attains(result):
+        return [
+            f"No plan found meets the SLO for {percent_text(task.attainment)} of requests; this "
+            f"one does for {percent_text(result.slo_attainment, 1)}: allow more, lower {lowered}, "
+            "or add devices."
+        ]
+    if result.good:
         return []
-    lowered = "--rate" if outcome.task.workload.concurrency is None else "--concurrency"
     return [
         "No request meets the SLO with any plan found. With this one half of the requests have a "
         f"TTFT of at most {seconds_text(result.ttft_s.p50)}, a TPOT of at most "
@@ -289,10 +326,14 @@ def _facts(outcome: OnlineOutcome, profile_lines: Sequence[str]) -> list[tuple[s
 
 def _comparison_table(outcome: OnlineOutcome) -> Table:
     """Return the plan found beside others, each with its best settings, on the same requests."""
-    headings = (SOUGHT[outcome.task.objective], "TTFT p99", "TPOT p99", "loss")
+    met = ["meet SLO"] if _is_attained_cost(outcome.task) else []
+    headings = (SOUGHT[outcome.task.objective], *met, "TTFT p99", "TPOT p99", "loss")
     table = new_table("plan", *headings, "batches", "formats", right=headings)
     table.columns[0].no_wrap = True
-    for row in (ServedBaseline("this plan", outcome.best, None), *outcome.baselines):
+    rows = [ServedBaseline("this plan", outcome.best, None)]
+    if outcome.unpinned is not None:
+        rows.append(ServedBaseline("without pins", outcome.unpinned, None))
+    for row in (*rows, *outcome.baselines):
         style = "bold" if row.served is outcome.best else ""
         figures, said = [""] * (len(headings) + 1), row.infeasible_reason or ""
         if row.served is not None:
@@ -304,12 +345,38 @@ def _comparison_table(outcome: OnlineOutcome) -> Table:
 def _figures(outcome: OnlineOutcome, served: ServiceIndividual) -> list[str]:
     result = served.result
     return [
-        _sought_text(outcome.task.objective, served.value),
+        _sought_text(outcome.task.objective, _objective(outcome, served)),
+        *_met(outcome.task, served),
         seconds_text(result.ttft_s.p99),
         seconds_text(result.tpot_s.p99),
         loss_text(outcome.task.loss(served.serving.plan)),
         f"{served.serving.settings.token_budget} x {served.serving.settings.sequence_limit}",
     ]
+
+
+def _met(task: OnlineTask, served: ServiceIndividual) -> list[str]:
+    """Return the share of good requests, where the cheapest service is sought that attains one."""
+    share = served.result.slo_attainment
+    return [percent_text(share, 1)] if share is not None and _is_attained_cost(task) else []
+
+
+def _is_attained_cost(task: OnlineTask) -> bool:
+    return task.objective == "cost" and task.objectives is not None
+
+
+def _alone(outcome: OnlineOutcome) -> tuple[AloneLimit, ...]:
+    """Return the objectives beside requests each alone, where too few meet them together."""
+    task = outcome.task
+    if outcome.best.result.good is None or task.attains(outcome.best.result):
+        return ()
+    served = [outcome.best, *(each.served for each in outcome.baselines if each.served)]
+    services = dict.fromkeys(each.serving for each in served)
+    return best_alone(
+        [
+            alone_limits(each.plan, task.costs, task.workload, each.settings, task.objectives)
+            for each in services
+        ]
+    )
 
 
 def _formats(plan: Plan) -> str:

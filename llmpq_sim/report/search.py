@@ -187,7 +187,8 @@ def show_fit(console: Console, report: FitReport, profile_file: str) -> None:
         print_to(console, "", error_table(f"error on unseen {unseen}", report.errors))
     if report.baseline_errors:
         print_to(console, "", error_table("LLM-PQ's linear model", report.baseline_errors))
-    print_to(console, "", *(paragraph(note, width) for note in report.profile.notes))
+    notes = (*report.profile.notes, *report.profile.part_notes)
+    print_to(console, "", *(paragraph(note, width) for note in notes))
     print_to(console, "", plain(f"Wrote {profile_file}. Use it with --profile."))
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from llmpq_sim.api.replaying import Replay
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.units import gib_apart
+from llmpq_sim.report.alone import alone_sentences
 from llmpq_sim.report.capacity import capacity_parts, crowd_sentences
 from llmpq_sim.report.charts import MEDIAN, TAIL, distribution, over_time, side_by_side
 from llmpq_sim.report.console import (
@@ -57,7 +58,8 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
     if replay.max_rate is not None:
         print_to(console, paragraph(max_rate_sentence(replay.max_rate), width))
     above = rate_limit_sentences(replay.rate, service.workload)
-    troubles = [*above, *trouble_sentences(service), *eviction_sentences(replay)]
+    alone = alone_sentences(replay.alone, replay.attainment, "With this plan")
+    troubles = [*above, *alone, *trouble_sentences(service), *eviction_sentences(replay)]
     print_to(console, *(paragraph(text, width) for text in troubles))
     trust = trust_parts(used_profiles(service.plan, replay.saved.task))
     print_to(console, folded_lines(trust, width), "")
@@ -271,8 +273,7 @@ def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
     result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
-        capacity = service.pipeline.block_capacity * service.settings.block_tokens
-        longest = min(capacity, service.settings.longest_context_tokens)
+        longest = service_capacity(service).longest_context_tokens
         sentences.append(
             f"Refused: {counted(result.refused, 'request')} of {result.requests} with more than "
             f"{longest} tokens, all that the tightest stage can hold for one."

@@ -281,7 +281,7 @@ def _memory_bytes(cluster: Cluster) -> int:
 
 
 def _formats() -> Listing:
-    columns = ("format", "bits", "stored bits per weight", "group", "quantizer")
+    columns = ("format", "bits", "stored", "group", "deploy", "quantizer")
     kept = list(FORMATS.values())
     return Listing(
         "formats", columns, tuple(map(_format_row, kept)), tuple(map(_format_entry, kept))
@@ -296,6 +296,7 @@ def _format_entry(weight_format: WeightFormat) -> dict[str, Any]:
         "group_bits": weight_format.group_bits,
         "quantizer": weight_format.quantizer,
         "bits_per_weight": weight_format.bits_per_weight(),
+        "engines": list(weight_format.engines),
     }
 
 
@@ -306,6 +307,7 @@ def _format_row(weight_format: WeightFormat) -> tuple[str, ...]:
         str(weight_format.bits),
         f"{weight_format.bits_per_weight():.2f}",
         group if weight_format.is_quantized else "",
+        "yes" if "torch" in weight_format.engines else "plan only",
         weight_format.quantizer or "none: weights are kept",
     )
 

@@ -11,9 +11,10 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.layers import LayerKind
 from llmpq_sim.core.memory import StageMemory, layer_cache_bytes, layer_weight_bytes, plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
-from llmpq_sim.core.units import gib, gib_apart
+from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.feasibility import smallest
 from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.shortage import held_text
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,10 @@ def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching, r
         else f"micro-batches of {batching.prefill} and {batching.decode}, "
         f"{batching.groups_in_flight} in flight"
     )
+    formats = " and ".join(dict.fromkeys(stage.formats))
     return (
-        f"{stage.device} has no room for {_layers(len(stage.formats))} with {rows}: weights "
-        f"({', '.join(dict.fromkeys(stage.formats))}) {gib(memory.weights_bytes)}, KV cache "
-        f"{gib(memory.kv_bytes)}, embedding and LM head {gib(memory.ends_bytes)}, temporaries "
-        f"{gib(memory.temporaries_bytes)} and runtime {gib(memory.runtime_bytes)} are {needs} GiB, "
-        f"it has {has}: {short_gib} GiB are short; "
+        f"{stage.device} has no room for {_layers(len(stage.formats))} of {formats} with {rows}: "
+        f"needs {needs} GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
         + (f"at most {_layers(room)} would fit" if room > 0 else "no layer would fit")
     )
 

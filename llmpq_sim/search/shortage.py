@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.memory import StageMemory
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.core.units import gib
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -21,14 +22,20 @@ def why_infeasible(score: PlanScore, task: PlanningTask) -> str | None:
     if reason is None or score.fits:
         return reason
     stage = next(each for each in score.memory if not each.fits)
+    return f"{reason} ({held_text(stage)}){_advice(score.plan, task)}"
+
+
+def held_text(stage: StageMemory) -> str:
+    """Return what a stage holds, by purpose."""
     parts = (
-        (stage.weights_bytes + stage.ends_bytes, "weights"),
+        (stage.weights_bytes, "weights"),
+        (stage.ends_bytes, "embedding and LM head"),
         (stage.kv_bytes, "KV cache"),
         (stage.temporaries_bytes, "temporaries"),
         (stage.runtime_bytes, "runtime"),
     )
-    held = ", ".join(f"{gib(size_bytes)} of {purpose}" for size_bytes, purpose in parts)
-    return f"{reason} ({held}){_advice(score.plan, task)}"
+    held = [f"{gib(size_bytes)} of {purpose}" for size_bytes, purpose in parts if size_bytes]
+    return ", ".join(held).replace(" of", " GiB of", 1)
 
 
 def _advice(plan: Plan, task: PlanningTask) -> str:

@@ -14,7 +14,7 @@ from runtimes.profiling.processor import Target, find_target
 from runtimes.profiling.profiled_models import ProfiledModel, load_profiled
 from runtimes.profiling.rows_files import Origin, check_rows
 from runtimes.profiling.settings import ProfileSettings
-from runtimes.torch_pipeline.weights.formats.registry import QUANTIZED_FORMATS, check_stored
+from runtimes.torch_pipeline.weights.formats.registry import USUAL_FORMATS, check_stored
 from runtimes.torch_pipeline.weights.loading import DTYPES
 
 
@@ -92,7 +92,7 @@ def checked_formats(asked: tuple[str, ...] | None, own: str) -> tuple[str, ...]:
     Raises:
         InputError: one is unknown, or not stored by the runtime, or both 16-bit ones are asked for.
     """
-    wanted = QUANTIZED_FORMATS if asked is None else asked
+    wanted = USUAL_FORMATS if asked is None else asked
     check_stored(wanted, "--formats")
     unquantized = [name for name in dict.fromkeys(wanted) if not FORMATS[name].is_quantized]
     if len(unquantized) > 1:

@@ -8,9 +8,13 @@ from typing import Literal
 
 from llmpq_sim.core.errors import InputError
 from runtimes.torch_pipeline.weights.formats.base import RTN
-from runtimes.torch_pipeline.weights.formats.registry import QUANTIZED_FORMATS, check_stored
+from runtimes.torch_pipeline.weights.formats.registry import (
+    QUANTIZED_FORMATS,
+    USUAL_FORMATS,
+    check_stored,
+)
 
-DEFAULT_FORMATS = QUANTIZED_FORMATS[::-1]
+DEFAULT_FORMATS = USUAL_FORMATS[::-1]
 """All that lose anything, the fewest bits first."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 
 LENGTHS = ("--lengths", "D(1024,128)")
 
@@ -106,6 +106,7 @@ def test_a_closed_loop_is_planned_for_throughput_and_deployed_as_one(folder: Pat
     )  # fmt: skip
     assert found["objective"] == {
         "name": "throughput",
+        "attainment": None,
         "value": found["predicted"]["tokens_per_s"],
     }
     assert found["plan"]["serving"]["concurrency"] == 4
@@ -140,7 +141,7 @@ def test_a_closed_loop_is_planned_for_throughput_and_deployed_as_one(folder: Pat
 def test_what_does_not_go_together_is_said_in_one_line(
     folder: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = llmpq("simulate", "plan.json", *arguments, cwd=folder)
+    done = called("simulate", "plan.json", *arguments, cwd=folder)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -13,7 +13,7 @@ from time import sleep
 import psutil
 import pytest
 
-from tests.e2e.commands import LLMPQ, llmpq
+from tests.e2e.commands import LLMPQ, called, llmpq
 from tests.runtimes.models import VOCABULARY, save_model
 from tests.runtimes.sockets_of_tests import LOOPBACK, free_port, listening
 
@@ -304,7 +304,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=lambda part: str(part)[-50:])
 def test_bad_input_is_one_message(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = llmpq(*arguments, cwd=folder)
+    done = called(*arguments, cwd=folder)
     assert done.returncode == 1, done.stdout
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmpq_sim.io.quality import load_quality
-from tests.e2e.commands import LLMPQ, llmpq
+from tests.e2e.commands import LLMPQ, called, llmpq
 from tests.e2e.test_deploy import CLUSTER
 from tests.runtimes.quality_subjects import save_subject
 
@@ -110,7 +110,7 @@ def test_an_indicator_takes_one_pass(folder: Path) -> None:
     ids=["folder", "text", "out", "formats", "quantizer", "plan", "resume"],
 )
 def test_what_is_wrong_is_one_line(folder: Path, options: tuple[str, ...], said: str) -> None:
-    found = llmpq("quality", *options, cwd=folder)
+    found = called("quality", *options, cwd=folder)
     assert found.returncode == 1
     assert found.stdout == ""
     assert len(found.stderr.splitlines()) == 1

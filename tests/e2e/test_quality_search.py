@@ -11,7 +11,7 @@ import pytest
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.plans import load_plan
 from llmpq_sim.io.quality import write_quality
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 from tests.qualities import Columns, as_indicator, measured_quality
 
 MODEL = load_model("opt-125m")
@@ -122,7 +122,7 @@ MESSAGES = {
 def test_bad_input_is_one_message(folder: Path, name: str) -> None:
     (folder / "not.json").write_text('{"schema": "llmpq/plan"}', encoding="utf-8")
     arguments, message = MESSAGES[name]
-    done = llmpq(*SEARCH, *arguments, "--out", "bad.json", cwd=folder)
+    done = called(*SEARCH, *arguments, "--out", "bad.json", cwd=folder)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}"), done.stderr
     assert done.stderr.count("\n") == 1
@@ -131,6 +131,6 @@ def test_bad_input_is_one_message(folder: Path, name: str) -> None:
 
 def test_a_budget_that_nothing_keeps_is_refused_in_the_measured_unit(folder: Path) -> None:
     wanted = ("--quality", "q.json", "--max-kl", "0.001", "--formats", "int3,int4")
-    done = llmpq(*SEARCH, *wanted, "--out", "bad.json", cwd=folder)
+    done = called(*SEARCH, *wanted, "--out", "bad.json", cwd=folder)
     assert done.returncode == 1
     assert "within a quality loss of 0.001 nats of KL per token; with one request" in done.stderr

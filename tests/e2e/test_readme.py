@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_sim.io.clusters import cluster_from_yaml
+from llmpq_sim.io.clusters import cluster_from_yaml, load_cluster, load_devices
 from llmpq_sim.io.files import parse_yaml
 from tests.e2e.commands import llmpq
 
@@ -49,12 +49,21 @@ def test_the_library_example_runs(tmp_path: Path, block: str) -> None:
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_the_cluster_example_is_a_cluster(block: str) -> None:
     cluster = cluster_from_yaml(parse_yaml(block, "lab.yaml"), "lab.yaml")
-    assert [member.name for member in cluster.devices] == ["rtx-3090-0", "rtx-3090-1", "rtx-4090-0"]
+    kinds = [member.device.profiled_as for member in cluster.devices]
+    assert kinds == ["rtx-3090", "rtx-3090", "rtx-4090"]
+
+
+def test_what_the_readme_says_of_devices_is_so() -> None:
+    (count,) = re.findall(r"each of the (\d+) of `llmpq list devices`", README)
+    assert int(count) == len(load_devices())
+    (inline,) = re.findall(r"`--cluster '([^']+)'`, with a link", README)
+    assert load_cluster(inline).name == f"{inline}@pcie-4-host"
 
 
 def test_every_command_of_the_readme_exists(tmp_path: Path) -> None:
     known = (
-        "search|plan|simulate|verify|fit|list|deploy|compare|profile|cluster|quality|reproduce|demo"
+        "search|plan|simulate|verify|fit|list|deploy|compare|profile|cluster|detect|quality|reproduce"
+        "|demo"
     )
     commands = set(re.findall(rf"llmpq ({known})\b", README))
     shown = llmpq("--help", cwd=tmp_path).stdout

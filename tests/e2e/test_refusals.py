@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 
 SEARCH = ("search", "--model", "opt-125m", "--cluster", "paper-9", "--kernels", "spec")
 
@@ -22,7 +22,7 @@ MESSAGES = [
         "one request in flight int8 everywhere would fit and lose 0.0001762: try "
         "--quality-at-least int8",
     ),
-    ((*SEARCH, "--quality-at-least", "int5"), "--quality-at-least: expected a format"),
+    ((*SEARCH, "--quality-at-least", "int1"), "--quality-at-least: expected a format"),
     ((*SEARCH, "--formats", "bf16"), "--formats: no device of paper-9 runs bf16"),
     ((*SEARCH, "--formats", "int7"), "--formats: expected a weight format"),
     ((*SEARCH, "--kernels", "fast"), "--kernels: t4 has no profile for 'fast'; it has spec"),
@@ -43,7 +43,7 @@ MESSAGES = [
 def test_bad_input_is_one_message_and_exit_code_1(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = llmpq(*arguments, cwd=tmp_path)
+    done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
@@ -87,7 +87,7 @@ CLUSTERS = {
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_hostile_cluster_files_are_one_message(tmp_path: Path, name: str) -> None:
     (tmp_path / "lab.yaml").write_text(CLUSTERS[name], encoding="utf-8")
-    done = llmpq("search", "--model", "opt-125m", "--cluster", "lab.yaml", cwd=tmp_path)
+    done = called("search", "--model", "opt-125m", "--cluster", "lab.yaml", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: lab.yaml")
     assert done.stderr.count("\n") == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmpq_sim.paper.methods import METHODS
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("reproduce", "--cluster", "1", "--workload", "main", "--kernels", "gptq-2023")
@@ -107,7 +107,7 @@ def test_a_case_of_other_inputs_is_made_again(folder: Path, found: dict[str, Any
 )
 def test_bad_input_is_one_message(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    done = llmpq(*ONE, *arguments, cwd=tmp_path)
+    done = called(*ONE, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import llmpq
+from tests.e2e.commands import called, llmpq
 from tests.e2e.test_readme import without_seconds
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/splits.md").read_text(encoding="utf-8")
@@ -58,8 +58,8 @@ def test_a_plan_by_hand_is_simulated_verified_and_compared(tmp_path: Path) -> No
     ("arguments", "message"),
     [
         (
-            ("search", "--layers", "24", "--trace", "azure-conv", "--rate", "1"),
-            "llmpq plan --layers and",
+            ("search", "--layers", "12,6", "--trace", "azure-conv", "--rate", "1"),
+            "in the same proportions: 16,8",
         ),
         (("search", "--layers", "24", "--resume"), "--resume: a search with --layers keeps no"),
         (("search", "--device-order", "t4-0"), "--device-order: give --layers as well"),
@@ -70,7 +70,7 @@ def test_a_plan_by_hand_is_simulated_verified_and_compared(tmp_path: Path) -> No
 def test_what_does_not_go_together_is_said(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = llmpq(*arguments, *SMALL[:4], cwd=tmp_path)
+    done = called(*arguments, *SMALL[:4], cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -31,10 +31,19 @@ MODELS = {
 SMALL_GAP = 0.02
 
 
-@pytest.fixture(name="outcomes", scope="module")
-def _outcomes() -> dict[str, SearchOutcome]:
+SAMPLE = ("paper-1", "paper-9")
+"""Clusters of few devices, planned in every run of the tests; the others are slow."""
+
+
+@pytest.fixture(
+    name="outcomes",
+    scope="module",
+    params=[SAMPLE, pytest.param(tuple(MODELS), marks=pytest.mark.slow)],
+    ids=["sample", "all"],
+)
+def _outcomes(request: pytest.FixtureRequest) -> dict[str, SearchOutcome]:
     """The paper's main workload on each cluster, no worse than int4 everywhere."""
-    return {cluster: _planned(cluster, model) for cluster, model in MODELS.items()}
+    return {cluster: _planned(cluster, MODELS[cluster]) for cluster in request.param}
 
 
 def _planned(cluster: str, model_name: str) -> SearchOutcome:
@@ -45,7 +54,6 @@ def _planned(cluster: str, model_name: str) -> SearchOutcome:
     return search(task, SearchSettings(generations=5))
 
 
-@pytest.mark.slow
 def test_no_baseline_is_faster_on_any_cluster(outcomes: dict[str, SearchOutcome]) -> None:
     for outcome in outcomes.values():
         feasible = [one.score for one in outcome.baselines if one.score and one.score.is_feasible]
@@ -53,15 +61,13 @@ def test_no_baseline_is_faster_on_any_cluster(outcomes: dict[str, SearchOutcome]
         assert all(outcome.best.makespan_s <= score.makespan_s for score in feasible)
 
 
-@pytest.mark.slow
-def test_the_gap_is_at_most_two_percent_on_nine_clusters(
+def test_the_gap_is_at_most_two_percent_on_most_clusters(
     outcomes: dict[str, SearchOutcome],
 ) -> None:
     gaps = {cluster: outcome.gap_fraction for cluster, outcome in outcomes.items()}
-    assert sum(gap <= SMALL_GAP for gap in gaps.values()) >= 9, gaps
+    assert sum(gap > SMALL_GAP for gap in gaps.values()) <= (2 if len(gaps) > 2 else 0), gaps
 
 
-@pytest.mark.slow
 def test_every_certificate_proves_its_bound_by_arithmetic(
     outcomes: dict[str, SearchOutcome],
 ) -> None:

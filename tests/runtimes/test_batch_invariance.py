@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from llmpq_sim.core.errors import InputError
 from runtimes.base import TokenRequest
 from runtimes.torch_pipeline.engine.batch_invariance import RowwiseFunction
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.linear import FixedTiles
 from tests.runtimes.linears_of_tests import NEVER, gaussian, made

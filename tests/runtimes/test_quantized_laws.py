@@ -11,8 +11,9 @@ import torch
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.io.models import load_model
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from tests.runtimes.models import CONFIGS, LAYERS, save_config
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from llmpq_sim.core.plan import MicroBatching
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, CudaGraphs, Work
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
-from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from tests.runtimes.models import CONFIGS, generated, save_model
@@ -142,4 +142,4 @@ def test_a_span_never_exceeds_the_cache() -> None:
     for _ in range(2):
         own.run(decodes((290,)), torch.tensor([1]), computed(layouts))
     assert layouts[-1].span == 300
-    assert layouts[-1].decode_mask(None) is not None
+    assert layouts[-1].decode_mask(300) is not None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from llmpq_sim.core.cluster import Cluster, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.units import US
+from llmpq_sim.core.units import GIB, US
 from llmpq_sim.io.clusters import (
     bundled_clusters,
     cluster_from_dict,
@@ -21,6 +22,7 @@ from llmpq_sim.io.clusters import (
     load_links,
 )
 from llmpq_sim.io.parsing import parse_yaml
+from llmpq_sim.io.profiles import bundled_profile, cluster_profiles
 
 LAB = """
 schema: llmpq/cluster
@@ -126,18 +128,19 @@ KINDS = ", ".join(load_devices())
         ),
         (
             {"nodes": [node({"type": "v100"})]},
-            "lab.yaml.nodes[0].devices[0].type: expected a kind of device, got 'v100'; "
-            "did you mean v100-32g or v100-16g?",
+            "lab.yaml.nodes[0].devices[0].type: 'v100' leaves open which it is; "
+            "there is v100-16g or v100-32g or v100-pcie-16g or v100-pcie-32g",
         ),
         (
             {"nodes": [node({"type": "xyz"})]},
-            "lab.yaml.nodes[0].devices[0].type: expected a kind of device, got 'xyz'; "
-            f"known are: {KINDS}, card",
+            "lab.yaml.nodes[0].devices[0].type: no device is called 'xyz'; `llmpq list devices` "
+            "names all, and device_types in a cluster file describes others (name, memory_gib, "
+            "memory_gb_per_s, fp16_tflops)",
         ),
         (
-            {"nodes": [node(T4 | {"memory_gib": 14})]},
-            "lab.yaml.nodes[0].devices[0]: unknown keys ['memory_gib']; "
-            "known are: count, names, type",
+            {"nodes": [node(T4 | {"memory_gb": 14})]},
+            "lab.yaml.nodes[0].devices[0]: unknown keys ['memory_gb']; "
+            "known are: count, memory_gib, names, reserved_gib, type",
         ),
         (
             {"nodes": [node(T4 | {"count": 2, "names": ["a"]})]},
@@ -148,13 +151,18 @@ KINDS = ", ".join(load_devices())
             "lab.yaml.nodes: expected distinct names, got 't4-0' more than once",
         ),
         (
+            {"nodes": [node(T4 | {"memory_gib": 14, "reserved_gib": 14})]},
+            "lab.yaml.nodes[0].devices[0].reserved_gib: expected less than the 14.0 GiB of t4, "
+            "got 14",
+        ),
+        (
             {"nodes": [{"name": "old", "devices": [T4, T4]}]},
             "lab.yaml.nodes[0].link: expected a value, but it is missing",
         ),
         (
             {"nodes": [node(T4, link="pci-3")]},
-            "lab.yaml.nodes[0].link: expected a kind of link, got 'pci-3'; "
-            "did you mean pcie-3 or pcie-5 or pcie-4?",
+            "lab.yaml.nodes[0].link: expected a kind of link, or {latency_us: ..., gb_per_s: ...}, "
+            "got 'pci-3'; did you mean pcie-3 or pcie-5 or pcie-4?",
         ),
         (
             {"nodes": [node(T4, T4, link=3)]},
@@ -206,7 +214,8 @@ def test_a_missing_cluster_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_cluster("paper3")
     assert str(caught.value).startswith(
-        "cluster: expected a bundled cluster or a .yaml file, got 'paper3'; did you mean paper-3"
+        "cluster: expected a bundled cluster, a .yaml file or devices such as 2xrtx-3090+1xt4, "
+        "got 'paper3'; did you mean paper-3"
     )
 
 
@@ -259,3 +268,27 @@ def test_a_bad_snapshot_says_what_and_where() -> None:
     assert said(links=[links[0] | {"bytes_per_s": 0}]) == (
         "plan.json.cluster.links[0].bytes_per_s: expected a positive number, got 0"
     )
+
+
+def test_memory_of_a_card_makes_it_a_variant_with_the_kernels_of_its_kind() -> None:
+    shared = {"type": "A100-SXM4-80GB", "reserved_gib": 9.3}
+    first, second = read(
+        nodes=[node(shared, {"type": "a100-sxm", "names": ["whole"]})], links=[]
+    ).devices
+    assert first.device.name == "a100-sxm-70gib"
+    assert first.device.memory_bytes == 70 * GIB
+    assert second.device.memory_bytes == load_devices()["a100-sxm"].memory_bytes
+    profiles = cluster_profiles(read(nodes=[node(shared)], links=[]), None, {})
+    assert profiles["a100-sxm-70gib"].kernels == bundled_profile(second.device, None).kernels
+    assert replace(profiles["a100-sxm-70gib"], device="a100-sxm") == bundled_profile(
+        second.device, None
+    )
+
+
+def test_a_plain_file_needs_no_header() -> None:
+    content = lab()
+    del content["schema"], content["version"], content["name"]
+    assert cluster_from_yaml(content, "desk.yaml").name == "desk"
+    content["version"] = 1
+    with pytest.raises(InputError, match="schema: expected a text, but it is missing"):
+        cluster_from_yaml(content, "desk.yaml")

@@ -1,5 +1,6 @@
 """Readings of device and link types."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from llmpq_sim.core.cluster import RUNTIME_BYTES, Device, Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.devices import device_types, link_from_sheet, load_devices, load_links
 from llmpq_sim.io.files import read_yaml
@@ -65,16 +67,21 @@ def test_what_a_runtime_takes_is_kept_only_where_it_is_not_as_usual() -> None:
 
 WHERE = "lab.yaml.device_types[0]"
 KNOWN = (
-    "compute_fraction, extra_formats, formats, fp16_tflops, kernels, l2_mib, memory_fraction, "
-    "memory_gb_per_s, memory_gib, multiprocessors, name, price_source, price_usd_per_hour, "
+    "arithmetic, compute_fraction, extra_formats, formats, fp16_tflops, kernels, l2_mib, "
+    "memory_fraction, memory_gb_per_s, memory_gib, multiprocessors, name, price_source, "
+    "price_usd_per_hour, "
     "runtime_gib, source"
 )
+
+MEMORY = "expected memory_gib, GiB as a driver reports them (a 16 GB card has about 15.6)"
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"memory_mb": 16000}, f"{WHERE}: unknown keys ['memory_mb']; known are: {KNOWN}"),
+        ({"memory": 16000}, f"{WHERE}: {MEMORY}; got memory"),
+        ({"memory_mb": 16000}, f"{WHERE}: {MEMORY}; got memory_mb"),
+        ({"size": 16}, f"{WHERE}: unknown keys ['size']; known are: {KNOWN}"),
         ({"memory_gib": -16}, f"{WHERE}.memory_gib: expected a positive number, got -16"),
         ({"memory_gib": "16 GB"}, f"{WHERE}.memory_gib: expected a positive number, got '16 GB'"),
         ({"memory_gib": 1e12}, f"{WHERE}.memory_gib: expected 9.3e-10 to 9.3e+08, got 1e+12"),
@@ -88,8 +95,8 @@ KNOWN = (
         ),
         ({"formats": []}, f"{WHERE}.formats: expected at least one name, got an empty list"),
         (
-            {"formats": ["fp16", "int2"]},
-            f"{WHERE}.formats: expected a weight format (fp16, bf16, int8, int4, int3), got 'int2'",
+            {"formats": ["fp16", "int7"]},
+            f"{WHERE}.formats: expected a weight format ({', '.join(FORMATS)}), got 'int7'",
         ),
         (
             {"kernels": ["spec", "spec"]},
@@ -124,7 +131,8 @@ def test_a_link_without_latency_is_allowed() -> None:
     [
         (
             {"latency_us": 5, "gbit_per_s": 100},
-            "lab.yaml.nodes[0].link: unknown keys ['gbit_per_s']; known are: gb_per_s, latency_us",
+            "lab.yaml.nodes[0].link: expected gb_per_s, GB/s in one direction (8 Gbit are one GB); "
+            "got gbit_per_s",
         ),
         (
             {"latency_us": -5, "gb_per_s": 1},
@@ -159,10 +167,17 @@ def test_every_bundled_link_has_a_source_that_says_how_it_is_known() -> None:
         assert entry["source"].startswith(("measured", "assumed")), entry["name"]
 
 
+BF16_HOSTS = {"host-ddr5-12ch"}
+
+
 def test_only_devices_with_the_arithmetic_have_bf16() -> None:
-    without = {name for name, device in load_devices().items() if "bf16" not in device.formats}
-    pascal_to_turing = {"p100-12g", "p100-16g", "p40", "v100-16g", "v100-32g", "t4", "rtx-2080-ti"}
-    assert without == pascal_to_turing | {"m2-ultra"}
+    older = re.compile(
+        "p4|p40|p100|m40|v100|t4|gtx|rtx-20[678]0|titan|quadro|mi[56]0|rx-6|m[12]|host"
+    )
+    for name, device in load_devices().items():
+        assert ("bf16" in device.formats) != bool(older.match(name) and name not in BF16_HOSTS), (
+            name
+        )
 
 
 def test_every_device_keeps_16_bits_and_runs_without_measurements() -> None:

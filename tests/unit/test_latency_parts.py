@@ -142,7 +142,7 @@ def test_an_indexer_pays_for_scores_and_attends_to_the_chosen() -> None:
 
 def test_a_recurrent_mixer_moves_its_state_whatever_the_context() -> None:
     short_s, long_s = (SPEC.recurrent_s("decode", 256, c, DELTA) for c in (16, 131072))
-    vectors = 2 * (3 * 10240 + 48 * 128)
+    vectors = 2 * (10240 + 48 * 128 + 2 * 4 * 10240)
     expected_s = 2 * KERNEL_FIXED_S + 256 * (2 * 48 * 128 * 128 * 2 + vectors) / BYTES_PER_S
     assert short_s == long_s == pytest.approx(expected_s)
     one_s, two_s = (SPEC.recurrent_s("prefill", 1, s, DELTA) for s in (65536, 131072))
@@ -182,8 +182,10 @@ def test_a_measured_profile_says_which_parts_follow_a_roofline() -> None:
             "a mixture of experts in int4",
             "latent attention in prefill",
             "latent attention in decode",
-            "the recurrent mixer gated-delta in prefill",
-            "the recurrent mixer gated-delta in decode",
+            "the recurrence gated-delta in prefill",
+            "the convolution of recurrent mixers in prefill",
+            "the recurrence gated-delta in decode",
+            "the convolution of recurrent mixers in decode",
         )
     ]
     timed = replace(MEASURED, experts={"fp16": corrected(ExpertsSizes, 0.0)})

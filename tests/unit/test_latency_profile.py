@@ -8,6 +8,7 @@ import pytest
 from llmpq_sim.core.cluster import Link
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.latency.corrections import Correction
@@ -143,8 +144,8 @@ TREE_PATH = ("gemms", "int4", "correction")
          "expected two positive numbers, the lower first, got [9.0, 1.0]"),
         (("dense_from_tokens",), {"int4": 0}, "lab.json.dense_from_tokens.int4: expected a whole "
                                               "number of at least 1, got 0"),
-        (("dense_from_tokens",), {"int2": 4}, "lab.json.dense_from_tokens: expected a weight "
-         "format (fp16, bf16, int8, int4, int3), got 'int2'"),
+        (("dense_from_tokens",), {"int7": 4}, "lab.json.dense_from_tokens: expected a weight "
+         f"format ({', '.join(FORMATS)}), got 'int7'"),
         (("served_factors",), {"int4": [{"tokens": 4, "factor": 0}]}, "lab.json.served_factors."
          "int4[0].factor: expected a positive number, got 0"),
         (("served_factors",), {"int4": [{"tokens": 4, "factor": 1}] * 2}, "lab.json.served_factors."

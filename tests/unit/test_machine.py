@@ -6,6 +6,7 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.machine import Machine, machine_path
 from llmpq_sim.core.records import from_dict, to_dict
 from llmpq_sim.io.profiles import machine_beside, write_machine
@@ -44,8 +45,8 @@ def test_the_file_is_named_after_the_rows(rows: str, name: str) -> None:
         ({"threads": 0}, ".threads: expected a whole number of at least 1, got 0"),
         ({"formats": []}, ".formats: expected distinct names, at least one, got []"),
         (
-            {"formats": ["int2"]},
-            ".formats: expected a weight format (fp16, bf16, int8, int4, int3), got 'int2'",
+            {"formats": ["int7"]},
+            f".formats: expected a weight format ({', '.join(FORMATS)}), got 'int7'",
         ),
         (
             {"formats": ["int8", "int8"]},

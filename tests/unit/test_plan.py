@@ -4,6 +4,7 @@ import pytest
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage, check_plan
 from llmpq_sim.core.records import from_dict, to_dict
 from tests.builders import tiny_device, tiny_scenario
@@ -47,9 +48,8 @@ def test_a_device_must_run_its_formats() -> None:
     assert message((Stage("slow-1", ("int4",) * 4),)) == (
         "plan.stages[0].formats: slow-1 (slow) cannot run int4; it runs fp16, int8"
     )
-    assert message((Stage("fast-0", ("int5",) * 4),)) == (
-        "plan.stages[0].formats: expected a weight format (fp16, bf16, int8, int4, int3), "
-        "got 'int5'"
+    assert message((Stage("fast-0", ("int7",) * 4),)) == (
+        f"plan.stages[0].formats: expected a weight format ({', '.join(FORMATS)}), got 'int7'"
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.io.models import load_model
 from llmpq_sim.io.quality import (
@@ -38,6 +39,8 @@ MEASURED = measured_quality(MODEL)
 names = st.text("abc-123", min_size=1, max_size=8)
 amounts = st.floats(0.0, 1e9)
 counts = st.integers(1, 10**9)
+
+QUANTIZED = ", ".join(name for name, each in FORMATS.items() if each.is_quantized)
 
 
 @st.composite
@@ -114,7 +117,7 @@ DAMAGED = {
     ),
     "quantizer": (
         changed("quantizers.fp16", "rtn"),
-        "q.json.quantizers: expected quantized formats (int8, int4, int3), got 'fp16'",
+        f"q.json.quantizers: expected quantized formats ({QUANTIZED}), got 'fp16'",
     ),
     "perplexity": (
         changed("reference.perplexity", 21.0),

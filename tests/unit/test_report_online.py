@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -10,7 +11,7 @@ from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.report.online import online_content, show_online
 from llmpq_sim.search.online.planner import OnlineOutcome
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
-from tests.online import found, online_task, tiny_trace
+from tests.online import found, online_task, priced, tiny_trace
 
 TARGET = QualityTarget("int4", None)
 
@@ -51,8 +52,28 @@ def test_an_objective_that_nothing_meets_is_said() -> None:
     never = ServiceObjectives(ttft_s=1e-9)
     outcome = found(online_task(tiny_trace(12), objectives=never), generations=0)
     text = " ".join(screen(outcome).split())
+    assert "Even alone on idle devices no request meets the TTFT of" in text
+    content = online_content(outcome, {}, None)
+    assert content["objective"] == {"name": "goodput", "value": 0.0, "attainment": None}
+    (limit,) = content["alone"]
+    assert (limit["name"], limit["limit_s"], limit["met_share"]) == ("ttft_s", 1e-9, 0.0)
+    assert 0 < limit["least_s"] <= limit["median_s"]
+    served = [outcome.best, *(each.served for each in outcome.baselines if each.served)]
+    assert limit["least_s"] <= min(each.result.ttft_s.p50 for each in served)
+
+
+def test_a_rate_at_which_nothing_is_good_is_said() -> None:
+    burst = tiny_trace(40, gap_s=1e-6)
+    outcome = found(online_task(burst, objectives=ServiceObjectives(latency_s=0.2)), generations=0)
+    task = replace(outcome.task, attainment=0.01)
+    missing = replace(outcome.best.result, good=0)
+    outcome.best.simulated(missing)
+    text = " ".join(screen(replace(outcome, task=task)).split())
     assert "No request meets the SLO with any plan found." in text
-    assert online_content(outcome, {}, None)["objective"]["value"] == 0.0
+    by_cost = replace(task, objective="cost", costs=priced(task, 1.0))
+    text = " ".join(screen(replace(outcome, task=by_cost)).split())
+    assert "$/M tokens meet SLO" in text
+    assert "No plan found meets the SLO for 1 % of requests; this one does for 0.0 %" in text
 
 
 def test_a_rate_that_no_plan_holds_is_said() -> None:
@@ -76,9 +97,14 @@ def test_the_content_is_plain_data_with_the_bound_of_its_objective(
         "gap_fraction": outcome.gap_fraction,
     }
     assert content["objective"] == {
+        "attainment": None,
         "name": "goodput", "value": outcome.best.result.goodput_per_s
     }  # fmt: skip
     assert content["predicted"]["tokens_per_s"] <= content["bound"]["tokens_per_s"]
+    for baseline, row in zip(outcome.baselines, content["baselines"], strict=True):
+        served = baseline.served
+        budget = row["settings"] and row["settings"]["token_budget"]
+        assert budget == (served and served.serving.settings.token_budget)
 
 
 def test_the_plan_file_says_how_to_serve_with_it(outcome: OnlineOutcome) -> None:

@@ -3,27 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmpq_sim.core.cluster import ClusterDevice
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.search.online.task import OnlineTask, representative_batch
-from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.service import usd_per_million_tokens
 from llmpq_sim.simulator.continuous.settings import ServiceObjectives
 from tests.builders import plan_at
-from tests.online import SOON, online_task, tiny_trace
+from tests.online import SOON, online_task, priced, tiny_trace
 from tests.serving import trace
-
-
-def priced(task: OnlineTask, usd_per_hour: float) -> ServingCosts:
-    """Return the costs of a task on devices that all have this price."""
-    cluster = task.costs.cluster
-    devices = tuple(
-        ClusterDevice(m.name, replace(m.device, price_usd_per_hour=usd_per_hour), m.node)
-        for m in cluster.devices
-    )
-    return ServingCosts(task.costs.model, replace(cluster, devices=devices), task.costs.profiles)
 
 
 def even_plan(task: OnlineTask) -> Plan:
@@ -49,7 +37,7 @@ def test_cost_needs_prices() -> None:
     )
 
 
-def test_a_cost_is_the_price_of_the_time_that_a_token_takes() -> None:
+def test_the_cheapest_service_is_one_that_attains_the_slo() -> None:
     task = online_task(objective="mean-latency")
     plan, costs = even_plan(task), priced(task, 1.8)
     result = simulate_continuous(plan, costs, task.workload, task.defaults, objectives=SOON)
@@ -58,8 +46,14 @@ def test_a_cost_is_the_price_of_the_time_that_a_token_takes() -> None:
     assert usd == pytest.approx(2 * 1.8 / 3600 / result.tokens_per_s * 1e6, rel=1e-12)
     assert usd_per_million_tokens(plan, task.costs.cluster, result) is None
     by_cost = replace(task, costs=costs, objective="cost")
-    assert result.good
-    assert by_cost.value(plan, result) == pytest.approx(usd * result.requests / result.good)
+    share = result.slo_attainment
+    assert share
+    attained = replace(by_cost, attainment=share)
+    assert attained.value(plan, result) == pytest.approx(-1e6 / usd)
+    assert replace(attained, objectives=None).value(plan, replace(result, good=None)) < 0
+    lacking = replace(by_cost, attainment=share + 0.01)
+    assert lacking.value(plan, result) == pytest.approx(0.01)
+    assert (attained.attains(result), lacking.attains(result)) == (True, False)
 
 
 def test_goodput_is_large_where_its_value_is_small() -> None:

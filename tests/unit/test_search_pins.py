@@ -146,7 +146,9 @@ def test_a_pin_that_does_not_fit_says_how_many_layers_would() -> None:
     with pytest.raises(InfeasibleError) as refusal:
         check_pins(Pins(("fast-0", "slow-1"), (11, 1)), task)
     message = str(refusal.value)
-    assert "--layers: fast-0 has no room for 11 layers with one request at a time" in message
+    assert (
+        "--layers: fast-0 has no room for 11 layers of int8 with one request at a time" in message
+    )
     room = int(message.split("at most ")[1].split(maxsplit=1)[0])
     check_pins(Pins(("fast-0", "slow-1"), (room, 12 - room)), task)
     with pytest.raises(InfeasibleError):

@@ -42,14 +42,15 @@ def test_smaller_chunks_come_first() -> None:
     plan, task = planned(needed_gib - 0.05, MicroBatching(1, 1, 1))
     text = reason(plan, task)
     held = re.search(
-        r"needs (.*) GiB, has .* \((.*) of weights, (.*) of KV cache, (.*) of temporaries, "
-        r"(.*) of runtime\); chunks of (\d+) prompt tokens would fit \(prefill_chunk_tokens\)$",
+        r"needs (.*) GiB, has .* \((.*) GiB of weights, (.*) of embedding and LM head, "
+        r"(.*) of KV cache, (.*) of temporaries, (.*) of runtime\); chunks of (\d+) prompt tokens "
+        r"would fit \(prefill_chunk_tokens\)$",
         text,
     )
     assert held is not None, text
-    needed, *parts = [float(figure) for figure in held.groups()[:5]]
+    needed, *parts = [float(figure) for figure in held.groups()[:6]]
     assert sum(parts) == pytest.approx(needed, abs=0.25)
-    cut = replace(plan.micro_batching, chunk_tokens=int(held[6]))
+    cut = replace(plan.micro_batching, chunk_tokens=int(held[7]))
     assert fits(replace(plan, micro_batching=cut), task)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.records import to_dict
 from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import load_cluster, load_devices
@@ -38,11 +39,11 @@ def test_a_quality_target_is_a_format_or_a_number() -> None:
     assert quality_target("int8") == QualityTarget("int8", None)
     assert quality_target("0.02") == QualityTarget(None, 0.02)
     expected = (
-        "--quality-at-least: expected a format (fp16, bf16, int8, int4, int3) or the largest loss "
+        f"--quality-at-least: expected a format ({', '.join(FORMATS)}) or the largest loss "
         "as a number of at least 0, got "
     )
-    assert [refused(text) for text in ("int5", "-1", "nan", "inf")] == [
-        f"{expected}{text!r}" for text in ("int5", "-1", "nan", "inf")
+    assert [refused(text) for text in ("int7", "-1", "nan", "inf")] == [
+        f"{expected}{text!r}" for text in ("int7", "-1", "nan", "inf")
     ]
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from math import isfinite
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.formats import COMMON_FORMATS
 from llmpq_sim.core.memory import (
     available_bytes,
     batch_temporaries_bytes,
@@ -145,7 +145,9 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
     if context_tokens > max(scenario.workload.longest_output_tokens, LEAST_CONTEXT_TOKENS):
         advice.append(f"requests of {context_tokens} tokens with their output have room")
     fitting = [
-        name for name in FORMATS if name not in task.formats and needed_bytes(task, name) <= has
+        name
+        for name in COMMON_FORMATS
+        if name not in task.formats and needed_bytes(task, name) <= has
     ]
     if fitting:
         advice.append(f"it would fit at {' or '.join(fitting)}")

@@ -293,7 +293,8 @@ def layer_items(
         (kinds[layer], *(of_format[layer] for of_format in losses)) for layer in layers
     )
     return [
-        _layer_item(task, places, kind, loss, count) for (kind, *loss), count in classes.items()
+        _layer_item(task, places, int(kind), loss, count)
+        for (kind, *loss), count in classes.items()
     ]
 
 

@@ -42,6 +42,7 @@ from llmpq_sim.search.online.operators import (
 from llmpq_sim.search.online.settings_genes import LEAST_BUDGET_TOKENS, fitted
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.online.tuning import polished, tuned
+from llmpq_sim.search.pins import Pins
 from llmpq_sim.search.planner import LogbookRow, SearchOutcome, SearchSettings
 from llmpq_sim.search.planner import search as search_batch
 from llmpq_sim.search.scoring import score_in_simpy, score_plan
@@ -84,6 +85,8 @@ class OnlineOutcome:
         ended: why it stopped: ``done``, ``budget`` or ``interrupted``.
         cut_short: the steps that the time budget ended or left out.
         logbook: generations of the genetic search, in what is sought, as `OnlineTask.value`.
+        pins: what of the best plan was decided by the user, or None.
+        unpinned: the best service that need not keep to the pins, where one was sought.
     """
 
     task: OnlineTask
@@ -97,6 +100,8 @@ class OnlineOutcome:
     ended: Ending
     cut_short: tuple[str, ...] = ()
     logbook: tuple[LogbookRow, ...] = ()
+    pins: Pins | None = None
+    unpinned: ServiceIndividual | None = None
 
     @property
     def offered_per_s(self) -> float | None:
@@ -152,7 +157,7 @@ class _OnlineSearch:
         self._improve(state, batch, evaluator)
         if not state.population:
             raise InfeasibleError(_no_room(task, batch))
-        found = score_in_simpy(_micro_batched(state.best.serving.plan, batch), task.batch)
+        found = score_in_simpy(micro_batched(state.best.serving.plan, batch), task.batch)
         return OnlineOutcome(
             task=task,
             batch=replace(batch, best=found),
@@ -276,7 +281,7 @@ def _served(
     return ServedBaseline(baseline.name, found, None if found else infeasible_reason)
 
 
-def _micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
+def micro_batched(plan: Plan, batch: SearchOutcome) -> Plan:
     """Return the plan with the micro-batches, of those found for the batch, that suit it best."""
     scores = [batch.best, *(each.score for each in batch.baselines)]
     batchings = [each.plan.micro_batching for each in scores if each is not None]

@@ -1,7 +1,7 @@
 """Planning task of a trace."""
 
 from dataclasses import dataclass
-from math import ceil, inf, log2
+from math import ceil, log2
 from typing import Literal
 
 from llmpq_sim.core.errors import InputError
@@ -17,6 +17,9 @@ from llmpq_sim.simulator.continuous.settings import ContinuousSettings, ServiceO
 
 Objective = Literal["goodput", "throughput", "mean-latency", "p99-latency", "cost"]
 OBJECTIVES: tuple[Objective, ...] = ("goodput", "throughput", "mean-latency", "p99-latency", "cost")
+
+COST_ATTAINMENT = 0.95
+"""Share of requests that a service sought by cost must be good to, unless told."""
 
 USUAL_TTFT_S = 2.0
 USUAL_TPOT_S = 0.1
@@ -39,6 +42,7 @@ class OnlineTask:
         objectives: what a request must meet to count as good, or None.
         objective: what is sought.
         rate: the rate at which no plan serves these requests, proven, or None.
+        attainment: share of requests that are to be good: a service sought by cost must reach it.
 
     Raises:
         InputError: the objective needs something that is not there.
@@ -51,6 +55,7 @@ class OnlineTask:
     objectives: ServiceObjectives | None
     objective: Objective
     rate: RateCertificate | None = None
+    attainment: float = COST_ATTAINMENT
 
     def __post_init__(self) -> None:
         if self.objective == "goodput" and self.objectives is None:
@@ -68,9 +73,9 @@ class OnlineTask:
     def value(self, plan: Plan, result: SimulationResult) -> float:
         """Return what is sought as a number that is to be small.
 
-        Goodput and throughput (output tokens/s) count negatively. Cost is in USD per million output
-        tokens; where requests have objectives to meet, only the share of tokens of as many good
-        requests counts.
+        Goodput and throughput (output tokens/s) count negatively, and so does what a dollar buys
+        (output tokens). A service sought by cost that is good to too few requests is worse than any
+        that is not, by the share that it lacks.
         """
         match self.objective:
             case "goodput":
@@ -82,9 +87,20 @@ class OnlineTask:
             case "p99-latency":
                 return result.latency_s.p99
             case "cost":
-                cost = usd_per_million_tokens(plan, self.costs.cluster, result)
-                share = 1.0 if result.good is None else result.good / result.requests
-                return inf if cost is None or share == 0 else cost / share
+                return self._lacking(result) or -self._tokens_per_usd(plan, result)
+
+    def attains(self, result: SimulationResult) -> bool:
+        """Return whether enough requests are good, where a service is sought by cost."""
+        return not self._lacking(result)
+
+    def _lacking(self, result: SimulationResult) -> float:
+        """Return the share of requests that are not good and should be."""
+        share = result.slo_attainment
+        return 0.0 if share is None else max(0.0, self.attainment - share)
+
+    def _tokens_per_usd(self, plan: Plan, result: SimulationResult) -> float:
+        cost = usd_per_million_tokens(plan, self.costs.cluster, result)
+        return 1e6 / cost if cost else 0.0
 
     def loss(self, plan: Plan) -> float:
         """Return the quality loss of a plan."""

@@ -1,7 +1,7 @@
 """Stage: the computation of its layers for a step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,13 @@ from runtimes.torch_pipeline.engine.batch_invariance import (
     make_invariant,
     whole_tiles,
 )
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaGraphs, Recorder
-from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.kv_cache import StepLayout
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.linear import FixedTiles
 from runtimes.torch_pipeline.weights.loading import WeightSettings, load_weights
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """How much KV cache a stage has.
-
-    Attributes:
-        rows: sequences at once.
-        context_tokens: of the longest of them.
-    """
-
-    rows: int
-    context_tokens: int
 
 
 class Stage:
@@ -63,9 +51,11 @@ class Stage:
         self._model = model
         self._state = state
         self._base = model.base_model
-        self._head = model.get_output_embeddings()
         self._tiles = tiles
-        context_tokens = state.cache.stored.shape[-2]
+        if tiles is not None and shard.is_last:
+            head = model.get_output_embeddings()
+            head.register_forward_pre_hook(lambda *_: self._set_tile(DECODE_ROWS))
+        context_tokens = state.cache.context_tokens
         self._recordings = (
             None if recorder is None else CudaGraphs(recorder, settings.device, context_tokens)
         )
@@ -112,13 +102,16 @@ class Stage:
 
     def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
         self._state.layout = layout
-        named = {"input_ids" if self.shard.is_first else "inputs_embeds": entering.unsqueeze(0)}
-        positions = layout.positions.unsqueeze(0)
-        hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
+        entering_name = "input_ids" if self.shard.is_first else "inputs_embeds"
+        named = {
+            entering_name: entering.unsqueeze(0),
+            "position_ids": layout.positions.unsqueeze(0),
+            "use_cache": False,
+        }
         if not self.shard.is_last:
-            return hidden
-        self._set_tile(DECODE_ROWS)
-        return self._head(hidden[layout.sampled_tokens])
+            return self._base(**named)[0][0]
+        # The whole model, since what it does to logits is its own business: bounds and multipliers.
+        return self._model(**named, logits_to_keep=layout.sampled_tokens).logits[0]
 
 
 def load_stage(
@@ -152,20 +145,10 @@ def load_stage(
     load_weights(cut_to, shard.first_layer, checkpoint, settings, on_layer)
     if is_invariant:
         cache = replace(cache, context_tokens=whole_tiles(cache.context_tokens))
-    state = StageState(KvCache(_empty_cache(cut_to.model.config, shard, settings, cache)))
-    connect(cut_to, state)
+    state = StageState(empty_cache(cut_to.model.config, cache, settings.dtype, settings.device))
+    connect(cut_to, state, settings.device)
     if not is_invariant:
         return Stage(shard, cut_to.model, state, settings, recorder)
     tiles = make_invariant(cut_to, cache.context_tokens)
     state.tile_tokens = PROMPT_ROWS
     return Stage(shard, cut_to.model, state, settings, tiles=tiles)
-
-
-def _empty_cache(
-    config: Any, shard: Shard, settings: WeightSettings, cache: CacheShape
-) -> torch.Tensor:
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shape = (shard.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
-    return torch.zeros(shape, dtype=settings.dtype, device=settings.device)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
@@ -22,6 +23,7 @@ from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.registry import check_stored
 from runtimes.torch_pipeline.weights.kernels import device_named
 from runtimes.torch_pipeline.weights.linear import NEVER
+from runtimes.torch_pipeline.weights.published.packings import DECODED_AS
 from runtimes.torch_pipeline.weights.quantizers import check_quantizers
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -37,9 +39,10 @@ def check_job(job: Job) -> None:
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
     _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
-    check_stored(job.saved.plan.layer_formats, "plan")
+    formats = job.saved.plan.layer_formats
+    check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
     family_named(job.saved.task.costs.scenario.model.family)
-    open_checkpoint(job.model_dir)
+    open_checkpoint(job.model_dir).check(formats)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
     if job.options.batch_invariant and job.options.uses_cuda_graphs:
@@ -232,8 +235,9 @@ def cache_shape(job: Job) -> tuple[int, int]:
     context_tokens = max(request.context_tokens for request in job.requests)
     settings = job.settings
     costs = ServingCosts(scenario.model, scenario.cluster, job.saved.task.costs.profiles)
-    blocks = compile_pipeline(job.saved.plan, costs, settings).block_capacity
-    room = blocks // settings.blocks(context_tokens)
+    pipeline = compile_pipeline(job.saved.plan, costs, settings)
+    blocks, needed = pipeline.block_capacity, settings.blocks(context_tokens)
+    room = blocks // (needed + bounded_blocks_of(pipeline.bounded_blocks, needed))
     if room == 0:
         raise InfeasibleError(
             f"the longest request has {context_tokens} tokens of context, and the tightest stage "

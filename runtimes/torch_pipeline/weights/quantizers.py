@@ -15,6 +15,7 @@ from runtimes.torch_pipeline.weights.formats.base import HQQ, RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import (
     QUANTIZED_FORMATS,
     STORED_FORMATS,
+    USUAL_FORMATS,
     stored_format,
 )
 
@@ -31,7 +32,7 @@ QUANTIZERS: Mapping[str, tuple[str, ...]] = {
 
 
 def parse_quantizers(text: str) -> dict[str, str]:
-    """Return the quantizer of each quantized format, as an option says it.
+    """Return the quantizers that an option says; what is missing is rounded to nearest.
 
     Args:
         text: a quantizer for all formats it knows, such as ``hqq``, or formats with theirs, such as
@@ -44,7 +45,7 @@ def parse_quantizers(text: str) -> dict[str, str]:
     where, chosen = "--quantizer", {}
     if "=" not in text:
         _check_quantizer_name(text, where)
-        chosen = dict.fromkeys(QUANTIZERS[text], text)
+        chosen = {name: text for name in QUANTIZERS[text] if text != RTN}
     else:
         for part in text.split(","):
             format_name, _, quantizer = (each.strip() for each in part.partition("="))
@@ -52,7 +53,7 @@ def parse_quantizers(text: str) -> dict[str, str]:
                 raise InputError(f"{where}: expected each format once, got {format_name} twice")
             chosen[format_name] = quantizer or part
     check_quantizers(chosen, where)
-    return dict.fromkeys(QUANTIZERS[RTN], RTN) | chosen
+    return dict.fromkeys(USUAL_FORMATS, RTN) | chosen
 
 
 def check_quantizers(quantizers: Mapping[str, str], where: str) -> None:

@@ -1,0 +1,149 @@
+"""Formats of published checkpoints: their bytes, their fallbacks, and which devices run them."""
+
+from collections import Counter
+
+import pytest
+
+from llmpq_sim.api.planned import Planned
+from llmpq_sim.api.planning import plan
+from llmpq_sim.api.quality_target import QualityOptions
+from llmpq_sim.core.cluster import Cluster
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.formats import COMMON_FORMATS, FORMATS, WEIGHT_ONLY_RATE
+from llmpq_sim.io.clusters import load_cluster
+from llmpq_sim.io.devices import load_devices
+from llmpq_sim.io.models import load_model
+from llmpq_sim.io.tasks import chosen_formats, default_formats
+from llmpq_sim.latency.spec import spec_gemm, sustained_flops_per_s
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.planner import SearchSettings
+
+BLOCK_BYTES = {
+    "q8_0": (32, 34), "q6_k": (256, 210), "q5_1": (32, 24), "q5_k": (256, 176), "q5_0": (32, 22),
+    "q4_k": (256, 144), "q4_0": (32, 18), "iq4_nl": (32, 18), "iq4_xs": (256, 136),
+    "q3_k": (256, 110), "q2_k": (256, 84),
+}  # fmt: skip
+"""Weights and bytes of a block: ``GGML_QUANT_SIZES`` of the package gguf."""
+
+MODEL = load_model("opt-125m")  # rows of 768 and 3072 weights
+
+
+def test_a_matrix_of_a_gguf_type_is_its_blocks() -> None:
+    for name, (weights, size_bytes) in BLOCK_BYTES.items():
+        assert FORMATS[name].matrix_bytes(3, 4 * weights) == 12 * size_bytes, name
+        assert FORMATS[name].stored_bits == 8 * size_bytes / weights
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "kept_as"),
+    [
+        ("q4_k", 512, "q4_k"), ("q4_k", 576, "q5_0"), ("q5_k", 576, "q5_1"), ("q6_k", 96, "q8_0"),
+        ("q3_k", 576, "q4_0"), ("q2_k", 32, "q4_0"), ("iq4_xs", 576, "iq4_nl"),
+        ("q2_k", 100, "fp16"), ("q8_0", 100, "fp16"), ("int4-g128", 576, "int4-g128"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_not_whole_blocks_are_stored_otherwise(
+    name: str, row: int, kept_as: str
+) -> None:
+    assert FORMATS[name].of_rows(row).name == kept_as
+    assert FORMATS[name].matrix_bytes(7, row) == FORMATS[kept_as].matrix_bytes(7, row)
+
+
+def test_scales_are_counted_as_checkpoints_hold_them() -> None:
+    weights = 512 * 1024
+    by_hand = {
+        "int4-g128": weights // 2 + 512 * 8 * 20 // 8,
+        "int4-g32": weights // 2 + 512 * 32 * 20 // 8,
+        "fp8": weights + 512 * 4,
+        "w8a8-int8": weights + 512 * 4,
+        "fp8-block": weights + 4 * 8 * 4,
+        "mxfp4": weights // 32 * 17,
+        "nvfp4": weights // 2 + weights // 16 + 4,
+        "int2": weights // 4 + weights // 64 * 4,
+    }
+    assert {name: FORMATS[name].matrix_bytes(512, 1024) for name in by_hand} == by_hand
+    assert FORMATS["fp8-block"].matrix_bytes(129, 129) == 129 * 129 + 2 * 2 * 4
+
+
+def test_formats_asked_for_by_name_have_a_colour_of_their_own() -> None:
+    colours = Counter(each.colour for name, each in FORMATS.items() if name not in COMMON_FORMATS)
+    taken = {FORMATS[name].colour for name in COMMON_FORMATS}
+    assert set(colours.values()) == {1}
+    assert not colours.keys() & taken
+
+
+def test_what_is_stored_narrower_comes_later() -> None:
+    bits = [each.stored_bits for each in FORMATS.values()]
+    assert bits == sorted(bits, reverse=True)
+
+
+def test_a_rate_needs_the_arithmetic() -> None:
+    devices = load_devices()
+    for name, format_name, rate in (
+        ("h100-sxm", "fp8-block", 2.0), ("a100-sxm", "fp8-block", WEIGHT_ONLY_RATE),
+        ("b200", "nvfp4", 4.0), ("h100-sxm", "nvfp4", WEIGHT_ONLY_RATE),
+        ("a100-sxm", "w8a8-int8", 2.0), ("l40s", "w8a8-fp8", 2.0), ("h100-sxm", "fp8", 0.95),
+    ):  # fmt: skip
+        device = devices[name]
+        found = spec_gemm(device, format_name).base.flops_per_s
+        assert found == pytest.approx(rate * sustained_flops_per_s(device)), (name, format_name)
+
+
+def test_a_device_runs_what_it_decodes_and_what_it_multiplies() -> None:
+    devices = load_devices()
+    for name, each in FORMATS.items():
+        assert devices["p100-12g"].runs(name) == each.runs_anywhere, name
+        assert devices["b200"].runs(name), name
+    assert devices["t4"].runs("w8a8-int8")
+    assert not devices["t4"].runs("w8a8-fp8")
+    assert not devices["v100-32g"].runs("w8a8-int8")
+
+
+def mixed() -> Cluster:
+    return load_cluster("t4-v100-a100")
+
+
+def planned(formats: str, cluster: str = "a100-l40s") -> tuple[PlanningTask, Planned]:
+    found = plan(
+        model=MODEL, cluster=cluster, batch=4, prompt_tokens=64, output_tokens=4, formats=formats,
+        settings=SearchSettings(generations=0, only_plans=True), quality=QualityOptions("9"),
+    )  # fmt: skip
+    task = found.outcome.task
+    assert isinstance(task, PlanningTask)
+    return task, found
+
+
+def test_a_format_that_no_device_runs_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError) as caught:
+        chosen_formats("int4,w8a8-fp8", MODEL, mixed())
+    assert str(caught.value) == (
+        "--formats: no device of t4-v100-a100 runs w8a8-fp8, which takes fp8 matrix arithmetic"
+    )
+
+
+def test_formats_are_offered_only_where_they_are_asked_for() -> None:
+    assert set(default_formats(MODEL, mixed())) <= set(COMMON_FORMATS)
+    offered = mixed().offering(("q4_k", "w8a8-int8"))
+    before = {member.name: member.device.formats for member in mixed().devices}
+    for member in offered.devices:
+        more = ("q4_k",) if "v100" in member.name else ("q4_k", "w8a8-int8")
+        assert member.device.formats == (*before[member.name], *more)
+    assert mixed().offering(("int4",)) == mixed()
+
+
+def test_what_a_profile_has_no_times_for_follows_the_data_sheet_and_says_so() -> None:
+    task, found = planned("int4,q6_k")
+    assert [note for note in found.notes if "q6_k" in note] == [
+        f"{kind}: times of q6_k follow its data sheet, for trtllm-1.0 has none"
+        for kind in ("a100-sxm", "l40s")
+    ]
+    profile = task.costs.profiles["a100-sxm"]
+    assert profile.gemms["q6_k"] == spec_gemm(load_devices()["a100-sxm"], "q6_k")
+    assert profile.notes[-1] == "q6_k follows the data sheet: not timed."
+
+
+def test_a_device_keeps_the_arithmetic_that_its_formats_use() -> None:
+    for formats, kept in (("int4", ()), ("fp8-block", ("fp8",)), ("w8a8-int8", ("int8",))):
+        task, found = planned(formats, "h200-l40s")
+        assert {device.arithmetic for device in task.costs.devices.values()} == {kept}
+        assert bool(found.notes) == bool(kept)
