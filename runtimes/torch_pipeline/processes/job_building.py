@@ -18,7 +18,7 @@ from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from runtimes.base import Job, TokenRequest
 from runtimes.deployment.job_checks import check_job_alone
-from runtimes.torch_pipeline.engine.families import family_named
+from runtimes.torch_pipeline.engine.families import check_executed
 from runtimes.torch_pipeline.engine.static_schedule import most_rows
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
@@ -44,7 +44,7 @@ def check_job(job: Job) -> None:
     _check_model(_model_in(job.model_dir), job.saved.task.costs.scenario.model, job)
     formats = job.saved.plan.layer_formats
     check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
-    family_named(job.saved.task.costs.scenario.model.family)
+    check_executed(job.saved.task.costs.scenario.model)
     open_checkpoint(job.model_dir).check(formats)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
