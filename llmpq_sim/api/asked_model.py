@@ -46,8 +46,9 @@ def asked_model(
     read = ReadModel(model) if isinstance(model, ModelSpec) else model
     if not isinstance(read, ReadModel):
         read = read_model(str(read))
-    if read.stored is None:
-        return AskedModel(read.spec, load_target(quality, read.spec), formats, read.notes)
+    if read.stored is None or (_is_free(formats, quality) and not read.stored.is_binding):
+        notes = (*read.notes, *_requantized(read))
+        return AskedModel(read.spec, load_target(quality, read.spec), formats, notes)
     _check_free(read.stored, formats, quality)
     note = (
         f"{read.spec.name}: formats as published ({read.stored.summary}; {read.stored.source}), "
@@ -56,6 +57,21 @@ def asked_model(
     target = QualityTarget(None, 0.0, stored=read.stored.of_layers)
     kept = tuple(dict.fromkeys(read.stored.of_layers))
     return AskedModel(read.stored.applied(read.spec), target, kept, (*read.notes, note))
+
+
+def _is_free(formats: str | Sequence[str] | None, quality: QualityOptions) -> bool:
+    """Return whether options say anything of formats or of what they may lose."""
+    return formats is not None or quality != QualityOptions()
+
+
+def _requantized(read: ReadModel) -> tuple[str, ...]:
+    """Return what to say of a model that is planned in other formats than it is published in."""
+    if read.stored is None:
+        return ()
+    return (
+        f"{read.spec.name}: published as {read.stored.summary} alone; planned as if made of 16-bit "
+        "weights, since formats or quality are asked for",
+    )
 
 
 def _check_free(

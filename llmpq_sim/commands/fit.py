@@ -51,8 +51,9 @@ def list_bundled(
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.search import show_listing
     from llmpq_sim.report.tables import bundled_listing
+    from runtimes.torch_pipeline.engine.families import FAMILIES
 
-    listing = bundled_listing(kind)
+    listing = bundled_listing(kind, FAMILIES)
     if as_json:
         print_json(listing.content())
         return

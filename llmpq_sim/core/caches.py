@@ -7,7 +7,9 @@ whole context needs, and its tokens take those of the layers that keep them all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from math import ceil
 
 from llmpq_sim.core.layers import LayerKind
 from llmpq_sim.core.model import ModelSpec
@@ -125,6 +127,21 @@ class KvRoom:
     def capacity(self) -> int:
         """Blocks of the tightest stage: all stages have one block table."""
         return min(self.blocks)
+
+    def most_bytes(self, cached: StageCaches, block_tokens: int, held: int) -> int:
+        """Return the most bytes that sequences with so many blocks take on a stage.
+
+        Args:
+            cached: of the stage.
+            block_tokens: tokens of one block.
+            held: blocks of all sequences together.
+        """
+        per_block = Fraction(cached.growing_bytes(block_tokens))
+        for blocks in range(1, len(self.bounded_blocks) + 1):
+            taken = cached.sequence_bytes(blocks * block_tokens)
+            own = blocks + bounded_blocks_of(self.bounded_blocks, blocks)
+            per_block = max(per_block, Fraction(taken, own))
+        return ceil(held * per_block)
 
 
 def bounded_blocks_of(table: Sequence[int], context_blocks: int) -> int:

@@ -22,13 +22,15 @@ class BundledModel:
     Attributes:
         hub: its ids on the Hugging Face hub, the plain one first.
         config: the keys of its config.json that shape it.
-        published_as: the format it is published in where that is not 16 bits, else empty.
+        published_as: the format that it is published in alone, empty for 16 bits.
+        published_linears: the products that have it; empty for all.
     """
 
     name: str
     hub: tuple[str, ...]
     config: Mapping[str, Any]
     published_as: str
+    published_linears: tuple[str, ...]
 
 
 @cache
@@ -40,11 +42,13 @@ def _records() -> Mapping[str, BundledModel]:
     records = {}
     for each in listed:
         with each:
+            published = each.fields("published") if each.has("published") else Fields({}, "")
             record = BundledModel(
                 name=each.text("name"),
                 hub=each.texts("hub", []),
                 config=MappingProxyType(each.fields("config").content()),
-                published_as=each.text("published_as", "") if each.has("published_as") else "",
+                published_as=published.text("format") if published.has("format") else "",
+                published_linears=published.texts("linears", []),
             )
         records[record.name] = record
     return MappingProxyType({name: records[name] for name in in_counting_order(records)})

@@ -147,6 +147,11 @@ SAME_AS: Mapping[str, str] = MappingProxyType(
 )
 """Families that are read as another one is, such as language models within others."""
 
+BY_CLASS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {("minimax", "MiniMaxM2ForCausalLM"): "minimax_m2"}
+)
+"""Families whose first configs bear the ``model_type`` of another one, by that and their class."""
+
 MISSING_PARTS: Mapping[str, str] = MappingProxyType(
     {
         "deepseek_v4": "attention over compressed keys, and several residual streams",

@@ -16,7 +16,6 @@ ALWAYS_STATED = frozenset(
         "ffn_dim",
         "hidden_size",
         "intermediate_size",
-        "max_position_embeddings",
         "max_seq_len",
         "n_embd",
         "n_head",

@@ -105,7 +105,7 @@ def flagged(key: str, names: tuple[str, str], otherwise: Pattern) -> Pattern:
 
     def chosen(config: FamilyConfig, layers: int) -> tuple[str, ...]:
         flags = config.value(key)
-        if not isinstance(flags, list):
+        if not isinstance(flags, list) or not flags:
             return otherwise(config, layers)
         check_length(flags, layers, config.where(key))
         if any(flag not in (0, 1) for flag in flags):

@@ -14,13 +14,13 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.bundled_models import bundled_models, bundled_record, record_named
 from llmpq_sim.io.decoder_family import ReadFamily
-from llmpq_sim.io.families import FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
+from llmpq_sim.io.families import BY_CLASS, FAMILIES, MISSING_PARTS, SAME_AS, family_of, is_known
 from llmpq_sim.io.family_defaults import class_defaults, stated
 from llmpq_sim.io.files import is_folder, read_foreign_json
 from llmpq_sim.io.model_folders import NO_GGUF, check_architecture, check_folder
 from llmpq_sim.io.model_records import checked_model
 from llmpq_sim.io.resources import is_path, unknown_name
-from llmpq_sim.io.stored_formats import StoredFormats, stored_formats
+from llmpq_sim.io.stored_formats import StoredFormats, stored_formats, usual_formats
 from llmpq_sim.io.vision_towers import tower_elements
 from llmpq_sim.io.wrappers import WRAPPERS, text_fields
 
@@ -74,7 +74,7 @@ def model_from_config(content: object, name: str, where: str) -> ModelSpec:
 
 
 def _with_16_bits(model: ReadModel, where: str) -> ModelSpec:
-    if model.stored is not None:
+    if model.stored is not None and model.stored.is_binding:
         raise InputError(
             f"{where}: expected a model with 16-bit weights, got a quantized one "
             f"({model.stored.source}: {model.stored.summary}); give the model it was made from"
@@ -110,7 +110,14 @@ def read_model(name_or_path: str, *, without_vision: bool = False) -> ReadModel:
 
 def _bundled(name: str, *, without_vision: bool) -> ReadModel:
     record = bundled_record(name)
-    return read_config(record.config, name, f"model {name}", without_vision=without_vision)
+    where = f"model {name}"
+    model = read_config(record.config, name, where, without_vision=without_vision)
+    if not record.published_as:
+        return model
+    usual = usual_formats(
+        model.spec, record.published_as, record.published_linears, f"the bundled {where}"
+    )
+    return replace(model, stored=usual)
 
 
 def _read_folder(folder: Path, *, without_vision: bool) -> ReadModel:
@@ -162,8 +169,17 @@ def read_config(
         spec, more = _with_tower(whole, spec, without_vision=without_vision)
         notes += more
     else:
-        spec, notes = _decoder(whole, name, stated(_class_defaults(kind)))
+        spec, notes = _decoder(whole, name, stated(_class_defaults(_family_name(whole))))
     return ReadModel(spec, stored_formats(whole, spec, None), notes)
+
+
+def _family_name(fields: Fields) -> str:
+    """Return the family of a config: its ``model_type``, unless its class is of another."""
+    kind = fields.text("model_type")
+    for name in fields.items("architectures", []):
+        if isinstance(name, str) and (kind, name) in BY_CLASS:
+            return BY_CLASS[kind, name]
+    return kind
 
 
 def _class_defaults(kind: str) -> Mapping[str, object]:
@@ -191,7 +207,7 @@ def _decoder(
     fields: Fields, name: str, usual: Mapping[str, object]
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return what the config of a language model describes, and what to say of it."""
-    kind = fields.text("model_type")
+    kind = _family_name(fields)
     if not is_known(kind):
         return checked_model(_other(fields, kind)(fields, name), fields.where), ()
     family = family_of(fields, kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import llmpq_sim
-from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import format_named
@@ -20,7 +20,7 @@ from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import cluster_from_dict, cluster_to_dict
 from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.model_records import model_from_dict, model_to_dict
-from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
+from llmpq_sim.io.profiles import bundled_profile, kernel_sets, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
@@ -30,6 +30,7 @@ from llmpq_sim.io.tasks import (
     stored_layers,
 )
 from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -163,7 +164,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "output_tokens": list(outputs),
         },
         "profiles": [
-            _profile_to_dict(profile, task.costs.devices[kind])
+            _profile_to_dict(profile, task.costs.devices[kind], task.costs.scenario.model)
             for kind, profile in task.costs.profiles.items()
         ],
         "formats": list(task.formats),
@@ -266,7 +267,7 @@ def task_from_dict(
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
             outputs = _whole_numbers(part, "output_tokens")
-        profiles = _profiles(fields, {m.device.name: m.device for m in cluster.devices}, own)
+        profiles = _profiles(fields, cluster, own, model)
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
             format_named(name, f"{fields.where}.formats[{number}]")
@@ -292,21 +293,21 @@ def _check_hashes(fields: Fields) -> None:
                 )
 
 
-def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+def _profile_to_dict(profile: DeviceProfile, device: Device, model: ModelSpec) -> dict[str, Any]:
     """Return a profile by name and hash, and in full where it is of the user's own."""
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
-    ships = profile.kernels in (*device.kernels, SPEC)
-    if ships:
-        bundled = bundled_profile(device, profile.kernels)
+    if profile.kernels in kernel_sets(device):
+        bundled = needed_parts(bundled_profile(device, profile.kernels), model.kinds)
         if bundled is profile or profile_sha256(bundled) == stated:
             return content
     return {**content, "content": to_dict(profile)}
 
 
 def _profiles(
-    fields: Fields, devices: Mapping[str, Any], own: Mapping[str, DeviceProfile]
+    fields: Fields, cluster: Cluster, own: Mapping[str, DeviceProfile], model: ModelSpec
 ) -> dict[str, DeviceProfile]:
+    devices = {member.device.name: member.device for member in cluster.devices}
     profiles: dict[str, DeviceProfile] = {}
     for each in fields.each("profiles"):
         with each:
@@ -319,13 +320,14 @@ def _profiles(
             profile = own[kind]
         elif carried is not None:
             profile = from_dict(DeviceProfile, carried)
-        elif kernels in (*device.kernels, SPEC):
+        elif kernels in kernel_sets(device):
             profile = bundled_profile(device, kernels)
         else:
             raise InputError(
                 f"{each.where}: the plan was made with a profile of yours for {kind}, "
                 f"kernels {kernels!r}; give it with --profile"
             )
+        profile = needed_parts(profile, model.kinds)
         if profile_sha256(profile) != stated:
             raise InputError(
                 f"{each.where}.sha256: {profile.name} is not the profile the plan was made with; "

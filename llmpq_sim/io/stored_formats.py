@@ -86,12 +86,14 @@ class StoredFormats:
         of_layers: the format of each layer, by its name here or else as the checkpoint calls it.
         unknown: descriptions of formats that have no name here.
         kept: for each layer the products that stay at 16 bits.
+        is_binding: whether there is a checkpoint of them; else they are what is usual.
     """
 
     source: str
     of_layers: tuple[str, ...]
     unknown: tuple[str, ...]
     kept: tuple[tuple[str, ...], ...]
+    is_binding: bool = True
 
     @property
     def summary(self) -> str:
@@ -133,6 +135,26 @@ def stored_formats(fields: Fields, model: ModelSpec, folder: Path | None) -> Sto
     if folder is not None:
         _check_headers(stored, tensor_types(folder), folder)
     return stored
+
+
+def usual_formats(
+    model: ModelSpec, name: str, linears: tuple[str, ...], source: str
+) -> StoredFormats:
+    """Return the formats of a model that is published in one format alone.
+
+    Args:
+        model: the model.
+        name: the format.
+        linears: the products that have it, empty for all; layers without them have 16 bits.
+        source: where that is said.
+    """
+    of_layers, kept = [], []
+    for layer in range(model.layers):
+        names = [each.name for each in model.layer_kind(layer).linears if each.is_formatted]
+        stored = [each for each in names if not linears or each in linears]
+        of_layers.append(name if stored else model.dtype)
+        kept.append(tuple(each for each in names if each not in stored) if stored else ())
+    return StoredFormats(source, tuple(of_layers), (), tuple(kept), is_binding=False)
 
 
 def _applied(rules: FormatRules, model: ModelSpec) -> StoredFormats:

@@ -19,7 +19,9 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.files import read_json, read_text
 from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
+from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.quality.cache_loss import with_cache_loss
 from llmpq_sim.quality.measured import MeasuredQuality
 from llmpq_sim.quality.table import QualityTable, nominal_quality, stored_quality
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -209,7 +211,8 @@ def planning_task(
 ) -> PlanningTask:
     """Return the task of planning a scenario.
 
-    A format that a device runs but its profile has no times for is not given to the device.
+    A format that a device runs but its profile has no times for is not given to the device, and
+    profiles keep only what prices a layer of the model.
 
     Raises:
         InputError: a device is left without a format, its profile without the LM head's, or a
@@ -243,8 +246,13 @@ def planning_task(
             "has no nominal loss" if target.measured is None else "was not measured in every layer"
         )
         raise InputError(f"formats: {unknown} {why}; expected some of {', '.join(quality.losses)}")
-    costs = LayerCosts(restricted, profiles)
-    return PlanningTask(costs, quality, formats, _budget(quality, target))
+    kinds = scenario.model.kinds
+    needed = {name: needed_parts(profile, kinds) for name, profile in profiles.items()}
+    whole = with_cache_loss(quality, scenario.model)
+    budget = _budget(quality, target)
+    if target.stored is not None:  # a cache that is asked for may lose what it loses
+        budget += whole.plan_loss(target.stored)
+    return PlanningTask(LayerCosts(restricted, needed), whole, formats, budget)
 
 
 def formats_without_times(

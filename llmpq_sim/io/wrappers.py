@@ -71,6 +71,7 @@ def text_fields(whole: Fields) -> Fields:
     """
     name = whole.text("model_type")
     wrapper = WRAPPERS[name]
+    named = whole.value("architectures", None) if whole.has("architectures") else None
     inherited = {key: whole.value(key) for key in INHERITED if whole.has(key)}
     for key in TEXT_KEYS:
         if whole.has(key):
@@ -81,6 +82,8 @@ def text_fields(whole: Fields) -> Fields:
                     content[each] = value
             if whole.has(TIED):
                 content[TIED] = whole.value(TIED)
+            if whole.has("architectures") and content.get("architectures") == named:
+                content["architectures"] = []  # the whole's, which is checked there
             if content.get("model_type") is None:
                 content["model_type"] = wrapper.text_type
             return Fields(content, text.where)

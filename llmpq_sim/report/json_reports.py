@@ -15,6 +15,7 @@ from llmpq_sim.report.alone import alone_content
 from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
+from llmpq_sim.report.layer_kinds import layer_kinds_content
 from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.rate_limit import rate_limit_content
@@ -65,6 +66,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        **layer_kinds_content(outcome.task.costs.scenario.model),
         "capacity": _batch_capacity(best, outcome.task),
         **_apart(best, outcome.task),
         "quality": quality_content(best, outcome.task),

@@ -33,6 +33,7 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.layer_kinds import layer_parts
 from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.rate_limit import rate_limit_parts, rate_limit_sentences
 from llmpq_sim.report.speeds import service_speeds, speeds_row
@@ -76,9 +77,10 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
 def _print_facts(console: Console, replay: Replay) -> None:
     service = replay.service
     objectives = objective_parts(service.objectives)
-    notes = service.workload.notes
+    notes, kinds = service.workload.notes, layer_parts(service.costs.model)
     rows = [
         ("scenario", service_scenario_parts(service)),
+        *([("layers", kinds)] if kinds else []),
         ("batches", settings_parts(service)),
         ("capacity", capacity_parts(service_capacity(service))),
         *speeds_row(service_speeds(service), service.result),

@@ -83,7 +83,7 @@ def explain_pins(pins: Pins, task: PlanningTask, batchings: Sequence[MicroBatchi
     formats = pins.formats
     if formats is None:
         kept = [each for each in task.formats if _keeps_budget(each, task)]
-        least = min(kept, key=lambda name: FORMATS[name].bits, default=None)
+        least = min(kept, key=lambda name: FORMATS[name].stored_bits, default=None)
         formats = None if least is None else (least,) * sum(pins.layers)
     shortages = (
         [] if formats is None else [_shortage(pins.plan(formats, each), task) for each in batchings]

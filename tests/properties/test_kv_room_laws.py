@@ -63,3 +63,20 @@ def test_layers_that_keep_every_token_have_plain_blocks(kind: LayerKind) -> None
     room = 7 * cached.growing_bytes(16) + 5
     found = kv_room([cached, cached], [room, 2 * room], 16)
     assert (found.blocks, found.bounded_blocks) == ((7, 14), ())
+
+
+@given(
+    st.lists(st.tuples(stage_layers, st.integers(1 << 22, 1 << 26)), min_size=1, max_size=3),
+    st.lists(st.integers(1, LONGEST), min_size=1, max_size=9),
+)
+def test_the_most_bytes_of_blocks_are_no_less_than_any_sequences_take(
+    stages: list[tuple[tuple[tuple[LayerKind, int], ...], int]], contexts: list[int]
+) -> None:
+    caches = [StageCaches(layers, LONGEST) for layers, _ in stages]
+    found = kv_room(caches, [room for _, room in stages], 16)
+    blocks = [-(-context // 16) for context in contexts]
+    held = sum(each + bounded_blocks_of(found.bounded_blocks, each) for each in blocks)
+    for cached, (_, room) in zip(caches, stages, strict=True):
+        most = found.most_bytes(cached, 16, held)
+        assert sum(cached.sequence_bytes(context) for context in contexts) <= most
+        assert held > found.capacity or most <= room

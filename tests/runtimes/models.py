@@ -152,6 +152,9 @@ CONFIGS: dict[str, Any] = {
 }
 """By name; the names are also those of the tests."""
 
+DENSE = ("llama", "mistral-window", "gemma3_text", "gemma2", "granite", "opt", "bloom", "gptj")
+"""Names of models without experts whose stages compute each in a way of its own."""
+
 
 def save_model(name: str, folder: Path, *, seed: int = 0, **saving: Any) -> Path:
     """Save a tiny model with random weights, wide enough apart that rounding changes no token."""

@@ -5,8 +5,14 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PersimmonConfig
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.models import load_model
 from runtimes.torch_pipeline.engine.architecture import Shard, shard_model
-from runtimes.torch_pipeline.engine.families import FAMILIES, family_named
+from runtimes.torch_pipeline.engine.families import (
+    FAMILIES,
+    check_executed,
+    executes,
+    family_named,
+)
 from tests.runtimes.models import CONFIGS
 
 
@@ -33,6 +39,24 @@ def test_every_family_has_the_function_that_is_told_of_it(model_type: str) -> No
 def test_a_family_without_a_law_is_refused_by_name(model_type: str) -> None:
     with pytest.raises(InputError, match=f"model {model_type}: the torch runtime computes opt, "):
         family_named(model_type)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (
+            "deepseek-v3",
+            "it has latent attention, and the torch runtime keeps keys and",
+        ),
+        ("qwen3-next-80b-a3b", "it has recurrent layers"),
+    ],
+)
+def test_what_is_planned_only_is_refused_by_one_message(name: str, why: str) -> None:
+    spec = load_model(name)
+    assert not executes(spec)
+    with pytest.raises(InputError, match=f"model {name}: is planned only: {why}"):
+        check_executed(spec)
+    assert executes(load_model("gpt-oss-120b"))
 
 
 def test_stages_are_cut_only_from_families_with_a_law() -> None:

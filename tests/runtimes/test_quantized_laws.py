@@ -28,7 +28,7 @@ SWITCHING = KernelChoice({"int3": 4, "int4": 5, "int8": 7, "bf16": 3})
 """So low that decode steps take fused kernels and prefill steps dense ones."""
 
 CHOICES = {"switching": SWITCHING, "dense": KernelChoice.dense_only()}
-NAMES = ("llama", "llama-tied", "opt", "bloom")
+NAMES = ("llama", "llama-tied", "opt", "bloom", "mixtral")
 assert len(FORMATS_OF_LAYERS) == LAYERS
 REQUESTS = requests_of(prompts_of((5, 11, 3, 8, 5)), 8)
 

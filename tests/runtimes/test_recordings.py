@@ -13,7 +13,7 @@ from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, CudaGrap
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.step import Segment, Step
-from tests.runtimes.models import CONFIGS, generated, save_model
+from tests.runtimes.models import DENSE, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, token_lists
 from tests.runtimes.test_token_laws import LENGTHS, TOKENS, prompts_of, requests_of
 
@@ -38,7 +38,7 @@ class CountingRecorder:
         return replay
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DENSE)
 def test_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
     folder = save_model(name, tmp_path)
     expected = generated(folder, prompts_of(LENGTHS), TOKENS)

@@ -38,9 +38,13 @@ def requests_of(prompts: list[list[int]], tokens: int = TOKENS) -> list[TokenReq
 
 
 @pytest.mark.parametrize("cut", [(4,), (1, 3), (2, 1, 1)], ids=str)
-def test_tokens_are_those_of_generate(case: Case, cut: tuple[int, ...]) -> None:
+def test_tokens_are_those_of_generate(
+    case: Case, cut: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, expected = case
     assert sum(cut) == LAYERS
+    if len(cut) == 2:  # masks of late chunks come in blocks of one or two queries
+        monkeypatch.setattr(attention, "MASK_ELEMENTS", 16)
     requests = requests_of(prompts_of(LENGTHS))
     loaded = load_stages(folder, [("bf16",) * count for count in cut], CacheShape(5, 24))
     for schedule in schedules(requests, len(cut)):
@@ -56,14 +60,4 @@ def schedules(requests: list[TokenRequest], stages: int) -> tuple[Schedule, ...]
         case 2:
             chunked = static(requests, 5, 3, 2, 3, chunk_tokens=4)
             return chunked, continuous(requests, 24, 5, chunked=False)
-    no_evict = continuous(requests, 8, 3, chunk_tokens=2, admission="no-evict")
-    return static(requests, 3, 3, 1, 2), no_evict
-
-
-def test_masks_of_late_chunks_come_in_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, expected = case
-    monkeypatch.setattr(attention, "MASK_ELEMENTS", 16)  # one or two queries at a time
-    requests = requests_of(prompts_of(LENGTHS))
-    loaded = load_stages(folder, [("bf16",) * LAYERS], CacheShape(5, 24))
-    served, _ = run(loaded, static(requests, 5, 3, 2, 3, chunk_tokens=4), requests)
-    assert token_lists(served) == expected
+    return (continuous(requests, 8, 3, chunk_tokens=2, admission="no-evict"),)

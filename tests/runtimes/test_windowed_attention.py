@@ -1,5 +1,6 @@
 """Attention over caches no longer than a window: the numbers of attention over everything."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3NextConfig
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.io.models import model_from_config
 from runtimes.torch_pipeline.engine.attention import StageState, attend
 from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
@@ -113,3 +115,12 @@ def test_a_cache_that_is_no_window_or_context_is_refused() -> None:
     config = Qwen3NextConfig(num_hidden_layers=4, layer_types=["linear_attention"] * 4)
     with pytest.raises(InputError, match="model qwen3_next: layer 0 keeps a Linear"):
         empty_cache(config, CacheShape(1, 8), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_stage_keeps_what_is_planned_of_every_family(name: str) -> None:
+    config = CONFIGS[name]
+    spec = model_from_config(json.loads(config.to_json_string(use_diff=False)), name, "config.json")
+    for context_tokens in (5, 24):
+        cache = empty_cache(config, CacheShape(3, context_tokens), torch.bfloat16, CPU)
+        assert cache.nbytes == spec.cache_bytes(3, context_tokens)

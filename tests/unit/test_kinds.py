@@ -25,6 +25,7 @@ from llmpq_sim.latency.costs import LayerCosts, elementwise_bytes_per_token, mix
 from llmpq_sim.latency.spec import spec_profile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from llmpq_sim.simulator.continuous.engine import simulate_service
+from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.service import Service, serve
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
@@ -296,6 +297,21 @@ def test_services_of_any_kinds_are_simulated_alike_and_keep_their_memory(
     assert again.peak_blocks == service.times.peak_blocks
     assert service.result.finished == 40
     assert all(need.fits for need in service.memory)
+    assert [need.kv_bytes > 0 for need in service.memory] == [True, layers[3].mixer is not None]
+
+
+def test_parts_that_no_profile_timed_are_told() -> None:
+    scenario = costs_of(MIXED).scenario
+    timed = {name: replace(PROFILE, device=name, status="measured") for name in ("fast", "slow")}
+    said = extrapolations(plan_of(3, 5), LayerCosts(scenario, timed))
+    by_profile = dict(sentence.split(": not timed", 1) for sentence in said)
+    assert set(by_profile) == {"fast/spec", "slow/spec", "fast/spec, slow/spec"}
+    assert "attention within a window in decode" in by_profile["fast/spec, slow/spec"]
+    assert "gated-delta in prefill" in by_profile["fast/spec"]
+    for part in ("a mixture of experts in int4", "latent attention in decode"):
+        assert part in by_profile["slow/spec"]
+    plain = costs_of(mixed_model((DENSE,) * 8)).scenario
+    assert extrapolations(plan_of(3, 5), LayerCosts(plain, timed)) == []
 
 
 def test_prefixes_are_not_cached_where_layers_forget() -> None:

@@ -23,7 +23,8 @@ from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.latency.assumptions import assumed_parts
 from llmpq_sim.latency.corrections import Correction
 from llmpq_sim.latency.models import Roofline
-from llmpq_sim.latency.part_work import ExpertsSizes
+from llmpq_sim.latency.needed_parts import needed_parts
+from llmpq_sim.latency.part_work import ExpertsSizes, WindowSizes
 from llmpq_sim.latency.parts import EXPERTS_RATE, PartModel, experts_sizes
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import KERNEL_FIXED_S, spec_profile
@@ -159,6 +160,11 @@ def test_fitted_parts_are_used_and_survive_their_file() -> None:
     trees = replace(fitted, experts={"fp16": corrected(ExpertsSizes, np.log(2))})
     doubled_s = trees.experts_s("fp16", 512, MIXTURE, 2048)
     assert doubled_s == pytest.approx(2 * fitted.experts_s("fp16", 512, MIXTURE, 2048))
+    aliased = replace(trees, aliases={"bf16": "fp16", "int8": "fp16"})
+    assert aliased.experts_s("bf16", 512, MIXTURE, 2048) == doubled_s
+    own = replace(aliased, experts={**trees.experts, "int8": parts["fp16"]})
+    read_s = aliased.experts_s("int8", 16, MIXTURE, 2048)
+    assert own.experts_s("int8", 16, MIXTURE, 2048) < read_s
     content: Any = parse_json(json_text(to_dict(trees)), "lab.json")
     assert from_dict(DeviceProfile, Fields(content, "lab.json")) == trees
     content["experts"]["int9"] = content["experts"].pop("fp16")
@@ -192,3 +198,22 @@ def test_a_measured_profile_says_which_parts_follow_a_roofline() -> None:
     assert len(assumed_parts(timed, kinds[:1], ("fp16",))) == 2
     assert assumed_parts(SPEC, kinds, ("fp16",)) == ()
     assert assumed_parts(MEASURED, [LayerKind(4096, PLAIN, Dense(8192), 0, 0)], ("fp16",)) == ()
+
+
+def test_a_model_without_a_part_names_the_same_profile_as_if_it_were_not_timed() -> None:
+    parts: dict[str, Any] = {"fp16": corrected(ExpertsSizes, 0.1)}
+    timed = replace(MEASURED, experts=parts, part_notes=("Experts were timed.",))
+    dense = LayerKind(4096, PLAIN, Dense(8192), 0, 8192)
+    mixture = LayerKind(4096, PLAIN, MIXTURE, 0, 8192)
+    assert needed_parts(timed, [dense]) == MEASURED
+    assert needed_parts(MEASURED, [dense, mixture]) is MEASURED
+    assert needed_parts(timed, [dense, mixture]) is timed
+    windows = {"decode": corrected(WindowSizes, 0.1)}
+    both = replace(timed, windows=windows)
+    assert needed_parts(both, [mixture]) == timed
+    assert needed_parts(both, [LayerKind(4096, WINDOW, None, 0, 0)]).experts == {}
+    doubted = replace(timed, part_error_fractions={"experts": 0.4, "latent": 0.9})
+    assert needed_parts(doubted, [dense]) == MEASURED
+    trusted = needed_parts(doubted, [mixture])
+    assert trusted.error_fraction == 0.4 > MEASURED.error_fraction
+    assert needed_parts(trusted, [mixture]) is trusted

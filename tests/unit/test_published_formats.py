@@ -1,6 +1,8 @@
 """Formats of published checkpoints: their bytes, their fallbacks, and which devices run them."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +149,16 @@ def test_a_device_keeps_the_arithmetic_that_its_formats_use() -> None:
         task, found = planned(formats, "h200-l40s")
         assert {device.arithmetic for device in task.costs.devices.values()} == {kept}
         assert bool(found.notes) == bool(kept)
+
+
+def test_the_page_says_what_is_stored_and_served() -> None:
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    named = [(re.findall(r"`([^`]+)`", cells[0]), cells) for cells in rows]
+    assert {name for names, _ in named for name in names} == FORMATS.keys() - {"fp16", "bf16"}
+    for names, cells in named:
+        bits = [float(each) for each in re.findall(r"\d+\.\d+", cells[1])]
+        exact = [round(FORMATS[name].stored_bits, 2) for name in names]
+        assert set(bits) == (set(exact) if len(bits) > 2 else {max(exact), min(exact)})
+        served = {"torch" in FORMATS[name].engines for name in names}
+        assert served == {cells[3].startswith("yes")}

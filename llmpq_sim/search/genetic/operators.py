@@ -279,17 +279,22 @@ class Operators:
         smaller = [
             other
             for other in self._runs(device)
-            if FORMATS[other].bits < FORMATS[name].bits and isfinite(losses[other][layer])
+            if FORMATS[other].stored_bits < FORMATS[name].stored_bits
+            and isfinite(losses[other][layer])
         ]
         return max(
-            smaller, key=lambda other: (FORMATS[other].bits, -losses[other][layer]), default=None
+            smaller,
+            key=lambda other: (FORMATS[other].stored_bits, -losses[other][layer]),
+            default=None,
         )
 
     def _find_better(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format that a device runs and in which a layer loses less."""
         losses = {other: self.task.quality.losses[other][layer] for other in self._runs(device)}
         better = [other for other, loss in losses.items() if loss < losses[name]]
-        return max(better, key=lambda other: (losses[other], -FORMATS[other].bits), default=None)
+        return max(
+            better, key=lambda other: (losses[other], -FORMATS[other].stored_bits), default=None
+        )
 
     def _rank(self, name: str) -> int:
         return self._ranked.index(name)

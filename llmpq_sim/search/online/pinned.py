@@ -58,10 +58,10 @@ def search_online_pinned(
         InputError: a device cannot run a format that is pinned.
         InfeasibleError: the pipeline does not fit the memory within the quality budget.
     """
-    room, plans = _first_plans(task, pins)
     frame = SearchFrame(on_progress)
     with time_limit(settings.budget_s):
         with share_of_time(PINNED_SHARE):
+            room, plans = _first_plans(task, pins)
             state = _evolved(task, PinnedServiceOperators(room, pins), plans, settings, frame)
         if frame.ended == "interrupted":
             settings = replace(settings, generations=0, budget_s=0.0)
@@ -138,8 +138,9 @@ def _evolved(
             "to the smallest device, or lower formats"
         )
     state.hall.update(served)
-    with frame.step(STEP):
-        begin(state, toolbox, EFFORT, [each.serving for each in served])
-        evolve(state, toolbox, EFFORT, settings.generations, after_generation)
-        state.hall.update([polished(evaluator, state.best)])
+    if frame.has_time(STEP):
+        with frame.step(STEP):
+            begin(state, toolbox, EFFORT, [each.serving for each in served])
+            evolve(state, toolbox, EFFORT, settings.generations, after_generation)
+            state.hall.update([polished(evaluator, state.best)])
     return state

@@ -227,19 +227,18 @@ def stage_fixed_bytes(
 def stage_memory(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings, blocks: int
 ) -> tuple[StageMemory, ...]:
-    """Return the memory of each stage with so many blocks of KV cache.
+    """Return the memory of each stage with so many blocks of KV cache, at the most.
 
-    Where sequences take blocks beside those of their tokens, a block is a part of all that a stage
-    has for them.
+    Where sequences take blocks beside those of their tokens, it depends on their lengths what is in
+    so many blocks.
     """
     memory = _memory(plan, model, cluster, settings)
     caches = stage_caches(plan, model, settings.longest_context_tokens)
     room = kv_room(caches, [max(each.free_bytes, 0) for each in memory], settings.block_tokens)
-    if not room.bounded_blocks:
-        held = [blocks * each.growing_bytes(settings.block_tokens) for each in caches]
-    else:
-        held = [max(each.free_bytes, 0) * blocks // max(room.capacity, 1) for each in memory]
-    return tuple(replace(each, kv_bytes=taken) for each, taken in zip(memory, held, strict=True))
+    return tuple(
+        replace(each, kv_bytes=room.most_bytes(cached, settings.block_tokens, blocks))
+        for each, cached in zip(memory, caches, strict=True)
+    )
 
 
 def _memory(

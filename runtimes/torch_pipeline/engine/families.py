@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.layers import LatentAttention, Recurrent
+from llmpq_sim.core.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,35 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 """By the ``model_type`` of config.json."""
+
+
+def executes(spec: ModelSpec) -> bool:
+    """Return whether the runtime carries plans of this model out."""
+    return planned_only(spec) is None
+
+
+def planned_only(spec: ModelSpec) -> str | None:
+    """Return why a model is planned, and not carried out; None where it is."""
+    for mixer, called in ((LatentAttention, "latent attention"), (Recurrent, "recurrent layers")):
+        if any(isinstance(kind.mixer, mixer) for kind in spec.kinds):
+            return f"it has {called}, and the torch runtime keeps keys and values alone"
+    if spec.family not in FAMILIES:
+        return f"the torch runtime does not compute the family {spec.family}"
+    return None
+
+
+def check_executed(spec: ModelSpec) -> None:
+    """Check that the runtime carries plans of this model out.
+
+    Raises:
+        InputError: the model is planned only.
+    """
+    why = planned_only(spec)
+    if why is not None:
+        raise InputError(
+            f"model {spec.name}: is planned only: {why}; see llmpq list models "
+            "for those that are carried out"
+        )
 
 
 def family_named(model_type: str) -> Family:

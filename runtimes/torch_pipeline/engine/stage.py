@@ -18,6 +18,7 @@ from runtimes.torch_pipeline.engine.batch_invariance import (
 )
 from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaGraphs, Recorder
+from runtimes.torch_pipeline.engine.families import family_named
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
@@ -132,7 +133,8 @@ def load_stage(
         settings: how weights are kept, and where.
         cache: how much KV cache there is.
         on_layer: told how many layers are loaded.
-        recorder: of decode steps, or None to launch every kernel anew.
+        recorder: of decode steps, or None to launch every kernel anew, as is done anyhow where
+            tokens choose experts.
         is_invariant: whether no token depends on what is computed beside it; then nothing is
             recorded, and the cache has room for whole tiles.
 
@@ -148,7 +150,8 @@ def load_stage(
     state = StageState(empty_cache(cut_to.model.config, cache, settings.dtype, settings.device))
     connect(cut_to, state, settings.device)
     if not is_invariant:
-        return Stage(shard, cut_to.model, state, settings, recorder)
+        has_experts = family_named(config.model_type).has_experts  # chosen anew in every step
+        return Stage(shard, cut_to.model, state, settings, None if has_experts else recorder)
     tiles = make_invariant(cut_to, cache.context_tokens)
     state.tile_tokens = PROMPT_ROWS
     return Stage(shard, cut_to.model, state, settings, tiles=tiles)
