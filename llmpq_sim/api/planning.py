@@ -1,9 +1,11 @@
 """The planner as a function: a model, a cluster and a workload in, the best plan out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmpq_sim.api.asked_model import Model, asked_model
+from llmpq_sim.api.kv_choice import fastest_of_caches
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions
 from llmpq_sim.api.replaying import ServingOptions, asked_trace
@@ -11,14 +13,15 @@ from llmpq_sim.api.splitting import Split, asked_split, check_split
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task, trace_task
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.kv_formats import kv_formats_listed
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.checkpoints import resumed_state, search_sha256, write_checkpoint
-from llmpq_sim.io.tasks import QualityTarget
 from llmpq_sim.io.workloads import TraceOptions
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.frame import SearchProgress
 from llmpq_sim.search.online.pinned import search_online_pinned
-from llmpq_sim.search.online.planner import OnlineOutcome, search_online
+from llmpq_sim.search.online.planner import search_online
 from llmpq_sim.search.online.task import Objective, OnlineTask
 from llmpq_sim.search.pinned import search_pinned
 from llmpq_sim.search.pins import Pins
@@ -37,6 +40,7 @@ def plan(
     objective: Objective | None = None,
     quality: str | float | QualityOptions | None = None,
     formats: str | Sequence[str] | None = None,
+    kv_formats: str | Sequence[str] | None = None,
     kernels: str | None = None,
     profiles: Profiles = (),
     seed: int = 0,
@@ -65,6 +69,8 @@ def plan(
         quality: no worse than this format everywhere, or the largest loss in nominal nats per
             token, or what ``QualityOptions`` says; as int4 everywhere unless told.
         formats: weight formats that layers may have, in a sequence or with commas between.
+        kv_formats: formats of the KV cache to choose from; 16 bits unless told. Of several the
+            fastest is taken; that needs a batch, and keeps no checkpoint.
         kernels: kernel set for every device; each one's first unless told.
         profiles: latency profiles of the user's own, or files that hold them.
         seed: the same seed gives the same plan.
@@ -82,24 +88,84 @@ def plan(
     """
     wanted = _quality_options(quality)
     asked = asked_model(model, formats, wanted)
-    spec, target = asked.spec, asked.target
-    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), target)
+    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), asked.target)
     how = settings or SearchSettings(seed=seed)
     check_split(split, checkpoint, how)
     _check_together(trace, checkpoint, (batch, prompt_tokens, output_tokens), resume=resume)
-    pins, options, said = _decided(split, spec, options, wanted)
-    said = (*asked.notes, *said)
-    if trace is not None:
-        requests = asked_trace(trace, how.seed)
-        served, notes = trace_task(spec, requests, service or ServingOptions(), objective, options)
+    pins, options, said = _decided(split, asked.spec, options, wanted)
+    caches = _asked_caches(kv_formats, trace, resume=resume)
+    kept = checkpoint if len(caches) < 2 else None
+    way = _Way(options, pins, how, kept, resume, on_progress)
+
+    def found(spec: ModelSpec) -> Planned:
+        if trace is None:
+            return way.of_batch(asked_batch(spec, batch, prompt_tokens, output_tokens), spec)
+        requests, limits = asked_trace(trace, how.seed), service or ServingOptions()
+        served, notes = trace_task(spec, requests, limits, objective, options)
         on_trace(served)
-        return Planned(_served(served, pins, how, on_progress), options.target, (*said, *notes))
-    workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
-    task, notes = batch_task(spec, workload, options)
-    if pins is not None:
-        return Planned(search_pinned(task, pins, how, on_progress), options.target, (*said, *notes))
-    found = _planned(task, target, how, checkpoint, resume=resume, on_progress=on_progress)
-    return found.noted((*said, *notes))
+        return way.of_trace(served).noted(notes)
+
+    return fastest_of_caches(asked.spec, caches, found).noted((*asked.notes, *said))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How plans are sought: see the arguments of ``plan``."""
+
+    options: TaskOptions
+    pins: Pins | None
+    settings: SearchSettings
+    checkpoint: Path | None
+    resume: bool
+    on_progress: Callable[[SearchProgress], None]
+
+    def of_trace(self, task: OnlineTask) -> Planned:
+        """Return the best service of a trace, with layers where they are to stay."""
+        if self.pins is None:
+            outcome = search_online(task, self.settings, self.on_progress)
+        else:
+            outcome = search_online_pinned(task, self.pins, self.settings, self.on_progress)
+        return Planned(outcome, self.options.target)
+
+    def of_batch(self, workload: BatchWorkload, model: ModelSpec) -> Planned:
+        """Return the best plan for a batch."""
+        task, notes = batch_task(model, workload, self.options)
+        if self.pins is None:
+            return self._kept(task).noted(notes)
+        outcome = search_pinned(task, self.pins, self.settings, self.on_progress)
+        return Planned(outcome, self.options.target, tuple(notes))
+
+    def _kept(self, task: PlanningTask) -> Planned:
+        """Return the best plan, its search's state kept in a file where one is named."""
+        checkpoint, target, settings = self.checkpoint, self.options.target, self.settings
+        if checkpoint is None:
+            return Planned(search(task, settings, on_progress=self.on_progress), target)
+        search_hash = search_sha256(task, target, settings)
+        state, missing = None, list[str]()
+        if self.resume:
+            state, missing = resumed_state(checkpoint, task, search_hash)
+        outcome = search(
+            task,
+            settings,
+            resumed=state,
+            on_progress=self.on_progress,
+            on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
+        )
+        return Planned(outcome, target, tuple(missing), checkpoint)
+
+
+def _asked_caches(
+    kv_formats: str | Sequence[str] | None, trace: object, *, resume: bool
+) -> tuple[str, ...]:
+    """Return the KV cache formats to choose from, checked to go with what else is asked."""
+    caches = kv_formats_listed(kv_formats, "--kv-formats")
+    if len(caches) < 2:
+        return caches
+    if trace is not None:
+        raise InputError("--kv-formats: a search for a trace takes one format; give one")
+    if resume:
+        raise InputError("--resume: a search over KV cache formats keeps no checkpoint; give one")
+    return caches
 
 
 def _check_together(
@@ -117,42 +183,6 @@ def _decided(
 ) -> tuple[Pins | None, TaskOptions, tuple[str, ...]]:
     """Return what `asked_split` does, where layers are decided at all."""
     return (None, options, ()) if split is None else asked_split(split, model, options, quality)
-
-
-def _served(
-    task: OnlineTask,
-    pins: Pins | None,
-    settings: SearchSettings,
-    on_progress: Callable[[SearchProgress], None],
-) -> OnlineOutcome:
-    """Return the best service of a trace, with layers where they are to stay."""
-    if pins is None:
-        return search_online(task, settings, on_progress)
-    return search_online_pinned(task, pins, settings, on_progress)
-
-
-def _planned(
-    task: PlanningTask,
-    target: QualityTarget,
-    settings: SearchSettings,
-    checkpoint: Path | None,
-    *,
-    resume: bool,
-    on_progress: Callable[[SearchProgress], None],
-) -> Planned:
-    """Return the best plan for a batch, its search's state kept in a file where one is named."""
-    if checkpoint is None:
-        return Planned(search(task, settings, on_progress=on_progress), target)
-    search_hash = search_sha256(task, target, settings)
-    state, missing = resumed_state(checkpoint, task, search_hash) if resume else (None, [])
-    outcome = search(
-        task,
-        settings,
-        resumed=state,
-        on_progress=on_progress,
-        on_state=lambda reached: write_checkpoint(checkpoint, reached, search_hash),
-    )
-    return Planned(outcome, target, tuple(missing), checkpoint)
 
 
 def _quality_options(quality: str | float | QualityOptions | None) -> QualityOptions:

@@ -10,7 +10,7 @@ from llmpq_sim.commands.options import JsonFlag
 
 @grouped
 def describe(
-    kind: Annotated[str, typer.Argument(help="model, device, cluster or format.")],
+    kind: Annotated[str, typer.Argument(help="A model, device, cluster or format.")],
     name: Annotated[str, typer.Argument(help="Its name; of a model or cluster also its place.")],
     as_json: JsonFlag = False,
 ) -> None:

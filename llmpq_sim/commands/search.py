@@ -44,6 +44,10 @@ class SearchInput:
     formats: Annotated[
         str | None, typer.Option(help="Allowed formats, as int4,int8,fp16; default: all four.")
     ] = None
+    kv_formats: Annotated[
+        str | None,
+        typer.Option(help="KV cache formats to choose from, as bf16,fp8,q8_0; default: 16 bits."),
+    ] = None
     kernels: Annotated[
         str | None, typer.Option(help="Kernel set for every device; default: each one's first.")
     ] = None
@@ -236,6 +240,7 @@ def search(
             objective=objective.objective,
             quality=limits.options(),
             formats=asked.formats,
+            kv_formats=asked.kv_formats,
             kernels=asked.kernels,
             profiles=asked.profile or (),
             settings=settings,

@@ -11,10 +11,16 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.records import Natural, Place, one_of_kinds
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.kv_formats import KV_FORMATS, PLAIN, kv_format_named
+from llmpq_sim.core.records import Codec, Natural, Place, one_of_kinds
 
 HALF_BYTES = 2
 """Bytes of a 16-bit element."""
+
+
+def _kv_format(fields: Fields, key: str) -> str:
+    return kv_format_named(fields.text(key), f"{fields.where}.{key}").name
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,7 @@ class LayerKind:
         norm_elements: elements of all normalisation vectors.
         kept_linears: names of products that stay at 16 bits, whatever the layer's format, as a
             published checkpoint stores them.
+        kv_format: of what a mixer keeps of each token.
     """
 
     hidden_size: int
@@ -280,6 +287,7 @@ class LayerKind:
     bias_elements: Natural
     norm_elements: Natural
     kept_linears: Annotated[tuple[str, ...], Place.OPTIONAL] = ()
+    kv_format: Annotated[str, Codec(_kv_format), Place.OPTIONAL] = PLAIN
 
     @cached_property
     def mixer_linears(self) -> tuple[Linear, ...]:
@@ -360,7 +368,7 @@ class LayerKind:
         return None if isinstance(self.mixer, LatentAttention) else 0
 
     def cache_bytes(self, sequences: int, context_tokens: int) -> int:
-        """Return the bytes kept of so many sequences of a context, 16 bits an element of a cache.
+        """Return the bytes kept of so many sequences of a context.
 
         A window bounds them; a recurrent state has its own size; no mixer keeps nothing.
         """
@@ -368,5 +376,5 @@ class LayerKind:
             return 0
         if isinstance(self.mixer, Recurrent):
             return sequences * self.mixer.state_bytes
-        elements = self.mixer.cached_elements_per_token * self.mixer.cached_tokens(context_tokens)
-        return HALF_BYTES * sequences * elements
+        token_bytes = KV_FORMATS[self.kv_format].token_bytes(self.mixer.cached_elements_per_token)
+        return sequences * token_bytes * self.mixer.cached_tokens(context_tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import llmpq_sim
-from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, check_header
 from llmpq_sim.core.formats import format_named
@@ -267,8 +267,7 @@ def task_from_dict(
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
             outputs = _whole_numbers(part, "output_tokens")
-        devices = {m.device.name: m.device for m in cluster.devices}
-        profiles = _profiles(fields, devices, own, model)
+        profiles = _profiles(fields, cluster, own, model)
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
             format_named(name, f"{fields.where}.formats[{number}]")
@@ -306,11 +305,9 @@ def _profile_to_dict(profile: DeviceProfile, device: Device, model: ModelSpec) -
 
 
 def _profiles(
-    fields: Fields,
-    devices: Mapping[str, Any],
-    own: Mapping[str, DeviceProfile],
-    model: ModelSpec,
+    fields: Fields, cluster: Cluster, own: Mapping[str, DeviceProfile], model: ModelSpec
 ) -> dict[str, DeviceProfile]:
+    devices = {member.device.name: member.device for member in cluster.devices}
     profiles: dict[str, DeviceProfile] = {}
     for each in fields.each("profiles"):
         with each:

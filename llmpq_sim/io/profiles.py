@@ -82,7 +82,8 @@ def kernel_sets(device: Device) -> tuple[str, ...]:
     prefix = f"{device.profiled_as}."
     ships = sorted(path.name for path in _folder().glob(f"{prefix}*{SUFFIX}"))
     names = [name.removeprefix(prefix).removesuffix(SUFFIX) for name in ships]
-    return tuple(dict.fromkeys((*device.kernels, *names, SPEC)))
+    listed = [name for name in device.kernels if name != SPEC]
+    return tuple(dict.fromkeys((device.kernels[0], *listed, *names, SPEC)))
 
 
 def _folder() -> Path:

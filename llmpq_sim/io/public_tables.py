@@ -4,6 +4,7 @@ The columns are those of NVIDIA's aiconfigurator with times in microseconds: one
 experts, latent attention, attention with windows, linear attention, and matrix products.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,11 @@ def _either(first: str, second: str) -> Callable[[Cells, int], Any]:
 
 
 def _number(cell: Any) -> float:
-    return float(cell) if cell not in ("", None) else 0.0
+    """Return a cell's number, 0 where it is empty, not-a-number where it is something else."""
+    try:
+        return float(cell) if cell not in ("", None) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _is_true(cell: Any) -> bool:

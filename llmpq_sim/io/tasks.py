@@ -21,6 +21,7 @@ from llmpq_sim.io.files import read_json, read_text
 from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
 from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.quality.cache_loss import with_cache_loss
 from llmpq_sim.quality.measured import MeasuredQuality
 from llmpq_sim.quality.table import QualityTable, nominal_quality, stored_quality
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -247,8 +248,11 @@ def planning_task(
         raise InputError(f"formats: {unknown} {why}; expected some of {', '.join(quality.losses)}")
     kinds = scenario.model.kinds
     needed = {name: needed_parts(profile, kinds) for name, profile in profiles.items()}
-    costs = LayerCosts(restricted, needed)
-    return PlanningTask(costs, quality, formats, _budget(quality, target))
+    whole = with_cache_loss(quality, scenario.model)
+    budget = _budget(quality, target)
+    if target.stored is not None:  # a cache that is asked for may lose what it loses
+        budget += whole.plan_loss(target.stored)
+    return PlanningTask(LayerCosts(restricted, needed), whole, formats, budget)
 
 
 def formats_without_times(

@@ -19,6 +19,7 @@ from llmpq_sim.core.layers import (
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.schedule import PrefillStep
+from llmpq_sim.latency.kv_reads import with_narrow_cache
 from llmpq_sim.latency.profile import DeviceProfile
 
 FloatArray = NDArray[np.float64]
@@ -104,6 +105,16 @@ def mixer_s(
         batch: sequences.
         tokens: of each prompt, or of each context.
     """
+    time_s = _mixer_s(layer_kind, profile, phase, batch, tokens)
+    if phase == "prefill":
+        return time_s
+    return with_narrow_cache(time_s, layer_kind, profile, batch, tokens)
+
+
+def _mixer_s(
+    layer_kind: LayerKind, profile: DeviceProfile, phase: str, batch: FloatArray, tokens: FloatArray
+) -> FloatArray:
+    """Return the time of a mixer's kernel over a cache of 16 bits."""
     mixer = layer_kind.mixer
     if isinstance(mixer, Attention):
         return profile.attention_s(phase, batch, tokens, mixer)

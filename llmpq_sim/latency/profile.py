@@ -51,6 +51,17 @@ from llmpq_sim.latency.work import BoolArray, FloatArray, attention_sizes, gemm_
 
 FormatName = Annotated[str, format_named]
 
+PART_FIELDS = ("experts", "windows", "latent", "convolutions", "recurrent")
+"""Fields of a profile that hold models of parts beyond dense layers."""
+
+
+def _part_named(name: str, where: str) -> None:
+    if name not in PART_FIELDS:
+        raise InputError(f"{where}: expected some of {', '.join(PART_FIELDS)}, got {name!r}")
+
+
+PartName = Annotated[str, _part_named]
+
 
 def _aliases(fields: Fields, key: str) -> dict[str, str]:
     """Return which format is priced as which of those that have a model."""
@@ -112,6 +123,8 @@ class DeviceProfile:
             five follows a roofline at the rates of dense products;
             ``llmpq_sim.latency.assumptions`` says so.
         part_notes: whose kernels those were, in sentences.
+        part_error_fractions: 90th percentile of errors on unseen shapes, by the field that holds
+            the models; on average over formats and phases.
         machine: what was profiled, or None where nothing says.
         link: between two processes of that machine, or None where it was not timed.
     """
@@ -159,6 +172,9 @@ class DeviceProfile:
         Place.OPTIONAL,
     ] = field(default_factory=dict)
     part_notes: Annotated[tuple[str, ...], Place.OPTIONAL] = ()
+    part_error_fractions: Annotated[dict[PartName, float], Place.OPTIONAL] = field(
+        default_factory=dict
+    )
     machine: Annotated[Machine | None, Place.OPTIONAL] = None
     link: Annotated[Link | None, Place.OPTIONAL] = None
 

@@ -13,7 +13,7 @@ from llmpq_sim.core.units import GB, TFLOP, gib
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.devices import load_devices
 from llmpq_sim.io.models import read_model
-from llmpq_sim.io.profiles import bundled_profile
+from llmpq_sim.io.profiles import bundled_profile, kernel_sets
 from llmpq_sim.io.resources import unknown_name
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.report.console import LABEL_WIDTH, paragraph, plain, print_to, width_of
@@ -74,7 +74,7 @@ def _device(name: str) -> Description:
     if name not in devices:
         raise unknown_name("device", "a bundled device", name, tuple(devices))
     device = devices[name]
-    sets = [bundled_profile(device, kernels) for kernels in device.kernels]
+    sets = [bundled_profile(device, kernels) for kernels in kernel_sets(device)]
     figures = {
         **asdict(device),
         "kernel_sets": [
@@ -85,7 +85,8 @@ def _device(name: str) -> Description:
                 "error_fraction": each.error_fraction,
                 "calibration_rows": each.calibration_rows,
                 "source": each.source,
-                "notes": list(each.notes),
+                "notes": [*each.notes, *each.part_notes],
+                "experts": list(each.experts),
             }
             for each in sets
         ],

@@ -1,4 +1,4 @@
-"""Where a pipeline is cut: by the relaxation, or by an integer program for layers of many kinds.
+"""Cuts of a pipeline: by the relaxation, or by an integer program for layers of many kinds.
 
 In the integer program the devices stand in a given order. For each but the last there is one
 choice, the layer behind its last one; how many layers of each kind a device holds follows, and

@@ -19,7 +19,7 @@ from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.models import load_model
 from llmpq_sim.latency.fitting.fit import FitReport, fit_profile
 from llmpq_sim.latency.fitting.rows import Measurements
-from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.latency.profile import PART_FIELDS, DeviceProfile
 from llmpq_sim.latency.spec import spec_gemm
 from llmpq_sim.paper.cases import KERNELS_OF_2023
 from tests.golden.kernels_of_2023 import (
@@ -62,7 +62,7 @@ SOURCE_OF_VLLM = (
     "NVIDIA aiconfigurator-core 0.12.0 (Apache-2.0): products, attention and experts of vLLM, "
     "averaged over graph replays; latent attention of SGLang or TensorRT-LLM"
 )
-PART_FIELDS = ("experts", "windows", "latent", "convolutions", "recurrent", "part_notes")
+OF_PARTS = (*PART_FIELDS, "part_notes", "part_error_fractions")
 DATA_SHEET_NOTE = (
     "{} follow the data sheet: assumed to read their packed bytes at the same rate as 16-bit "
     "weights; kernel libraries differ from that by 10-50 %."
@@ -140,7 +140,7 @@ def with_data_sheet(profile: DeviceProfile, device: Device) -> DeviceProfile:
 
 def with_parts_of(profile: DeviceProfile, other: DeviceProfile) -> DeviceProfile:
     """Return a profile with the parts beyond dense layers that another kernel set has."""
-    return replace(profile, **{name: getattr(other, name) for name in PART_FIELDS})
+    return replace(profile, **{name: getattr(other, name) for name in OF_PARTS})
 
 
 def text_of(profile: DeviceProfile) -> str:

@@ -98,7 +98,7 @@ def test_experts_are_fitted_and_judged_on_shapes_the_fit_never_saw() -> None:
     profile = report.profile
     assert (profile.kernels, profile.status) == ("lab", "calibrated")
     assert profile.notes[0] == "Matrix products follow the data sheet: none was timed."
-    assert profile.part_notes == ("Beside dense layers were timed: experts in fp16 with lab.",)
+    assert profile.part_notes == ("Beside dense layers were timed: experts in fp16 (lab).",)
     row = EXPERTS[-1]
     mixture = Experts(int(row["experts"]), int(row["chosen"]), int(row["n"]))
     time_s = float(profile.experts_s("fp16", row["m"], mixture, 2048))
@@ -171,9 +171,9 @@ def test_shares_of_experts_and_uneven_routing_are_used_where_nothing_else_was_ti
 def test_the_library_that_the_kernel_set_is_named_after_is_kept() -> None:
     libraries = ({"backend": "VLLM", "version": "0.24.0"}, {"backend": "SGLang", "version": "0.5"})
     rows = [row | library for row, library in product(ONE_SIZE, libraries)]
-    for kernels, kept in (("vllm-0.24.0", "VLLM 0.24.0"), ("sglang-0.5", "SGLang 0.5")):
+    for kernels, kept in (("vllm-0.24.0", "vllm 0.24.0"), ("sglang-0.5", "sglang 0.5")):
         report = report_of(rows, kernels=kernels)
-        assert report.profile.part_notes[0].endswith(f"with {kept}.")
+        assert report.profile.part_notes[0].endswith(f"({kept}).")
         assert report.rows_dropped == {"another kernel library": len(ONE_SIZE)}
 
 

@@ -212,3 +212,8 @@ def test_a_model_without_a_part_names_the_same_profile_as_if_it_were_not_timed()
     both = replace(timed, windows=windows)
     assert needed_parts(both, [mixture]) == timed
     assert needed_parts(both, [LayerKind(4096, WINDOW, None, 0, 0)]).experts == {}
+    doubted = replace(timed, part_error_fractions={"experts": 0.4, "latent": 0.9})
+    assert needed_parts(doubted, [dense]) == MEASURED
+    trusted = needed_parts(doubted, [mixture])
+    assert trusted.error_fraction == 0.4 > MEASURED.error_fraction
+    assert needed_parts(trusted, [mixture]) is trusted

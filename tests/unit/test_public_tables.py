@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.measurements import read_measurements
+from llmpq_sim.io.profiles import fit_measurements
 from llmpq_sim.latency.fitting.rows import Measurements
 
 EXPERTS = (
@@ -31,8 +33,8 @@ RECURRENT = (
 )
 PRODUCTS = (
     "gpu,backend,version,gemm_dtype,m,n,k,kernel,latency_us\n"
-    "lab,VLLM,0.24.0,nvfp4,64,4096,2048,cute,12\n"
-    "lab,VLLM,0.24.0,bfloat16,64,4096,2048,torch,24\n"
+    "lab,VLLM,0.24.0,nvfp4,512,4096,2048,cute,12\n"
+    "lab,VLLM,0.24.0,bfloat16,512,4096,2048,torch,24\n"
 )
 
 
@@ -107,7 +109,7 @@ def rows_of(text: str, folder: Path) -> Measurements:
                 "op": ["gemm"] * 2,
                 "quant": ["nvfp4", "bf16"],
                 "kernel": ["", ""],
-                "m": [64, 64],
+                "m": [512, 512],
                 "n": [4096, 4096],
                 "k": [2048, 2048],
             },
@@ -120,3 +122,29 @@ def test_a_public_table_is_told_by_its_columns(
     rows = rows_of(text, tmp_path)
     assert rows.gpu.tolist() == ["lab"] * 2
     assert {name: getattr(rows, name).tolist() for name in expected} == expected
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
+    bad = RECURRENT.replace(",16,128,32,128,", ",16,128,many,128,")
+    with pytest.raises(InputError, match=r"table\.csv line 2, column heads: .* got 'many'"):
+        rows_of(bad, tmp_path)
+
+
+def test_several_tables_of_a_device_make_one_profile(tmp_path: Path) -> None:
+    paths = []
+    for name, text in (("products", PRODUCTS), ("experts", EXPERTS), ("windows", WINDOWS)):
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text(text.replace("lab,", "b200_sxm,"), encoding="utf-8")
+    said: list[str] = []
+    report = fit_measurements(paths, "b200-sxm", "vllm-0.24.0", 0, said.append)
+    profile = report.profile
+    assert (profile.device, profile.kernels, report.rows_used) == ("b200-sxm", "vllm-0.24.0", 5)
+    assert {"fp16", "nvfp4"} <= set(profile.gemms)
+    assert set(profile.experts) == {"fp16"}
+    assert set(profile.windows) == {"prefill"}
+    assert report.errors == []
+    assert report.rows_dropped == {"tokens are spread unevenly over experts": 1}
+    assert "fitting window fp16 prefill: 1 rows" in said
+    alone = fit_measurements(paths[2:], "b200-sxm", None, 0, said.append).profile
+    assert alone.kernels == "vllm-0.24"
+    assert alone.notes[0] == "Matrix products follow the data sheet: none was timed."

@@ -21,6 +21,7 @@ from llmpq_sim.latency.fitting.notes import local_notes
 from llmpq_sim.latency.fitting.part_rows import part_rows
 from llmpq_sim.latency.fitting.parts import (
     PartFit,
+    error_fractions,
     fit_part,
     library_note,
     part_errors,
@@ -136,11 +137,18 @@ def _with_parts(
     """Return a report with models of parts beyond dense layers, and their errors."""
     models: dict[str, dict[str, PartModel]] = {}
     errors: list[FitError] = []
+    by_field: dict[str, list[FitError]] = {}
     for part in parts:
         on_progress(f"fitting {part.name}: {len(part.rows):,} rows")
-        errors += part_errors(part, device, seed)
+        own = part_errors(part, device, seed)
+        errors += own
+        by_field.setdefault(part.field, []).extend(own)
         models.setdefault(part.field, {})[part.key] = fit_part(part, device, seed)
-    profile = replace(with_parts(report.profile, models), part_notes=library_note(parts))
+    profile = replace(
+        with_parts(report.profile, models),
+        part_notes=library_note(parts),
+        part_error_fractions=error_fractions(by_field),
+    )
     untimed = [name for name in profile.experts if name not in profile.formats]
     profile = replace(
         profile,

@@ -31,7 +31,8 @@ from llmpq_sim.latency.work import BoolArray, FloatArray
 BALANCED = "balanced"
 
 FEW_SHAPES = 16
-"""Shapes of whole experts in a format below which the shares of expert ranks are taken too."""
+"""Shapes of whole experts in a format below which the shares of expert ranks are taken too, where
+tokens are spread evenly: else what was timed is the busiest of the ranks."""
 
 DEEPSEEK_WIDTHS = {"kv_rank": 512.0, "nope_dim": 128.0, "rope_dim": 64.0, "value_dim": 128.0}
 """Widths of latent attention in every public table: those of DeepSeek-V2 and later."""
@@ -87,8 +88,7 @@ def experts_of_rows(rows: Measurements) -> ExpertsSizes:
     tensor, expert = (_ranks(each) for each in (rows.tensor_ranks, rows.expert_ranks))
     own, chosen = rows.experts / expert, rows.chosen / expert
     likely = own * (1 - (1 - rows.chosen / rows.experts) ** rows.m)
-    even = np.isin(rows.routing, ("", BALANCED))
-    distinct = np.where(even, np.minimum(rows.m * chosen, own), likely)
+    distinct = np.where(_is_even(rows), np.minimum(rows.m * chosen, own), likely)
     bits = [FORMATS[name].bits_per_weight() for name in formats_of(rows).tolist()]
     sizes: ExpertsSizes = sizes_of(
         ExpertsSizes,
@@ -179,7 +179,7 @@ def _experts(rows: Measurements, dropped: Counter[str], kernels: str | None) -> 
         own = _of_one_library(rows.where(formats == name), dropped, kernels)
         whole = own.where(~_shared(own)[1])
         shapes = np.stack([whole.k, whole.n, whole.chosen, whole.experts, whole.tensor_ranks])
-        if np.unique(shapes, axis=1).shape[1] >= FEW_SHAPES:
+        if np.unique(shapes, axis=1).shape[1] >= FEW_SHAPES or not _is_even(own).all():
             own = drop(own, dropped, _shared)
         kept.append(without_repeats(own, dropped))
     first, *others = kept
@@ -198,14 +198,13 @@ def _incomplete_experts(rows: Measurements) -> tuple[str, BoolArray]:
 
 
 def _unbalanced(rows: Measurements) -> tuple[str, BoolArray]:
-    """Return the rows of uneven routing; where there is none else the least uneven one is kept."""
-    kept = min(np.unique(rows.routing).tolist(), key=_skew, default=BALANCED)
-    return "tokens are spread unevenly over experts", rows.routing != kept
+    """Return the rows of uneven routing; where nothing else was timed they are kept."""
+    even = _is_even(rows)
+    return "tokens are spread unevenly over experts", ~even if even.any() else np.zeros_like(even)
 
 
-def _skew(routing: str) -> tuple[bool, str]:
-    """Return how uneven a routing is: names such as ``power_law_1.2`` end with an exponent."""
-    return routing not in ("", BALANCED), routing
+def _is_even(rows: Measurements) -> BoolArray:
+    return np.isin(rows.routing, ("", BALANCED))
 
 
 def _shared(rows: Measurements) -> tuple[str, BoolArray]:

@@ -1,6 +1,6 @@
 """Fit of the parts of layers beyond dense ones, with errors on shapes held out of a fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,6 +162,17 @@ def part_errors(part: PartFit, device: Device, seed: int) -> list[FitError]:
     ]
 
 
+def error_fractions(errors: Mapping[str, Sequence[FitError]]) -> dict[str, float]:
+    """Return 90th percentiles by field, on average over the rows of formats and phases."""
+    found = {}
+    for name, own in errors.items():
+        whole = [error for error in own if error.op != "experts" or error.phase == "any"]
+        if whole:
+            weights = [error.rows for error in whole]
+            found[name] = float(np.average([error.p90_ape for error in whole], weights=weights))
+    return {name: round(value, 4) for name, value in found.items()}
+
+
 def with_parts(profile: DeviceProfile, models: dict[str, dict[str, PartModel]]) -> DeviceProfile:
     """Return a profile with models by the field that holds them, beside those it has."""
     fields: dict[str, Any] = {
@@ -172,13 +183,21 @@ def with_parts(profile: DeviceProfile, models: dict[str, dict[str, PartModel]]) 
 
 def library_note(parts: list[PartFit]) -> tuple[str, ...]:
     """Return a sentence on which libraries' kernels were timed for which parts."""
-    by_library: dict[str, dict[str, None]] = {}
+    by_library: dict[str, dict[str, list[str]]] = {}
     for part in parts:
-        library = " ".join((part.rows.backend[0], part.rows.version[0])).strip() or "own"
-        called = f"experts in {part.format}" if part.op == "experts" else NOUNS[part.op]
-        by_library.setdefault(library, {})[called] = None
-    timed = [f"{', '.join(parts)} with {library}" for library, parts in by_library.items()]
+        library = " ".join((part.rows.backend[0].lower(), part.rows.version[0])).strip() or "own"
+        formats = by_library.setdefault(library, {}).setdefault(part.op, [])
+        if part.op == "experts":
+            formats.append(part.format)
+    timed = [
+        f"{'; '.join(_called(op, formats) for op, formats in own.items())} ({library})"
+        for library, own in by_library.items()
+    ]
     return (f"Beside dense layers were timed: {'; '.join(timed)}.",) if timed else ()
+
+
+def _called(op: str, formats: list[str]) -> str:
+    return f"experts in {', '.join(formats)}" if op == "experts" else NOUNS[op]
 
 
 def _by_phase(rows: Measurements) -> Iterator[tuple[str, Measurements]]:

@@ -273,7 +273,7 @@ def quantized_cache(rows: Measurements) -> tuple[str, BoolArray]:
 
 def other_library(rows: Measurements, kernels: str | None) -> tuple[str, BoolArray]:
     """Return which rows are of another library than the one that is kept."""
-    library = np.char.add(np.char.add(rows.backend, " "), rows.version)
+    library = np.char.lower(np.char.add(np.char.add(rows.backend, " "), rows.version))
     named = [name for name in np.unique(library).tolist() if _is_named(name, kernels)]
     among = np.isin(library, named) if named else np.ones(len(rows), np.bool_)
     kept = _widest_library(library[among], formats_of(rows)[among])
@@ -282,7 +282,7 @@ def other_library(rows: Measurements, kernels: str | None) -> tuple[str, BoolArr
 
 def _is_named(library: str, kernels: str | None) -> bool:
     """Return whether a kernel set is named after a library, its whole version or less."""
-    named = library.lower().replace(" ", "-")
+    named = library.replace(" ", "-")
     return kernels is not None and (named == kernels or named.startswith(f"{kernels}."))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.errors import InfeasibleError, InputError
+from llmpq_sim.core.kv_formats import PLAIN
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.model_records import model_to_dict
@@ -39,6 +40,7 @@ def check_job(job: Job) -> None:
     check_job_alone(job)
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
+    _check_cache(job.saved.task.costs.scenario.model)
     _check_model(_model_in(job.model_dir), job.saved.task.costs.scenario.model, job)
     formats = job.saved.plan.layer_formats
     check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
@@ -245,6 +247,16 @@ def cache_shape(job: Job) -> tuple[int, int]:
             f"room for {blocks * settings.block_tokens}"
         )
     return min(room, settings.sequence_limit, len(job.requests)), context_tokens
+
+
+def _check_cache(model: ModelSpec) -> None:
+    """Raise InputError for a plan with a KV cache in a format that the runtime lacks."""
+    narrow = {kind.kv_format for kind in model.kinds} - {PLAIN}
+    if narrow:
+        raise InputError(
+            f"plan: the torch runtime keeps its KV cache at 16 bits, the plan has "
+            f"{', '.join(sorted(narrow))}; plan without --kv-formats"
+        )
 
 
 def _model_in(folder: Path) -> ModelSpec:
