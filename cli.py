@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import llmpq_sim
+from llmpq_sim.commands.describe import describe
 from llmpq_sim.commands.detect import detect
 from llmpq_sim.commands.fit import fit, list_bundled
 from llmpq_sim.commands.guard import Failure, guarded
@@ -45,6 +46,7 @@ COMMANDS = (
     ("Plan", simulate, "llmpq simulate plan.json --trace azure-conv --rate 1 --slo-ttft-ms 500"),
     ("Plan", verify, "llmpq verify plan.json"),
     ("Plan", list_bundled, "llmpq list clusters"),
+    ("Plan", describe, "llmpq describe model qwen3-30b-a3b"),
     ("Run", deploy, "llmpq deploy plan.json --model-dir DIR --requests in.jsonl --out out.jsonl"),
     ("Run", compare, "llmpq compare result.json --plan plan.json"),
     ("Measure", profile, "llmpq profile --quick --out rows.csv"),

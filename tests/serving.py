@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from random import Random
 from typing import Any
 
@@ -164,7 +165,10 @@ def cases(
     random = Random(draw(st.integers(0, 10**6)))
     spare = draw(st.sampled_from([-2, 0, 0, 1, 3, 10, 50]))
     blocks = max(settings.blocks(longest) + spare, 1)
-    pipeline = _pipeline(random, settings, stages, blocks)
+    bounded = draw(st.lists(st.integers(0, 3), max_size=4)) if not settings.prefix_caching else []
+    table = tuple(accumulate(bounded))
+    pipeline = _pipeline(random, settings, stages, blocks + sum(bounded))
+    pipeline = replace(pipeline, bounded_blocks=table)
     workload = _workload(random, settings, draw(st.integers(1, 24)))
     users = draw(st.sampled_from([None, None, 1, 2, 5, 30]))
     return pipeline, replace(workload, concurrency=users), settings

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from llmpq_sim.core.cluster import Device, Link
 from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.layers import Attention, Dense, Experts, LayerKind, Linear, Recurrent
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.bound.feasibility import task_grid
@@ -28,6 +30,30 @@ FORMAT_SETS = (("int4", "fp16"), ("int3", "int4"), ("int4", "int8"), ("int4", "i
 
 SIZES = ((4, 2, 2), (3, 3, 2), (3, 2, 3), (4, 1, 3), (2, 3, 3))
 """Layers, devices and formats, so that there are at most some hundred plans a micro-batching."""
+
+KINDS = (
+    LayerKind(256, Attention(4, 4, 64, 64, window=8), Dense(1024, is_gated=False), 0, 0),
+    LayerKind(256, Attention(4, 1, 64, 64), Experts(4, 2, 512), 0, 0),
+    LayerKind(
+        256,
+        Recurrent(
+            "gated-delta",
+            (Linear("in", 768, 256), Linear("out", 256, 256)),
+            4,
+            64,
+            64,
+            16384,
+            4,
+            0,
+            0,
+        ),
+        Dense(512),
+        0,
+        0,
+    ),
+    LayerKind(256, None, Dense(256, is_gated=False), 0, 0),
+)
+"""Kinds of layer beside the plain one: with a window, of experts, recurrent, without a mixer."""
 
 exponents = st.integers(0, 30).map(lambda tenth: tenth / 10.0)
 
@@ -68,8 +94,30 @@ def output_lengths(requests: int) -> st.SearchStrategy[list[int]]:
 
 
 @st.composite
-def tasks(draw: st.DrawFn, *, alike: bool | None = None) -> PlanningTask:
-    """Any task; ``alike`` says whether all layers lose the same, and None leaves it open."""
+def models(draw: st.DrawFn, layers: int, *, most_kinds: int) -> ModelSpec:
+    """A tiny model whose layers are of so many kinds at most, in any order."""
+    tied = draw(st.booleans())
+    plain = tiny_model(layers, tied=tied)
+    numbers = draw(st.lists(st.integers(0, len(KINDS)), min_size=1, max_size=most_kinds))
+    kinds = [plain.only_kind, *KINDS]
+    chosen = draw(st.lists(st.sampled_from(numbers), min_size=layers, max_size=layers))
+    present = list(dict.fromkeys(chosen))
+    return replace(
+        plain,
+        kinds=tuple(kinds[number] for number in present),
+        kind_of_layer=tuple(present.index(number) for number in chosen),
+    )
+
+
+@st.composite
+def tasks(draw: st.DrawFn, *, alike: bool | None = None, most_kinds: int = 3) -> PlanningTask:
+    """Any task.
+
+    Args:
+        draw: of hypothesis.
+        alike: whether all layers are of one kind and lose the same; None leaves it open.
+        most_kinds: of layers.
+    """
     layers, places, width = draw(st.sampled_from(SIZES))
     formats = draw(st.sampled_from([names for names in FORMAT_SETS if len(names) == width]))
     kinds = {kind: draw(devices(kind, formats)) for kind in "abc"[:places]}
@@ -78,7 +126,7 @@ def tasks(draw: st.DrawFn, *, alike: bool | None = None) -> PlanningTask:
     scenario = tiny_scenario(
         chosen,
         draw(st.lists(links, min_size=pairs, max_size=pairs)),
-        model=tiny_model(layers, tied=draw(st.booleans())),
+        model=draw(models(layers, most_kinds=1 if alike else most_kinds)),
         prompt_tokens=draw(st.integers(1, 40)),
         output_tokens=tuple(draw(output_lengths(draw(st.integers(1, 4))))),
     )
@@ -135,7 +183,7 @@ class Enumerated:
         task: the task.
         grid: micro-batchings of its plans; those of a search unless told.
         makespans_s: by micro-batching, then by plan; plans that differ only in the order of formats
-            within a stage take the same time, and one stands for all.
+            of the layers of a kind within a stage take the same time, and one stands for all.
     """
 
     task: PlanningTask
@@ -149,15 +197,22 @@ class Enumerated:
 
     def _simulated(self, batching: MicroBatching) -> dict[Plan, float]:
         found: dict[Plan, float] = {}
+        alike: set[object] = set()
         for plan in every_plan(self.task, batching):
             if fits(plan, self.task) and keeps_budget(plan, self.task):
-                alike = tuple(
-                    replace(stage, formats=tuple(sorted(stage.formats))) for stage in plan.stages
-                )
-                if Plan(alike, batching) not in found:
-                    makespan_s = simulate_static(plan, self.task.costs).makespan_s
-                    found[Plan(alike, batching)] = makespan_s
+                held = self._held(plan)
+                if held not in alike:
+                    alike.add(held)
+                    found[plan] = simulate_static(plan, self.task.costs).makespan_s
         return found
+
+    def _held(self, plan: Plan) -> object:
+        """Return the device of each stage with the kinds and formats that it holds."""
+        kinds = self.task.costs.scenario.model.kind_of_layer
+        return tuple(
+            (stage.device, tuple(sorted(zip(kinds[first:], stage.formats, strict=False))))
+            for stage, first in zip(plan.stages, plan.first_layers(), strict=True)
+        )
 
     @property
     def best_by_micro_batching(self) -> dict[MicroBatching, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,10 @@ class Planned:
     target: QualityTarget
     notes: tuple[str, ...] = ()
     checkpoint: Path | None = None
+
+    def noted(self, notes: Iterable[str]) -> Planned:
+        """Return it with more that the user should know, before the rest."""
+        return replace(self, notes=(*notes, *self.notes))
 
     @property
     def batch(self) -> SearchOutcome:

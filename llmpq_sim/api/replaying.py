@@ -18,7 +18,7 @@ from llmpq_sim.search.bound.rate_certificate import RateCertificate
 from llmpq_sim.simulator.continuous.alone import AloneLimit, alone_limits
 from llmpq_sim.simulator.continuous.compilation import ServingCosts
 from llmpq_sim.simulator.continuous.eviction_advice import Remedy, eviction_advice
-from llmpq_sim.simulator.continuous.extrapolation import products_beyond
+from llmpq_sim.simulator.continuous.extrapolation import unmeasured
 from llmpq_sim.simulator.continuous.max_rate import ATTAINMENT, MaxRate, Trial, max_rate
 from llmpq_sim.simulator.continuous.saturation import Queue, queue_of
 from llmpq_sim.simulator.continuous.service import Service, serve
@@ -27,6 +27,7 @@ from llmpq_sim.simulator.continuous.settings import (
     ContinuousSettings,
     ServiceObjectives,
     default_settings,
+    uncached,
 )
 from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.workloads.shaping import noted
@@ -123,8 +124,8 @@ def replay(
     settings = chosen_settings(saved, workload, options)
     costs = ServingCosts(scenario.model, scenario.cluster, task_costs.profiles)
     batches = (1, settings.sequence_limit, settings.token_budget)
-    beyond = products_beyond(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
-    workload = noted(workload, *beyond)
+    beyond = unmeasured(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
+    workload = noted(workload, *beyond, *uncached(costs.model, workload))
     service = serve(saved.plan, costs, workload, settings, objectives, watch)
     highest = None
     if options.attainment is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmpq_sim.api.asked_model import Model, asked_model
 from llmpq_sim.api.planned import Planned, Profiles
 from llmpq_sim.api.quality_target import QualityOptions, load_target
 from llmpq_sim.api.tasks import TaskOptions, asked_batch, batch_task
@@ -16,7 +17,6 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.scenario import BatchWorkload
 from llmpq_sim.io.clusters import load_cluster
 from llmpq_sim.io.files import read_text
-from llmpq_sim.io.models import load_model
 from llmpq_sim.io.tasks import default_formats
 from llmpq_sim.quality.table import nominal_quality
 from llmpq_sim.search.bound.feasibility import task_grid
@@ -87,7 +87,7 @@ class Rows:
 def plan_split(
     split: Split,
     *,
-    model: str | Path | ModelSpec,
+    model: Model,
     cluster: str | Path | Cluster,
     batch: int | None = None,
     prompt_tokens: int | None = None,
@@ -102,7 +102,7 @@ def plan_split(
 
     Args:
         split: which device has how many layers, and perhaps in which formats.
-        model: bundled name, folder with a ``config.json``, or the model itself.
+        model: bundled name or hub id, folder with a ``config.json``, or the model itself.
         cluster: bundled name, ``.yaml`` file, or the cluster itself.
         batch: requests of the batch; 32 unless told.
         prompt_tokens: of each (padded) prompt; 512 unless told.
@@ -117,16 +117,16 @@ def plan_split(
         InputError: a name, a file or a figure says something that cannot be.
         InfeasibleError: a device has no room for its layers, or the formats lose too much.
     """
-    spec = model if isinstance(model, ModelSpec) else load_model(str(model))
-    asked = quality or QualityOptions()
-    target = load_target(asked, spec)
-    options = TaskOptions(cluster, formats, kernels, tuple(profiles), target)
-    pins, options, said = asked_split(split, spec, options, asked)
+    quality = quality or QualityOptions()
+    asked = asked_model(model, formats, quality)
+    spec = asked.spec
+    options = TaskOptions(cluster, asked.formats, kernels, tuple(profiles), asked.target)
+    pins, options, said = asked_split(split, spec, options, quality)
     workload = asked_batch(spec, batch, prompt_tokens, output_tokens)
     task, notes = batch_task(spec, workload, options)
     batchings = (rows or Rows()).options(task_grid(task), workload)
     outcome = plan_pinned(task, pins, batchings)
-    return Planned(outcome, options.target, (*said, *notes))
+    return Planned(outcome, options.target, (*asked.notes, *said, *notes))
 
 
 def check_split(split: Split | None, checkpoint: Path | None, settings: SearchSettings) -> None:
@@ -161,7 +161,7 @@ def asked_split(
     if pins.formats is None:
         return pins, options, ()
     options = replace(options, formats=_allowed(options.formats, pins.formats, model, cluster))
-    if quality != QualityOptions():
+    if quality != QualityOptions() or options.target.stored is not None:
         return pins, options, ()
     target = load_target(QualityOptions(at_least=_as_lossy(pins.formats)), model)
     said = "quality: as much may be lost as the formats of --layer-formats lose"

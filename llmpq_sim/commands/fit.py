@@ -12,7 +12,9 @@ from llmpq_sim.commands.options import JsonFlag
 
 @grouped
 def fit(
-    measurements: Annotated[Path, typer.Argument(help="Tidy rows, CSV or parquet.")],
+    measurements: Annotated[
+        list[Path], typer.Argument(help="Tidy rows or public tables, CSV or parquet.")
+    ],
     device: Annotated[str, typer.Option(help="Bundled device that was measured.")],
     out: Annotated[Path, typer.Option(help="Where the profile is written.")],
     kernels: Annotated[
@@ -49,8 +51,9 @@ def list_bundled(
     from llmpq_sim.report.console import answer_console, print_json
     from llmpq_sim.report.search import show_listing
     from llmpq_sim.report.tables import bundled_listing
+    from runtimes.torch_pipeline.engine.families import FAMILIES
 
-    listing = bundled_listing(kind)
+    listing = bundled_listing(kind, FAMILIES)
     if as_json:
         print_json(listing.content())
         return

@@ -57,7 +57,7 @@ def plan(
     with locked(output.out), native_output_on_stderr():
         planned = plan_split(
             split.split(),
-            model=asked.model,
+            model=asked.read(),
             cluster=asked.cluster,
             batch=batch.batch,
             prompt_tokens=batch.prompt_tokens,

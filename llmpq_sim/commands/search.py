@@ -30,6 +30,7 @@ from llmpq_sim.io.termination import interruption_exit_code
 
 if TYPE_CHECKING:
     from llmpq_sim.api import Planned, QualityOptions
+    from llmpq_sim.io.models import ReadModel
     from llmpq_sim.search.frame import SearchProgress
     from llmpq_sim.search.online.task import OnlineTask
     from llmpq_sim.search.planner import SearchSettings
@@ -39,15 +40,37 @@ if TYPE_CHECKING:
 class SearchInput:
     """What is planned on what."""
 
-    model: Annotated[str, typer.Option(help="Bundled model, or a folder with config.json.")]
+    model: Annotated[
+        str, typer.Option(help="Bundled model or hub id, or a folder with config.json.")
+    ]
     cluster: Annotated[str, typer.Option(help="Bundled cluster, or a .yaml file.")]
     formats: Annotated[
         str | None, typer.Option(help="Allowed formats, as int4,int8,fp16; default: all four.")
+    ] = None
+    kv_formats: Annotated[
+        str | None,
+        typer.Option(help="KV cache formats to choose from, as bf16,fp8,q8_0; default: 16 bits."),
     ] = None
     kernels: Annotated[
         str | None, typer.Option(help="Kernel set for every device; default: each one's first.")
     ] = None
     profile: Profiles = None
+    without_vision: Annotated[
+        bool,
+        typer.Option(
+            "--without-vision", help="Leave a vision tower out; the first stage holds it else."
+        ),
+    ] = False
+
+    def read(self) -> "ReadModel":
+        """Return the model.
+
+        Raises:
+            InputError: there is none, or its config.json says something that cannot be.
+        """
+        from llmpq_sim.io.models import read_model
+
+        return read_model(self.model, without_vision=self.without_vision)
 
 
 @dataclass(frozen=True)
@@ -203,7 +226,7 @@ def search(
     output.check()
     with _searching(effort, output) as (settings, on_progress):
         planned = plan(
-            model=asked.model,
+            model=asked.read(),
             cluster=asked.cluster,
             batch=batch.batch,
             prompt_tokens=batch.prompt_tokens,
@@ -213,6 +236,7 @@ def search(
             objective=objective.objective,
             quality=limits.options(),
             formats=asked.formats,
+            kv_formats=asked.kv_formats,
             kernels=asked.kernels,
             profiles=asked.profile or (),
             settings=settings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Protocol
 
-from llmpq_sim.core.layers import LayerKind
+from llmpq_sim.core.caches import KvRoom, bounded_blocks_of, stage_caches
 from llmpq_sim.core.memory import StageMemory, plan_memory
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
@@ -53,11 +53,6 @@ class Room(Protocol):
         """Return the longest context of which so many fit at once; 0 where none does."""
 
 
-def kv_blocks(layer_kind: LayerKind, layers: int, room_bytes: int, block_tokens: int) -> int:
-    """Return the KV blocks of so many layers that fit some bytes; none where they are negative."""
-    return max(room_bytes // (layers * layer_kind.cache_bytes(1, block_tokens)), 0)
-
-
 @dataclass(frozen=True)
 class BlockRoom:
     """The room of a service, whose requests hold blocks on every stage.
@@ -66,27 +61,31 @@ class BlockRoom:
         stages: the room of each, in whole blocks.
         block_tokens: tokens of one block.
         longest_tokens: the longest context that the scheduler admits.
+        room: the blocks of the stages, and those of a sequence.
     """
 
     stages: tuple[StageRoom, ...]
     block_tokens: int
     longest_tokens: int
-
-    @property
-    def blocks(self) -> int:
-        """The blocks of the tightest stage: all stages have one block table."""
-        return min(stage.kv_tokens for stage in self.stages) // self.block_tokens
+    room: KvRoom
 
     def sequences(self, context_tokens: int) -> int:
         """Return the most sequences of so many tokens, prompt and output, that fit at once."""
         if context_tokens > self.longest_tokens:
             return 0
-        return self.blocks // ceil(context_tokens / self.block_tokens)
+        return self.room.capacity // self._blocks(ceil(context_tokens / self.block_tokens))
 
     def longest_context_tokens(self, sequences: int) -> int:
         """Return the longest context of which so many fit at once; 0 where none does."""
-        tokens = min(self.blocks // sequences * self.block_tokens, self.longest_tokens)
+        own = self.room.capacity // sequences
+        most = ceil(self.longest_tokens / self.block_tokens)
+        blocks = _most(lambda blocks: self._blocks(blocks) <= own, 1, most)
+        tokens = min(blocks * self.block_tokens, self.longest_tokens)
         return tokens if tokens >= LEAST_CONTEXT_TOKENS else 0
+
+    def _blocks(self, context_blocks: int) -> int:
+        """Return the blocks of a sequence whose tokens take so many."""
+        return context_blocks + bounded_blocks_of(self.room.bounded_blocks, context_blocks)
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,13 @@ class BatchRoom:
     @property
     def stages(self) -> tuple[StageRoom, ...]:
         """The room of each stage beside the temporaries of the batch that was planned for."""
-        model = self.scenario.model
         memory = plan_memory(self.plan, self.scenario)
+        caches = stage_caches(self.plan, self.scenario.model)
         return tuple(
             StageRoom(
-                stage.device,
-                max(_room_bytes(need), 0),
-                kv_blocks(model.only_kind, len(stage.formats), _room_bytes(need), 1),
+                stage.device, max(_room_bytes(need), 0), cached.room_tokens(_room_bytes(need))
             )
-            for stage, need in zip(self.plan.stages, memory, strict=True)
+            for stage, need, cached in zip(self.plan.stages, memory, caches, strict=True)
         )
 
     def sequences(self, context_tokens: int) -> int:
@@ -124,12 +121,10 @@ class BatchRoom:
         rows = max(batching.prefill, batching.decode)
         if not self._fits(rows, context_tokens):
             return _most(lambda count: self._fits(count, context_tokens), 1, rows)
+        memory = self._memory(rows, context_tokens)
         return min(
-            _room_bytes(need)
-            // (len(stage.formats) * model.only_kind.cache_bytes(1, context_tokens))
-            for stage, need in zip(
-                self.plan.stages, self._memory(rows, context_tokens), strict=True
-            )
+            _room_bytes(need) // max(cached.sequence_bytes(context_tokens), 1)
+            for need, cached in zip(memory, stage_caches(self.plan, model), strict=True)
         )
 
     def longest_context_tokens(self, sequences: int) -> int:

@@ -94,6 +94,20 @@ class Fields:
         self._read.add(name)
         return self._content.get(name) is not None
 
+    def states(self, name: str) -> bool:
+        """Return whether the field is present, be it null."""
+        self._read.add(name)
+        return name in self._content
+
+    def content(self) -> dict[str, Any]:
+        """Return all fields, null ones too, and count them as read."""
+        self._read.update(self._content)
+        return dict(self._content)
+
+    def unread(self) -> dict[str, Any]:
+        """Return the fields that nobody asked for yet."""
+        return {key: value for key, value in self._content.items() if key not in self._read}
+
     def text(self, name: str, default: object = MISSING) -> str:
         """Return a non-empty string of printable characters."""
         return self.checked(name, TEXT, default)  # type: ignore[no-any-return]

@@ -6,15 +6,21 @@ Formulas: DeepSeek-V2 (arXiv:2405.04434) for latent attention, Gated Delta Netwo
 transformers for the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.records import Natural, Place, one_of_kinds
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.core.kv_formats import KV_FORMATS, PLAIN, kv_format_named
+from llmpq_sim.core.records import Codec, Natural, Place, one_of_kinds
 
 HALF_BYTES = 2
 """Bytes of a 16-bit element."""
+
+
+def _kv_format(fields: Fields, key: str) -> str:
+    return kv_format_named(fields.text(key), f"{fields.where}.{key}").name
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,10 @@ class Dense:
         )
 
 
+EXPERT_LINEARS = ("experts_up", "experts_down")
+"""Names of the products that an expert has of its own."""
+
+
 @dataclass(frozen=True)
 class Experts:
     """A mixture of experts: a token goes through a few of many, and through those shared by all.
@@ -208,6 +218,7 @@ class Experts:
         is_gated: whether an expert has a gate beside its up projection.
         has_shared_gate: whether a gate weighs the shared experts.
         latent_size: width of the experts' input and output where it is not the hidden size.
+        expert_bias_elements: elements of the bias vectors of one expert.
     """
 
     count: int
@@ -217,6 +228,7 @@ class Experts:
     is_gated: Annotated[bool, Place.OPTIONAL] = True
     has_shared_gate: Annotated[bool, Place.OPTIONAL] = False
     latent_size: Annotated[int | None, Place.OPTIONAL] = None
+    expert_bias_elements: Annotated[Natural, Place.OPTIONAL] = 0
 
     def linears(self, hidden_size: int) -> tuple[Linear, ...]:
         """Return its products: ``experts_up`` and ``experts_down`` have a copy an expert."""
@@ -264,6 +276,9 @@ class LayerKind:
     Attributes:
         bias_elements: elements of all bias vectors and other small vectors.
         norm_elements: elements of all normalisation vectors.
+        kept_linears: names of products that stay at 16 bits, whatever the layer's format, as a
+            published checkpoint stores them.
+        kv_format: of what a mixer keeps of each token.
     """
 
     hidden_size: int
@@ -271,19 +286,28 @@ class LayerKind:
     feed_forward: Annotated[FeedForward | None, FEED_FORWARDS]
     bias_elements: Natural
     norm_elements: Natural
+    kept_linears: Annotated[tuple[str, ...], Place.OPTIONAL] = ()
+    kv_format: Annotated[str, Codec(_kv_format), Place.OPTIONAL] = PLAIN
 
     @cached_property
     def mixer_linears(self) -> tuple[Linear, ...]:
         """The matrix products of its mixer; the one back to the hidden size is called ``out``."""
         if isinstance(self.mixer, Recurrent):
-            return self.mixer.projections
-        return self.mixer.linears(self.hidden_size) if self.mixer else ()
+            return self._as_kept(self.mixer.projections)
+        return self._as_kept(self.mixer.linears(self.hidden_size) if self.mixer else ())
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The matrix products of the layer, projections that share their input fused."""
         mixed = self.mixer_linears
-        return mixed + (self.feed_forward.linears(self.hidden_size) if self.feed_forward else ())
+        feed_forward = self.feed_forward.linears(self.hidden_size) if self.feed_forward else ()
+        return mixed + self._as_kept(feed_forward)
+
+    def _as_kept(self, linears: tuple[Linear, ...]) -> tuple[Linear, ...]:
+        return tuple(
+            replace(linear, is_formatted=False) if linear.name in self.kept_linears else linear
+            for linear in linears
+        )
 
     @property
     def attention(self) -> Attention:
@@ -317,7 +341,9 @@ class LayerKind:
         """Elements that stay at 16 bits: routers, gates, convolutions, biases and norms."""
         unformatted = sum(linear.weights for linear in self.linears if not linear.is_formatted)
         convolution = self.mixer.convolution_weights if isinstance(self.mixer, Recurrent) else 0
-        return unformatted + convolution + self.bias_elements + self.norm_elements
+        experts = self.feed_forward if isinstance(self.feed_forward, Experts) else None
+        biases = experts.count * experts.expert_bias_elements if experts else 0
+        return unformatted + convolution + biases + self.bias_elements + self.norm_elements
 
     @property
     def parameters(self) -> int:
@@ -329,12 +355,20 @@ class LayerKind:
         """Parameters that one token goes through."""
         if not isinstance(self.feed_forward, Experts):
             return self.parameters
-        experts = sum(linear.weights for linear in self.linears if linear.copies > 1)
+        experts = sum(linear.weights for linear in self.linears if linear.name in EXPERT_LINEARS)
+        experts += self.feed_forward.count * self.feed_forward.expert_bias_elements
         idle = experts * (self.feed_forward.count - self.feed_forward.chosen)
         return self.parameters - idle // self.feed_forward.count
 
+    @property
+    def most_cached_tokens(self) -> int | None:
+        """Tokens of a context beyond which no more is kept; None where every token is."""
+        if isinstance(self.mixer, Attention):
+            return self.mixer.window
+        return None if isinstance(self.mixer, LatentAttention) else 0
+
     def cache_bytes(self, sequences: int, context_tokens: int) -> int:
-        """Return the bytes kept of so many sequences of a context, 16 bits an element of a cache.
+        """Return the bytes kept of so many sequences of a context.
 
         A window bounds them; a recurrent state has its own size; no mixer keeps nothing.
         """
@@ -342,5 +376,5 @@ class LayerKind:
             return 0
         if isinstance(self.mixer, Recurrent):
             return sequences * self.mixer.state_bytes
-        elements = self.mixer.cached_elements_per_token * self.mixer.cached_tokens(context_tokens)
-        return HALF_BYTES * sequences * elements
+        token_bytes = KV_FORMATS[self.kv_format].token_bytes(self.mixer.cached_elements_per_token)
+        return sequences * token_bytes * self.mixer.cached_tokens(context_tokens)

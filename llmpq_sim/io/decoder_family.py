@@ -1,18 +1,19 @@
-"""Reading of a dense decoder's config.json by what its family means by it."""
+"""Reading of a decoder's config.json by what its family means by it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.model import ModelSpec, dense_model
+from llmpq_sim.core.fields import Fields, kind_of
+from llmpq_sim.core.layers import LayerKind
+from llmpq_sim.core.limits import MOST_LAYERS
+from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.family_config import FamilyConfig, Keys, Switch
+from llmpq_sim.io.layer_parts import GroupedQuery, Plain, Rule
+from llmpq_sim.io.layer_patterns import DENSE, FULL, Pattern, all_of, layer_names
 
 ReadFamily = Callable[[Fields, str], ModelSpec]
 """Reads the config of one family, given the model's name."""
-
-Switch = bool | tuple[str, bool]
-"""Whether something is there: always, never, or what a key says and where it is silent."""
 
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
 
@@ -20,21 +21,63 @@ UNSCALED_ROPE = ("default", "llama3", "longrope", "su", "mrope")
 """Types of rotary scaling whose config already states the lengthened context (vLLM,
 ``_get_and_verify_max_len``)."""
 
+SHAPE_KEYS = (
+    "adapter_layers",
+    "altup_num_inputs",
+    "attn_res_block_size",
+    "block_configs",
+    "compress_ratios",
+    "conv_L_cache",
+    "cross_attention_layers",
+    "embedding_size",
+    "enable_moe_block",
+    "experts_per_token",
+    "global_head_dim",
+    "hc_mult",
+    "hidden_size_per_layer_input",
+    "hybrid_override_pattern",
+    "index_topk",
+    "kv_lora_rank",
+    "laurel_rank",
+    "layer_types",
+    "layers_block_type",
+    "linear_attn_config",
+    "linear_num_value_heads",
+    "mamba_d_state",
+    "mlp_layer_types",
+    "moe_intermediate_size",
+    "moe_k",
+    "moe_latent_size",
+    "moe_num_experts",
+    "moe_topk",
+    "n_routed_experts",
+    "n_shared_experts",
+    "num_dense_layers",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "num_kv_shared_layers",
+    "num_local_experts",
+    "num_shared_experts",
+    "o_lora_rank",
+    "per_layer_config",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "routed_expert_hidden_size",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+    "sparse_attention_config",
+    "ssm_state_size",
+    "top_k_experts",
+    "use_double_wide_mlp",
+    "v_head_dim",
+    "word_embed_proj_dim",
+    "zero_expert_num",
+)
+"""Keys that change the shapes of layers: a family that does not read one of them has none."""
 
-@dataclass(frozen=True)
-class Shapes:
-    """What the products of a layer are made of."""
 
-    hidden: int
-    inner: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def qkv(self) -> int:
-        """Rows of the query, key and value projections."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
+ALL_FULL, ALL_DENSE = all_of(FULL), all_of(DENSE)
 
 
 @dataclass(frozen=True)
@@ -43,120 +86,158 @@ class DecoderFamily:
 
     Attributes:
         model_class: transformers' class for causal language models.
-        gated: whether the MLP has a gate beside its up projection.
+        classes: other classes that a config may name.
         tied: whether embeddings are tied where the config does not say.
         norms: vectors of the norms of a layer: a LayerNorm has two, an RMS norm one.
-        has_head_norms: whether queries and keys are normalised.
-        head_norms: a vector for all heads (``shared``), two (``shared-biased``), or one for every
-            head of its own (``each``).
-        qkv_bias, out_bias, mlp_bias: which products have biases.
-        head_dim: of a head where the config does not say; None for hidden size over heads.
-        kv_heads: where the config does not say; None for as many as heads.
-        inner_ratio: inner size over hidden size where the config does not say.
-        extra: other elements of a layer.
+        has_norms: whether norms have vectors at all.
         has_position_table: whether positions are learned.
+        extra_positions: rows of the table before the first position.
         keys: its names of keys by the usual ones, empty for what it never says.
+        defaults: values by the usual names where the config does not say.
+        mixers: how each mixer is read, by its name.
+        arrangement: which mixer each layer has, where the config does not list them.
+        parts: how each feed-forward part is read, by its name.
+        part_of_layer: which feed-forward part each layer has, where the config does not list them.
+        ignored: keys of shapes that say nothing here, such as what another version reads.
+        most: largest values of keys, above which layers are made in a way that is not read.
+        note: what a reader should know of every model of the family.
     """
 
     model_class: str
-    gated: bool = True
+    classes: tuple[str, ...] = ()
     tied: bool = False
     norms: int = 2
-    has_head_norms: Switch = False
-    head_norms: Literal["shared", "shared-biased", "each"] = "shared"
-    qkv_bias: Switch = False
-    out_bias: Switch = False
-    mlp_bias: Switch = False
-    head_dim: int | None = None
-    kv_heads: int | None = None
-    inner_ratio: int | None = None
-    extra: int = 0
+    has_norms: Switch = True
     has_position_table: bool = False
-    keys: Mapping[str, str] = field(default_factory=dict)
+    extra_positions: int = 0
+    keys: Keys = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    mixers: Mapping[str, Rule] = field(default_factory=lambda: {FULL: GroupedQuery()})
+    arrangement: Pattern = ALL_FULL
+    parts: Mapping[str, Rule] = field(default_factory=lambda: {DENSE: Plain()})
+    part_of_layer: Pattern = ALL_DENSE
+    ignored: tuple[str, ...] = ()
+    most: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
-    def read(self, fields: Fields, name: str) -> ModelSpec:
-        """Return the shapes that a config of this family describes.
+    def read(
+        self, fields: Fields, name: str, usual: Mapping[str, object] | None = None
+    ) -> ModelSpec:
+        """Return the model that a config of this family describes.
+
+        Args:
+            fields: the config.
+            name: what to call the model.
+            usual: values by the family's own names of keys where neither it nor the config says.
 
         Raises:
-            InputError: a value is missing or cannot be.
+            InputError: a value is missing or cannot be, or a key says what is not understood.
         """
-        shapes = self._shapes(fields)
-        positions = fields.integer(self._key("max_position_embeddings"))
-        return dense_model(
+        config = FamilyConfig(fields, self.keys, self.defaults, usual or {})
+        self._check_most(config)
+        layers = layer_count(config)
+        hidden = config.integer("hidden_size")
+        kinds, kind_of_layer = distinct(self._kinds(config, layers, hidden))
+        positions = config.integer("max_position_embeddings")
+        spec = ModelSpec(
             name=name,
             family=fields.text("model_type"),
-            layers=fields.integer(self._key("num_hidden_layers")),
-            hidden_size=shapes.hidden,
-            intermediate_size=shapes.inner,
-            heads=shapes.heads,
-            kv_heads=shapes.kv_heads,
-            head_dim=shapes.head_dim,
-            vocab_size=fields.integer("vocab_size"),
+            hidden_size=hidden,
+            vocab_size=config.integer("vocab_size"),
             max_positions=lengthened(fields, positions),
-            gated_mlp=self.gated,
-            tied_embeddings=fields.flag("tie_word_embeddings", self.tied),
-            position_rows=positions if self.has_position_table else 0,
-            bias_elements=self._biases(fields, shapes),
-            norm_elements=self.norms * shapes.hidden + self._head_norms(fields, shapes),
+            tied_embeddings=config.flag("tie_word_embeddings", self.tied),
+            position_rows=(positions + self.extra_positions) * self.has_position_table,
             dtype=dtype_of(fields),
+            kinds=kinds,
+            kind_of_layer=kind_of_layer,
+        )
+        check_shape_keys(fields, self.ignored)
+        return spec
+
+    def _check_most(self, config: FamilyConfig) -> None:
+        for key, most in self.most.items():
+            value = config.integer(key, 0, least=0)
+            if value > most:
+                raise InputError(
+                    f"{config.where(key)}: expected at most {most}, got {value}; such layers are "
+                    "not understood"
+                )
+
+    def _kinds(self, config: FamilyConfig, layers: int, hidden: int) -> list[LayerKind]:
+        """Return the kind of each layer."""
+        mixers = layer_names(config, "layer_types", layers, self.arrangement)
+        parts = layer_names(config, "mlp_layer_types", layers, self.part_of_layer)
+        _check_known(config, "layer_types", mixers, self.mixers)
+        _check_known(config, "mlp_layer_types", parts, self.parts)
+        return [
+            self._kind(config.of_layer(layer, layers), hidden, mixer, part)
+            for layer, (mixer, part) in enumerate(zip(mixers, parts, strict=True))
+        ]
+
+    def _kind(self, config: FamilyConfig, hidden: int, mixer: str, part: str) -> LayerKind:
+        mixing = self.mixers[mixer].read(config, hidden)
+        feeding = self.parts[part].read(config, hidden)
+        return LayerKind(
+            hidden_size=hidden,
+            mixer=mixing.content,  # type: ignore[arg-type]  # a rule of mixers reads mixers
+            feed_forward=feeding.content,  # type: ignore[arg-type]  # and of parts, parts
+            bias_elements=mixing.bias_elements + feeding.bias_elements,
+            norm_elements=config.is_on(self.has_norms) * self.norms * hidden
+            + mixing.norm_elements
+            + feeding.norm_elements,
         )
 
-    def _key(self, usual: str) -> str:
-        return self.keys.get(usual, usual)
 
-    def _shapes(self, fields: Fields) -> Shapes:
-        hidden = fields.integer(self._key("hidden_size"))
-        ratio = self.inner_ratio
-        inner = fields.integer(self._key("intermediate_size"), *([ratio * hidden] if ratio else []))
-        heads = fields.integer(self._key("num_attention_heads"))
-        head_dim = self.head_dim
-        if head_dim is None and not fields.has("head_dim"):
-            head_dim = head_dim_of(fields, hidden, heads)
-        return Shapes(
-            hidden=hidden,
-            inner=inner,
-            heads=heads,
-            kv_heads=fields.integer(self._key("num_key_value_heads"), self.kv_heads or heads),
-            head_dim=fields.integer("head_dim", head_dim),
-        )
-
-    def _biases(self, fields: Fields, shapes: Shapes) -> int:
-        up = (2 if self.gated else 1) * shapes.inner
-        return (
-            is_on(fields, self.qkv_bias) * shapes.qkv
-            + is_on(fields, self.out_bias) * shapes.hidden
-            + is_on(fields, self.mlp_bias) * (up + shapes.hidden)
-        )
-
-    def _head_norms(self, fields: Fields, shapes: Shapes) -> int:
-        """Return the elements of the norms of queries and keys, and of what else a layer has."""
-        if not is_on(fields, self.has_head_norms):
-            return self.extra
-        vectors = {
-            "shared": 2,
-            "shared-biased": 4,
-            "each": shapes.heads + shapes.kv_heads,
-        }
-        return vectors[self.head_norms] * shapes.head_dim + self.extra
+def distinct(kinds: list[LayerKind]) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
+    """Return the different kinds in the order of their first layers, and each layer's number."""
+    numbers: dict[LayerKind, int] = {}
+    of_layer = tuple(numbers.setdefault(kind, len(numbers)) for kind in kinds)
+    return tuple(numbers), of_layer
 
 
-def is_on(fields: Fields, switch: Switch) -> bool:
-    """Return what a switch says of this config."""
-    return switch if isinstance(switch, bool) else fields.flag(*switch)
-
-
-def head_dim_of(fields: Fields, hidden_size: int, heads: int) -> int:
-    """Return the width of a head where heads share the hidden size.
+def layer_count(config: FamilyConfig) -> int:
+    """Return the number of layers.
 
     Raises:
-        InputError: they cannot share it equally.
+        InputError: it is missing, or there are too many.
     """
-    if hidden_size % heads:
+    listed = config.value("layer_types")
+    own = config.value("hybrid_override_pattern")
+    text = own if isinstance(own, str) else None
+    pattern = text or (listed if isinstance(listed, list) else None)
+    layers = config.integer("num_hidden_layers", *([len(pattern)] if pattern else []))
+    if layers > MOST_LAYERS:
         raise InputError(
-            f"{fields.where}: expected a hidden size that {heads} attention heads divide, "
-            f"got {hidden_size}"
+            f"{config.fields.where}: expected at most {MOST_LAYERS} layers, got {layers}"
         )
-    return hidden_size // heads
+    return layers
+
+
+def _check_known(
+    config: FamilyConfig, key: str, names: tuple[str, ...], known: Mapping[str, Rule]
+) -> None:
+    """Raise InputError where a layer has a part that the family is not known to have."""
+    for layer, name in enumerate(names):
+        if name not in known:
+            raise InputError(
+                f"{config.where(key)}[{layer}]: expected {' or '.join(known)}, which layers of "
+                f"this family are known to have, got {kind_of(name)}"
+            )
+
+
+def check_shape_keys(fields: Fields, ignored: tuple[str, ...] = ()) -> None:
+    """Check that no key that changes shapes is left, which would be a model of another kind.
+
+    Raises:
+        InputError: there is one.
+    """
+    for key, value in fields.unread().items():
+        if key in SHAPE_KEYS and key not in ignored and value not in (None, 0, False, [], {}, ""):
+            raise InputError(
+                f"{fields.where}.{key}: expected nothing of it from model_type "
+                f"{fields.value('model_type', '')!r}, got {kind_of(value)}; layers that it "
+                "changes are not understood"
+            )
 
 
 def dtype_of(fields: Fields) -> str:

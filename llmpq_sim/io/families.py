@@ -1,22 +1,72 @@
-"""Families of dense decoders whose layers are all alike, and how each one's config.json is read.
+"""Every family of decoders that is read, by the ``model_type`` of its config.json."""
 
-Every family is listed with what its layers hold beside their matrices. Each listed one is compared
-with transformers' own model of a config, tensor by tensor, by a test.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
-from llmpq_sim.core.model import ModelSpec, dense_model
-from llmpq_sim.io.decoder_family import DecoderFamily, ReadFamily, dtype_of, head_dim_of
+from llmpq_sim.io.decoder_family import DecoderFamily
+from llmpq_sim.io.dense_families import DENSE_FAMILIES
+from llmpq_sim.io.expert_families import EXPERT_FAMILIES
+from llmpq_sim.io.layer_parts import GroupedQuery, Plain
+from llmpq_sim.io.layer_patterns import DENSE, FULL
+from llmpq_sim.io.nas_family import NEMOTRON_NAS
+from llmpq_sim.io.recurrent_families import RECURRENT_FAMILIES
 
-_ATTENTION, _MLP, _BIAS = ("attention_bias", False), ("mlp_bias", False), ("bias", False)
+_BIAS = ("bias", False)
+_OPT_BIAS = ("enable_bias", True)
+_OPT = DecoderFamily(
+    "OPTForCausalLM",
+    tied=True,
+    norms=4,
+    has_norms=("layer_norm_elementwise_affine", True),
+    has_position_table=True,
+    extra_positions=2,  # the table starts at an offset of two
+    keys={"intermediate_size": "ffn_dim", "num_key_value_heads": "", "head_dim": ""},
+    mixers={FULL: GroupedQuery(qkv_bias=_OPT_BIAS, out_bias=_OPT_BIAS)},
+    parts={DENSE: Plain(is_gated=False, bias=_OPT_BIAS)},
+)
+_BLOOM = DecoderFamily(
+    "BloomForCausalLM",
+    tied=True,
+    norms=4,
+    keys={
+        "hidden_size": ("hidden_size", "n_embed"),
+        "num_attention_heads": ("n_head", "num_attention_heads"),
+        "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+        "num_key_value_heads": "",
+        "intermediate_size": "",
+        "head_dim": "",
+        "max_position_embeddings": "seq_length",
+    },
+    defaults={"max_position_embeddings": 2048},
+    mixers={FULL: GroupedQuery(qkv_bias=True, out_bias=True)},
+    parts={DENSE: Plain(is_gated=False, bias=True, ratio=4)},
+)
+_FALCON = DecoderFamily(
+    "FalconForCausalLM",
+    tied=True,
+    mixers={FULL: GroupedQuery(qkv_bias=_BIAS, out_bias=_BIAS)},
+    parts={DENSE: Plain(is_gated=False, bias=_BIAS, inner="ffn_hidden_size", ratio=4)},
+)
+_MPT = DecoderFamily(
+    "MPTForCausalLM",
+    classes=("MptForCausalLM",),
+    tied=True,
+    keys={
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+        "num_key_value_heads": "",
+        "intermediate_size": "",
+        "max_position_embeddings": "max_seq_len",
+    },
+    parts={DENSE: Plain(is_gated=False, ratio=4)},
+)
 
 
-def _read_opt(fields: Fields, name: str) -> ModelSpec:
+def _opt(fields: Fields) -> DecoderFamily:
     """Source: OPTConfig, OPTDecoderLayer and OPTLearnedPositionalEmbedding of transformers."""
     hidden = fields.integer("hidden_size")
     embedded = fields.integer("word_embed_proj_dim", hidden)
@@ -25,53 +75,10 @@ def _read_opt(fields: Fields, name: str) -> ModelSpec:
             f"{fields.where}.word_embed_proj_dim: expected hidden_size, {hidden}, got {embedded}; "
             "projected embeddings are not supported"
         )
-    ffn, heads = fields.integer("ffn_dim"), fields.integer("num_attention_heads")
-    positions = fields.integer("max_position_embeddings")
-    return dense_model(
-        name=name,
-        family="opt",
-        layers=fields.integer("num_hidden_layers"),
-        hidden_size=hidden,
-        intermediate_size=ffn,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=head_dim_of(fields, hidden, heads),
-        vocab_size=fields.integer("vocab_size"),
-        max_positions=positions,
-        gated_mlp=False,
-        tied_embeddings=fields.flag("tie_word_embeddings", True),
-        position_rows=positions + 2,  # the table starts at an offset of two
-        bias_elements=5 * hidden + ffn if fields.flag("enable_bias", True) else 0,
-        norm_elements=4 * hidden if fields.flag("layer_norm_elementwise_affine", True) else 0,
-        dtype=dtype_of(fields),
-    )
+    return _OPT
 
 
-def _read_bloom(fields: Fields, name: str) -> ModelSpec:
-    """Source: BloomConfig and BloomBlock of transformers; ALiBi needs no position table."""
-    hidden = fields.integer("hidden_size" if fields.has("hidden_size") else "n_embed")
-    heads = fields.integer("n_head" if fields.has("n_head") else "num_attention_heads")
-    return dense_model(
-        name=name,
-        family="bloom",
-        layers=fields.integer("n_layer" if fields.has("n_layer") else "num_hidden_layers"),
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=head_dim_of(fields, hidden, heads),
-        vocab_size=fields.integer("vocab_size"),
-        max_positions=fields.integer("seq_length", 2048),
-        gated_mlp=False,
-        tied_embeddings=fields.flag("tie_word_embeddings", True),
-        position_rows=0,
-        bias_elements=9 * hidden,
-        norm_elements=4 * hidden,
-        dtype=dtype_of(fields),
-    )
-
-
-def _read_falcon(fields: Fields, name: str) -> ModelSpec:
+def _falcon(fields: Fields) -> DecoderFamily:
     """Source: FalconConfig and FalconDecoderLayer of transformers."""
     heads = fields.integer("num_attention_heads")
     if fields.flag("new_decoder_architecture", False):
@@ -80,22 +87,15 @@ def _read_falcon(fields: Fields, name: str) -> ModelSpec:
     else:
         norms = 1 if fields.flag("parallel_attn", True) else 2
         kv_heads = 1 if fields.flag("multi_query", True) else heads
-    family = DecoderFamily(
-        "FalconForCausalLM",
-        gated=False,
-        tied=True,
+    return replace(
+        _FALCON,
         norms=2 * norms,
-        qkv_bias=_BIAS,
-        out_bias=_BIAS,
-        mlp_bias=_BIAS,
-        inner_ratio=4,
-        kv_heads=kv_heads,
-        keys={"num_key_value_heads": "", "intermediate_size": "ffn_hidden_size"},
+        keys={"num_key_value_heads": ""},
+        defaults={"num_key_value_heads": kv_heads},
     )
-    return family.read(fields, name)
 
 
-def _read_mpt(fields: Fields, name: str) -> ModelSpec:
+def _mpt(fields: Fields) -> DecoderFamily:
     """Source: MptConfig and MptBlock of transformers, which have no biases."""
     if fields.has("attn_config"):
         attention = fields.fields("attn_config")
@@ -104,150 +104,90 @@ def _read_mpt(fields: Fields, name: str) -> ModelSpec:
                 f"{attention.where}.qk_ln: expected false, got true; norms of queries are "
                 "not known of this family"
             )
-    keys = {
-        "hidden_size": "d_model",
-        "num_attention_heads": "n_heads",
-        "num_hidden_layers": "n_layers",
-        "num_key_value_heads": "",
-        "intermediate_size": "",
-        "max_position_embeddings": "max_seq_len",
-    }
     if fields.integer("expansion_ratio", 4) != 4:  # which transformers' MptMLP takes for granted
         raise InputError(
             f"{fields.where}.expansion_ratio: expected 4, got {fields.integer('expansion_ratio')}"
         )
-    family = DecoderFamily("", gated=False, tied=True, inner_ratio=4, keys=keys)
-    return family.read(fields, name)
+    return _MPT
 
 
-_LLAMA = DecoderFamily("LlamaForCausalLM", qkv_bias=_ATTENTION, out_bias=_ATTENTION, mlp_bias=_MLP)
-_ATTENTION_BIASED = replace(_LLAMA, mlp_bias=False)
-_GPT = DecoderFamily(
-    "GPT2LMHeadModel",
-    gated=False,
-    norms=4,
-    qkv_bias=True,
-    out_bias=True,
-    mlp_bias=True,
-    inner_ratio=4,
-    keys={
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "num_key_value_heads": "",
-        "max_position_embeddings": "n_positions",
-    },
-)
+_CHOSEN: Mapping[str, Callable[[Fields], DecoderFamily]] = {
+    "opt": _opt,
+    "falcon": _falcon,
+    "mpt": _mpt,
+}
+"""Families that are not the same for every config."""
 
-DECODERS: Mapping[str, DecoderFamily] = MappingProxyType(
+FAMILIES: Mapping[str, DecoderFamily] = MappingProxyType(
     {
-        "llama": _LLAMA,
-        "mistral": DecoderFamily("MistralForCausalLM", kv_heads=8),
-        "ministral3": DecoderFamily("Ministral3ForCausalLM", kv_heads=8),
-        "qwen2": DecoderFamily("Qwen2ForCausalLM", qkv_bias=True),
-        "qwen3": replace(
-            _ATTENTION_BIASED, model_class="Qwen3ForCausalLM", has_head_norms=True, head_dim=128
-        ),
-        "gemma": replace(
-            _ATTENTION_BIASED, model_class="GemmaForCausalLM", tied=True, head_dim=256
-        ),
-        "phi3": DecoderFamily("Phi3ForCausalLM"),
-        "granite": replace(_LLAMA, model_class="GraniteForCausalLM"),
-        "smollm3": replace(_LLAMA, model_class="SmolLM3ForCausalLM", tied=True, kv_heads=4),
-        "helium": replace(_LLAMA, model_class="HeliumForCausalLM", out_bias=False, head_dim=128),
-        "arcee": replace(_LLAMA, model_class="ArceeForCausalLM", gated=False),
-        "hunyuan_v1_dense": replace(
-            _ATTENTION_BIASED, model_class="HunYuanDenseV1ForCausalLM", has_head_norms=True
-        ),
-        "seed_oss": replace(
-            _LLAMA,
-            model_class="SeedOssForCausalLM",
-            qkv_bias=("attention_bias", True),
-            out_bias=("attention_out_bias", False),
-            head_dim=128,
-            kv_heads=8,
-        ),
-        "olmo": replace(_ATTENTION_BIASED, model_class="OlmoForCausalLM", norms=0),
-        "olmo2": replace(
-            _ATTENTION_BIASED,
-            model_class="Olmo2ForCausalLM",
-            has_head_norms=True,
-            head_norms="each",
-        ),
-        "cohere": replace(
-            _ATTENTION_BIASED,
-            model_class="CohereForCausalLM",
-            tied=True,
-            norms=1,
-            has_head_norms=("use_qk_norm", False),
-            head_norms="each",
-        ),
-        "glm": DecoderFamily(
-            "GlmForCausalLM", qkv_bias=("attention_bias", True), head_dim=128, kv_heads=2
-        ),
-        "glm4": DecoderFamily(
-            "Glm4ForCausalLM", norms=4, qkv_bias=("attention_bias", True), head_dim=128, kv_heads=2
-        ),
-        "apertus": replace(
-            _ATTENTION_BIASED,
-            model_class="ApertusForCausalLM",
-            gated=False,
-            has_head_norms=True,
-            extra=2,
-        ),
-        "ernie4_5": DecoderFamily(
-            "Ernie4_5ForCausalLM",
-            tied=True,
-            qkv_bias=("use_bias", False),
-            out_bias=("use_bias", False),
-            mlp_bias=("use_bias", False),
-            head_dim=128,
-        ),
-        "nemotron": replace(_LLAMA, model_class="NemotronForCausalLM", gated=False, norms=4),
-        "starcoder2": DecoderFamily(
-            "Starcoder2ForCausalLM",
-            gated=False,
-            tied=True,
-            norms=4,
-            qkv_bias=("use_bias", True),
-            out_bias=("use_bias", True),
-            mlp_bias=("use_bias", True),
-            kv_heads=2,
-        ),
-        "gpt_neox": replace(
-            _GPT,
-            model_class="GPTNeoXForCausalLM",
-            qkv_bias=("attention_bias", True),
-            out_bias=("attention_bias", True),
-            inner_ratio=None,
-            keys={"num_key_value_heads": ""},
-        ),
-        "phi": replace(
-            _GPT,
-            model_class="PhiForCausalLM",
-            norms=2,
-            has_head_norms=("qk_layernorm", False),
-            head_norms="shared-biased",
-            inner_ratio=None,
-            keys={},
-        ),
-        "gpt2": replace(_GPT, tied=True, has_position_table=True),
-        "gptj": replace(
-            _GPT, model_class="GPTJForCausalLM", norms=2, qkv_bias=False, out_bias=False
-        ),
+        "opt": _OPT,
+        "bloom": _BLOOM,
+        **DENSE_FAMILIES,
+        "falcon": _FALCON,
+        "mpt": _MPT,
+        **EXPERT_FAMILIES,
+        **RECURRENT_FAMILIES,
+        "nemotron-nas": NEMOTRON_NAS,
     }
 )
-"""By the ``model_type`` of config.json. Source: each family's configuration and modelling files in
-transformers."""
+"""What is known of each family."""
 
-FAMILIES: Mapping[str, tuple[str, ReadFamily]] = MappingProxyType(
+SAME_AS: Mapping[str, str] = MappingProxyType(
     {
-        "opt": ("OPTForCausalLM", _read_opt),
-        "bloom": ("BloomForCausalLM", _read_bloom),
-        **{name: (family.model_class, family.read) for name, family in DECODERS.items()},
-        "falcon": ("FalconForCausalLM", _read_falcon),
-        "mpt": ("MPTForCausalLM", _read_mpt),
+        "mimo": "qwen2",
+        "kimi_k2": "deepseek_v3",
+        "glm4v_text": "glm4",
+        "glm4v_moe_text": "glm4_moe",
+        "minimax_m3": "minimax_m3_vl_text",
+        "qwen2_5_vl_text": "qwen2",
+        "qwen2_vl_text": "qwen2",
+        "qwen3_vl_text": "qwen3",
+        "qwen3_vl_moe_text": "qwen3_moe",
     }
 )
-"""The class of each family's models, and what reads its config."""
+"""Families that are read as another one is, such as language models within others."""
+
+BY_CLASS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {("minimax", "MiniMaxM2ForCausalLM"): "minimax_m2"}
+)
+"""Families whose first configs bear the ``model_type`` of another one, by that and their class."""
+
+MISSING_PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "deepseek_v4": "attention over compressed keys, and several residual streams",
+        "falcon_h1": "attention and Mamba side by side in one layer",
+        "gemma3n": "per-layer embeddings, and keys shared by the last layers",
+        "gemma3n_text": "per-layer embeddings, and keys shared by the last layers",
+        "hymba": "attention and Mamba side by side in one layer",
+        "kimi_k3": "residual attention between blocks of layers, and experts of another width",
+        "lfm2": "short convolutions in place of attention",
+        "lfm2_moe": "short convolutions in place of attention",
+        "longcat_flash": "two attentions in one layer, and experts that do nothing",
+        "minimax": "lightning attention",
+        "minimax_m1": "lightning attention",
+        "mllama": "cross-attention layers",
+        "recurrent_gemma": "gated linear recurrences",
+        "rwkv": "RWKV's recurrence",
+        "step3p5": "numbers of heads that differ by layer",
+        "step3p7": "numbers of heads that differ by layer",
+        "t5": "an encoder",
+        "whisper": "an encoder",
+        "zamba2": "attention layers that share their weights",
+    }
+)
+"""What layers of other families have that is not understood here."""
+
+
+def is_known(name: str) -> bool:
+    """Return whether a ``model_type`` is of a listed family."""
+    return name in FAMILIES or name in SAME_AS
+
+
+def family_of(fields: Fields, name: str) -> DecoderFamily:
+    """Return what is known of a listed family, as a config of it says.
+
+    Raises:
+        InputError: a value cannot be.
+    """
+    name = SAME_AS.get(name, name)
+    return _CHOSEN[name](fields) if name in _CHOSEN else FAMILIES[name]

@@ -18,6 +18,7 @@ BOARD_LINKS = {
     "h20": "nvlink-4",
     "h200-sxm": "nvlink-4",
     "b200": "nvlink-5",
+    "b200-sxm": "nvlink-5",
     "b300": "nvlink-5",
 }
 """Links of devices that share a board; other cards are taken to copy through the host."""

@@ -22,10 +22,15 @@ from llmpq_sim.core.limits import (
 )
 from llmpq_sim.core.units import MIB
 from llmpq_sim.io.files import open_regular, read_text
+from llmpq_sim.io.public_tables import PUBLIC_COLUMNS, tidy_columns
 from llmpq_sim.latency.fitting.rows import Measurements
 
-TEXTS = ("op", "phase", "quant", "backend", "version", "gpu", "model", "kernel")
+TEXTS = (
+    *("op", "phase", "quant", "backend", "version", "gpu", "model", "kernel"),
+    *("routing", "algorithm"),
+)
 NUMBERS = tuple(column.name for column in fields(Measurements) if column.name not in TEXTS)
+KNOWN = frozenset((*TEXTS, *NUMBERS, *PUBLIC_COLUMNS))
 
 NEEDED = {
     "gemm": ("quant", "m", "n", "k"),
@@ -36,6 +41,9 @@ NEEDED = {
     "visit": ("batch",),
     "served": ("model", "phase", "quant", "kernel", "batch", "seq", "layers"),
     "link": ("bytes",),
+    "experts": ("quant", "m", "n", "k", "experts", "chosen"),
+    "latent": ("phase", "batch", "seq", "heads"),
+    "recurrent": ("phase", "algorithm", "kernel", "batch", "seq", "heads", "head_dim", "value_dim"),
 }
 """Columns without which rows of an operator say nothing. Others than these, ``op`` and
 ``latency_us`` are optional, and unknown columns are ignored."""
@@ -46,6 +54,8 @@ PIECE_ROWS = 16_384
 
 def read_measurements(path: Path) -> Measurements:
     """Return the rows of a ``.csv``, ``.csv.gz`` or ``.parquet`` file of timed kernels.
+
+    Public tables of kernels are told by their columns (`llmpq_sim.io.public_tables`).
 
     The file is read a piece at a time, and given up as soon as it has more rows than are ever
     measured.
@@ -63,7 +73,7 @@ def _joined(pieces: Iterator[Columns], where: str) -> Measurements:
     """Return the rows of all pieces, of which the first may be empty and names the columns."""
     parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*TEXTS, *NUMBERS)}
     rows = 0
-    for columns in pieces:
+    for columns in map(tidy_columns, pieces):
         _check_columns(columns, where)
         count = len(columns["op"])
         _check_size(rows + count, parts, where)
@@ -112,7 +122,7 @@ def _csv_pieces(text: str, where: str) -> Iterator[Columns]:
         if len(set(header)) < len(header):
             found = ", ".join(header)[:400]
             raise InputError(f"{where}: expected distinct columns, got {found}")
-        known = [i for i, name in enumerate(header) if name in (*TEXTS, *NUMBERS)]
+        known = [i for i, name in enumerate(header) if name in KNOWN]
         yield {name: [] for name in header}
         while rows := [
             _row(row, header, f"{where} line {reader.line_num}")
@@ -172,7 +182,7 @@ def _parquet_pieces(path: Path) -> Iterator[Columns]:
 
 def _known_columns(schema: Any, where: str) -> list[str]:
     """Return the columns of a file that mean something, each of texts or numbers."""
-    names = [field.name for field in schema if field.name in (*TEXTS, *NUMBERS)]
+    names = [field.name for field in schema if field.name in KNOWN]
     if len(set(names)) < len(names):
         raise InputError(f"{where}: expected distinct columns, got {', '.join(names)}")
     for name in names:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import llmpq_sim
-from llmpq_sim.core.cluster import Device
+from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.fields import Fields, check_header, whole
 from llmpq_sim.core.formats import format_named
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching, Plan, check_plan
@@ -20,15 +20,17 @@ from llmpq_sim.core.scenario import Scenario
 from llmpq_sim.io.clusters import cluster_from_dict, cluster_to_dict
 from llmpq_sim.io.files import read_json, sha256_of
 from llmpq_sim.io.model_records import model_from_dict, model_to_dict
-from llmpq_sim.io.profiles import SPEC, bundled_profile, profile_sha256
+from llmpq_sim.io.profiles import bundled_profile, kernel_sets, profile_sha256
 from llmpq_sim.io.quality import check_shape, quality_from_dict, quality_to_dict
 from llmpq_sim.io.tasks import (
     QualityTarget,
     batch_workload,
     checked_sensitivity,
     planning_task,
+    stored_layers,
 )
 from llmpq_sim.latency.costs import LayerCosts
+from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.search.bound.bound import BoundEntry, Certificate
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -162,7 +164,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "output_tokens": list(outputs),
         },
         "profiles": [
-            _profile_to_dict(profile, task.costs.devices[kind])
+            _profile_to_dict(profile, task.costs.devices[kind], task.costs.scenario.model)
             for kind, profile in task.costs.profiles.items()
         ],
         "formats": list(task.formats),
@@ -172,6 +174,7 @@ def task_to_dict(task: PlanningTask, target: QualityTarget) -> dict[str, Any]:
             "at_least": target.at_least,
             "sensitivity": target.sensitivity and list(target.sensitivity),
             **({"measured": quality_to_dict(target.measured)} if target.measured else {}),
+            **({"stored": list(target.stored)} if target.stored else {}),
         },
     }
     return {**content, "sha256": {name: sha256_of(part) for name, part in content.items()}}
@@ -263,8 +266,8 @@ def task_from_dict(
         cluster = cluster_from_dict(fields.fields("cluster"))
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
-            outputs = _whole_numbers(part, "output_tokens")
-        profiles = _profiles(fields, {m.device.name: m.device for m in cluster.devices}, own)
+            outputs = tuple(part.rows("output_tokens", whole(1)))
+        profiles = _profiles(fields, cluster, own, model)
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
             format_named(name, f"{fields.where}.formats[{number}]")
@@ -290,21 +293,21 @@ def _check_hashes(fields: Fields) -> None:
                 )
 
 
-def _profile_to_dict(profile: DeviceProfile, device: Device) -> dict[str, Any]:
+def _profile_to_dict(profile: DeviceProfile, device: Device, model: ModelSpec) -> dict[str, Any]:
     """Return a profile by name and hash, and in full where it is of the user's own."""
     stated = profile_sha256(profile)
     content = {"device": profile.device, "kernels": profile.kernels, "sha256": stated}
-    ships = profile.kernels in (*device.kernels, SPEC)
-    if ships:
-        bundled = bundled_profile(device, profile.kernels)
+    if profile.kernels in kernel_sets(device):
+        bundled = needed_parts(bundled_profile(device, profile.kernels), model.kinds)
         if bundled is profile or profile_sha256(bundled) == stated:
             return content
     return {**content, "content": to_dict(profile)}
 
 
 def _profiles(
-    fields: Fields, devices: Mapping[str, Any], own: Mapping[str, DeviceProfile]
+    fields: Fields, cluster: Cluster, own: Mapping[str, DeviceProfile], model: ModelSpec
 ) -> dict[str, DeviceProfile]:
+    devices = {member.device.name: member.device for member in cluster.devices}
     profiles: dict[str, DeviceProfile] = {}
     for each in fields.each("profiles"):
         with each:
@@ -317,13 +320,14 @@ def _profiles(
             profile = own[kind]
         elif carried is not None:
             profile = from_dict(DeviceProfile, carried)
-        elif kernels in (*device.kernels, SPEC):
+        elif kernels in kernel_sets(device):
             profile = bundled_profile(device, kernels)
         else:
             raise InputError(
                 f"{each.where}: the plan was made with a profile of yours for {kind}, "
                 f"kernels {kernels!r}; give it with --profile"
             )
+        profile = needed_parts(profile, model.kinds)
         if profile_sha256(profile) != stated:
             raise InputError(
                 f"{each.where}.sha256: {profile.name} is not the profile the plan was made with; "
@@ -348,19 +352,9 @@ def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str
         if fields.has("measured"):
             measured = quality_from_dict(fields.fields("measured"))
             check_shape(measured, model, f"{fields.where}.measured")
+        stored = stored_layers(fields, model) if fields.has("stored") else None
     most_loss = None if at_least else budget
-    return QualityTarget(at_least, most_loss, sensitivity, measured), budget, measure
-
-
-def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:
-    numbers = fields.numbers(name)
-    for index, number in enumerate(numbers):
-        if number != int(number) or number < 1:
-            raise InputError(
-                f"{fields.where}.{name}[{index}]: expected a whole number of at least 1, "
-                f"got {number}"
-            )
-    return tuple(int(number) for number in numbers)
+    return QualityTarget(at_least, most_loss, sensitivity, measured, stored), budget, measure
 
 
 # ---- certificates

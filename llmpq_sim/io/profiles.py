@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llmpq_sim.latency.fitting.fit import FitReport
     from llmpq_sim.latency.fitting.rows import Measurements
 
+SUFFIX = ".json"
+
 SPEC = "spec"
 """The kernel set that stands for data-sheet figures; every device has it."""
 
@@ -56,20 +58,36 @@ def load_profiles(paths: Sequence[Path]) -> dict[str, DeviceProfile]:
 def bundled_profile(device: Device, kernels: str | None) -> DeviceProfile:
     """Return a device's profile for a kernel set, or for its preferred one.
 
+    An engine's name alone, such as ``vllm``, stands for the set of its kernels.
+
     Raises:
         InputError: the device has no profile for this kernel set.
     """
-    chosen = kernels or device.kernels[0]
+    chosen, sets = kernels or device.kernels[0], kernel_sets(device)
+    if chosen not in sets:
+        of_engine = [name for name in sets if name.startswith(f"{chosen}-")]
+        if not of_engine:
+            raise InputError(
+                f"--kernels: {device.name} has no profile for {chosen!r}; it has "
+                f"{', '.join(sets)}; a profile of your own is given with --profile"
+            )
+        chosen = of_engine[0]
     if chosen == SPEC:
         return spec_profile(device)
-    if chosen not in device.kernels:
-        raise InputError(
-            f"--kernels: {device.name} has no profile for {chosen!r}; it has "
-            f"{', '.join(dict.fromkeys((*device.kernels, SPEC)))}; "
-            "a profile of your own is given with --profile"
-        )
-    folder = bundled_dir("cluster_profiles") / "profiles"
-    return _of(device, _bundled(folder / f"{device.profiled_as}.{chosen}.json"))
+    return _of(device, _bundled(_folder() / f"{device.profiled_as}.{chosen}{SUFFIX}"))
+
+
+def kernel_sets(device: Device) -> tuple[str, ...]:
+    """Return the kernel sets that a device has a profile for, the preferred one first."""
+    prefix = f"{device.profiled_as}."
+    ships = sorted(path.name for path in _folder().glob(f"{prefix}*{SUFFIX}"))
+    names = [name.removeprefix(prefix).removesuffix(SUFFIX) for name in ships]
+    listed = [name for name in device.kernels if name != SPEC]
+    return tuple(dict.fromkeys((device.kernels[0], *listed, *names, SPEC)))
+
+
+def _folder() -> Path:
+    return bundled_dir("cluster_profiles") / "profiles"
 
 
 def _of(device: Device, profile: DeviceProfile) -> DeviceProfile:
@@ -106,17 +124,17 @@ def cluster_profiles(
 
 
 def fit_measurements(
-    path: Path,
+    paths: Sequence[Path],
     device_name: str,
     kernels: str | None,
     seed: int,
     on_progress: Callable[[str], None],
     own_models: Sequence[ModelSpec] = (),
 ) -> FitReport:
-    """Return the profile of a device that a file of measurements gives.
+    """Return the profile of a device that files of measurements give.
 
     Args:
-        path: the rows; a machine file beside them says what they were measured on.
+        paths: the rows; a machine file beside the first says what they were measured on.
         device_name: a bundled device, or any name where there is a machine file.
         kernels: name of the kernel set; None takes it from the rows.
         seed: picks what is held out.
@@ -124,16 +142,18 @@ def fit_measurements(
         own_models: models that rows name, beside bundled ones and folders.
 
     Raises:
-        InputError: the device is unknown, or the file has nothing to fit.
+        InputError: the device is unknown, or the files have nothing to fit.
     """
     from llmpq_sim.io.measurements import read_measurements  # noqa: PLC0415 - slow to load
     from llmpq_sim.latency.fitting.fit import fit_profile  # noqa: PLC0415 - slow to load
 
     devices = load_devices()
-    machine = machine_beside(path)
+    machine = machine_beside(paths[0])
     if machine is None and device_name not in devices:
         raise unknown_name("--device", "a bundled device", device_name, tuple(devices))
-    measurements = read_measurements(path)
+    measurements = read_measurements(paths[0])
+    for path in paths[1:]:
+        measurements = measurements.joined(read_measurements(path))
     if machine is None:
         device = devices[device_name]
     else:

@@ -15,6 +15,7 @@ from llmpq_sim.io.model_records import model_to_dict
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
+    ExpertUse,
     MeasuredLoss,
     MeasuredQuality,
     TextFacts,
@@ -69,7 +70,7 @@ def check_shape(measured: MeasuredQuality, model: ModelSpec, where: str) -> None
 def quality_to_dict(measured: MeasuredQuality) -> dict[str, Any]:
     """Return measured losses as plain data."""
     nats = measured.reference_nats
-    return {
+    content = {
         "schema": SCHEMA,
         "version": VERSION,
         "llmpq_version": llmpq_sim.__version__,
@@ -90,6 +91,9 @@ def quality_to_dict(measured: MeasuredQuality) -> dict[str, Any]:
         "columns": list(COLUMNS),
         "rows": [[*to_dict(row).values(), row.diverged] for row in measured.rows],
     }
+    if measured.expert_use:
+        content["expert_use"] = [to_dict(each) for each in measured.expert_use]
+    return content
 
 
 def quality_from_dict(fields: Fields) -> MeasuredQuality:
@@ -120,7 +124,19 @@ def quality_from_dict(fields: Fields) -> MeasuredQuality:
             if fields.has("additivity")
             else None,
             rows=_rows(fields, quantizers),
+            expert_use=_expert_use(fields),
         )
+
+
+def _expert_use(fields: Fields) -> tuple[ExpertUse, ...]:
+    """Return the choices of experts, if the file has any."""
+    if not fields.has("expert_use"):
+        return ()
+    where = f"{fields.where}.expert_use"
+    return tuple(
+        from_dict(ExpertUse, Fields(item, f"{where}[{number}]"))
+        for number, item in enumerate(fields.items("expert_use"))
+    )
 
 
 def _quantizers(fields: Fields) -> dict[str, str]:

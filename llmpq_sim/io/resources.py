@@ -1,6 +1,7 @@
 """Names and places of bundled files."""
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,12 @@ def bundled_names(kind: DataKind, folder: str, ending: str) -> tuple[str, ...]:
     Names are ordered as people count: ``paper-2`` stands before ``paper-10``.
     """
     found = (bundled_dir(kind) / folder).glob(f"*{ending}")
-    return tuple(sorted((path.name.removesuffix(ending) for path in found), key=_counting))
+    return in_counting_order(path.name.removesuffix(ending) for path in found)
+
+
+def in_counting_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names as people count: ``paper-2`` stands before ``paper-10``."""
+    return tuple(sorted(names, key=_counting))
 
 
 def _counting(name: str) -> list[int | str]:

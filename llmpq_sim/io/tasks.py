@@ -19,9 +19,11 @@ from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.io.files import read_json, read_text
 from llmpq_sim.latency.costs import HEAD_FORMAT, LayerCosts
+from llmpq_sim.latency.needed_parts import needed_parts
 from llmpq_sim.latency.profile import DeviceProfile
+from llmpq_sim.quality.cache_loss import with_cache_loss
 from llmpq_sim.quality.measured import MeasuredQuality
-from llmpq_sim.quality.table import QualityTable, nominal_quality
+from llmpq_sim.quality.table import QualityTable, nominal_quality, stored_quality
 from llmpq_sim.search.bound.problem import PlanningTask
 
 
@@ -34,12 +36,14 @@ class QualityTarget:
         most_loss: a number in the quality table's measure; used where there is no format.
         sensitivity: weight of each layer, or None for equal ones.
         measured: losses measured with the model, or None where nominal ones stand for them.
+        stored: the format of each layer of a checkpoint that is published so; None otherwise.
     """
 
     at_least: str | None
     most_loss: float | None
     sensitivity: tuple[float, ...] | None = None
     measured: MeasuredQuality | None = None
+    stored: tuple[str, ...] | None = None
 
     def table(self, layers: int) -> QualityTable:
         """Return the losses that a plan is judged by.
@@ -47,6 +51,8 @@ class QualityTarget:
         Raises:
             InputError: losses were measured of another number of layers.
         """
+        if self.stored is not None:
+            return stored_quality(self.stored)
         if self.measured is None:
             return nominal_quality(layers, self.sensitivity)
         return self.measured.table(layers)
@@ -74,6 +80,21 @@ def quality_target(
             f"a number of at least 0, got {text!r}"
         )
     return QualityTarget(None, loss, sensitivity, measured)
+
+
+def stored_layers(fields: Fields, model: ModelSpec) -> tuple[str, ...]:
+    """Return the formats that a plan file says a checkpoint's layers are published in.
+
+    Raises:
+        InputError: there is not one for each layer, or one is not known.
+    """
+    formats = fields.texts("stored")
+    where = f"{fields.where}.stored"
+    if len(formats) != model.layers:
+        raise InputError(f"{where}: expected {model.layers} formats, got {len(formats)}")
+    for layer, name in enumerate(formats):
+        format_named(name, f"{where}[{layer}]")
+    return formats
 
 
 def batch_workload(
@@ -190,7 +211,8 @@ def planning_task(
 ) -> PlanningTask:
     """Return the task of planning a scenario.
 
-    A format that a device runs but its profile has no times for is not given to the device.
+    A format that a device runs but its profile has no times for is not given to the device, and
+    profiles keep only what prices a layer of the model.
 
     Raises:
         InputError: a device is left without a format, its profile without the LM head's, or a
@@ -224,8 +246,13 @@ def planning_task(
             "has no nominal loss" if target.measured is None else "was not measured in every layer"
         )
         raise InputError(f"formats: {unknown} {why}; expected some of {', '.join(quality.losses)}")
-    costs = LayerCosts(restricted, profiles)
-    return PlanningTask(costs, quality, formats, _budget(quality, target))
+    kinds = scenario.model.kinds
+    needed = {name: needed_parts(profile, kinds) for name, profile in profiles.items()}
+    whole = with_cache_loss(quality, scenario.model)
+    budget = _budget(quality, target)
+    if target.stored is not None:  # a cache that is asked for may lose what it loses
+        budget += whole.plan_loss(target.stored)
+    return PlanningTask(LayerCosts(restricted, needed), whole, formats, budget)
 
 
 def formats_without_times(

@@ -17,7 +17,17 @@ from llmpq_sim.latency.profile import DeviceProfile
 def assumed_parts(
     profile: DeviceProfile, kinds: Iterable[LayerKind], formats: Iterable[str]
 ) -> tuple[str, ...]:
-    """Return sentences on the parts of layers that follow a roofline in this profile.
+    """Return sentences on the parts of layers that follow a roofline; see `untimed_parts`."""
+    return tuple(
+        f"{profile.name}: {part} follows a roofline, because it was not timed."
+        for part in untimed_parts(profile, kinds, formats)
+    )
+
+
+def untimed_parts(
+    profile: DeviceProfile, kinds: Iterable[LayerKind], formats: Iterable[str]
+) -> tuple[str, ...]:
+    """Return the parts of layers that follow a roofline in this profile.
 
     A profile by the data sheet has none: it says already that no kernel was timed.
 
@@ -34,9 +44,7 @@ def assumed_parts(
         untimed |= dict.fromkeys(_untimed_mixers(profile, kind.mixer))
         if isinstance(kind.feed_forward, Experts):
             untimed |= dict.fromkeys(_untimed_experts(profile, names))
-    return tuple(
-        f"{profile.name}: {part} follows a roofline, because it was not timed." for part in untimed
-    )
+    return tuple(untimed)
 
 
 def _untimed_mixers(profile: DeviceProfile, mixer: Mixer | None) -> Iterator[str]:
@@ -48,12 +56,14 @@ def _untimed_mixers(profile: DeviceProfile, mixer: Mixer | None) -> Iterator[str
         if isinstance(mixer, Recurrent):
             name = recurrent_name(mixer.algorithm, phase)
             if name not in profile.recurrent:
-                yield f"the recurrent mixer {mixer.algorithm} in {phase}"
+                yield f"the recurrence {mixer.algorithm} in {phase}"
+            if phase not in profile.convolutions:
+                yield f"the convolution of recurrent mixers in {phase}"
     if isinstance(mixer, LatentAttention) and mixer.indexer is not None:
         yield "the indexer of latent attention"
 
 
 def _untimed_experts(profile: DeviceProfile, formats: tuple[str, ...]) -> Iterator[str]:
     for name in formats:
-        if profile.aliases.get(name, name) not in profile.experts:
+        if not {name, profile.aliases.get(name, name)} & set(profile.experts):
             yield f"a mixture of experts in {name}"

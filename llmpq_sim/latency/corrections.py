@@ -8,7 +8,7 @@ import numpy as np
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields, Rule, is_finite, kind_of
 from llmpq_sim.core.records import Codec, to_dict
-from llmpq_sim.latency.trees import Trees
+from llmpq_sim.latency.trees import LEAF_UNIT, Trees
 from llmpq_sim.latency.work import BoolArray, FloatArray
 
 NUMBER = Rule("a number", is_finite, float)
@@ -90,6 +90,7 @@ def _trees(fields: Fields, features: int) -> Trees:
             threshold_features=_indices(fields, "threshold_features", features),
             threshold_values=fields.numbers("threshold_values"),
             trees=fields.texts("trees"),
+            leaf_unit=fields.number("leaf_unit", LEAF_UNIT),
         )
     questions = len(trees.threshold_values)
     if len(trees.threshold_features) != questions:

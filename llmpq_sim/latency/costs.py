@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from llmpq_sim.core.cluster import Device
 from llmpq_sim.core.layers import (
+    EXPERT_LINEARS,
     Attention,
     Dense,
     Experts,
@@ -18,6 +19,7 @@ from llmpq_sim.core.layers import (
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.scenario import BatchWorkload, Scenario
 from llmpq_sim.core.schedule import PrefillStep
+from llmpq_sim.latency.kv_reads import with_narrow_cache
 from llmpq_sim.latency.profile import DeviceProfile
 
 FloatArray = NDArray[np.float64]
@@ -81,11 +83,13 @@ def products_s(
     parts = (mixer is not None) + (feed_forward is not None)
     total_s = parts / 2 * profile.layer_overhead_s + profile.elementwise_s(moved)
     for linear in layer_kind.linears:
-        if linear.copies == 1:
+        if linear.name not in EXPERT_LINEARS:
             name = format_name if linear.is_formatted else HEAD_FORMAT
             total_s += profile.gemm_s(name, tokens, linear.out_features, linear.in_features)
     if isinstance(feed_forward, Experts):
-        total_s += profile.experts_s(format_name, tokens, feed_forward, layer_kind.hidden_size)
+        experts = next(linear for linear in layer_kind.linears if linear.name == "experts_up")
+        name = format_name if experts.is_formatted else HEAD_FORMAT
+        total_s += profile.experts_s(name, tokens, feed_forward, layer_kind.hidden_size)
     return total_s * profile.pipeline_factor(format_name, tokens)
 
 
@@ -101,6 +105,16 @@ def mixer_s(
         batch: sequences.
         tokens: of each prompt, or of each context.
     """
+    time_s = _mixer_s(layer_kind, profile, phase, batch, tokens)
+    if phase == "prefill":
+        return time_s
+    return with_narrow_cache(time_s, layer_kind, profile, batch, tokens)
+
+
+def _mixer_s(
+    layer_kind: LayerKind, profile: DeviceProfile, phase: str, batch: FloatArray, tokens: FloatArray
+) -> FloatArray:
+    """Return the time of a mixer's kernel over a cache of 16 bits."""
     mixer = layer_kind.mixer
     if isinstance(mixer, Attention):
         return profile.attention_s(phase, batch, tokens, mixer)

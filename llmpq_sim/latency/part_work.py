@@ -21,6 +21,9 @@ from llmpq_sim.latency.work import (
 LEAST_TILE, MOST_TILE = 16, 64
 """Rows of an expert's products that kernels compute at once: they choose a power of two."""
 
+CONVOLUTION_TOKENS = 4
+"""Tokens that the short convolution of every published recurrent mixer spans."""
+
 SCAN_OPERATIONS = 6
 """Operations per element of a state and token: decay, rank-one update and read-out."""
 
@@ -239,15 +242,53 @@ class LatentSizes(NamedTuple):
         )
 
 
-class RecurrentSizes(NamedTuple):
-    """Sizes of a recurrent mixer, convolution included, its products apart.
+class ConvolutionSizes(NamedTuple):
+    """Sizes of the short convolution of a recurrent mixer.
+
+    Attributes:
+        batch: sequences.
+        tokens: of each prompt; 1 in decode.
+        channels: that are convolved, each alone.
+    """
+
+    batch: FloatArray
+    tokens: FloatArray
+    channels: FloatArray
+
+    @property
+    def flops(self) -> FloatArray:
+        """A multiplication and an addition for each token that a channel spans."""
+        return 2.0 * CONVOLUTION_TOKENS * self.batch * self.tokens * self.channels
+
+    @property
+    def moved_bytes(self) -> FloatArray:
+        """Bytes of inputs and outputs, and of the inputs that are kept."""
+        kept = CONVOLUTION_TOKENS - 1
+        return 2.0 * ACTIVATION_BYTES * self.batch * (self.tokens + kept) * self.channels
+
+    def features(self, multiprocessors: int) -> FloatArray:
+        """Return logarithms to base 2 of sizes and bytes."""
+        blocks = self.batch * np.ceil(self.tokens / 8) * np.ceil(self.channels / 256)
+        waves = np.ceil(blocks / multiprocessors)
+        return log_columns(
+            self.batch,
+            self.tokens,
+            self.channels,
+            self.batch * self.tokens,
+            self.moved_bytes,
+            waves * multiprocessors / blocks,
+        )
+
+
+class ScanSizes(NamedTuple):
+    """Sizes of the recurrence of a mixer, its convolution and products apart.
 
     Attributes:
         batch: sequences.
         tokens: of each prompt; 1 in decode.
         heads, key_dim, value_dim: of the state.
-        state_bytes: of a sequence, beside the convolution.
-        channels: of the convolution.
+        state_bytes: of a sequence.
+        channels: of the convolution: queries, keys and values of a token.
         chunk: tokens of a prompt that are multiplied at once; 1 where they are scanned.
     """
 
@@ -271,12 +312,8 @@ class RecurrentSizes(NamedTuple):
 
     @property
     def moved_bytes(self) -> FloatArray:
-        """Bytes of the state, read and written once, and of a token's vectors.
-
-        The convolution reads and writes its channels, which the scan then reads; the scan writes
-        the values.
-        """
-        vectors = 3 * self.channels + self.heads * self.value_dim
+        """Bytes of the state, read and written once, and of what goes in and out for a token."""
+        vectors = self.channels + self.heads * self.value_dim
         per_sequence = 2 * self.state_bytes + ACTIVATION_BYTES * self.tokens * vectors
         return self.batch * per_sequence
 
@@ -289,12 +326,12 @@ class RecurrentSizes(NamedTuple):
             self.batch,
             self.tokens,
             self.heads,
-            self.key_dim * self.value_dim,
             self.channels,
             flops,
             moved,
             self.batch * self.tokens,
             blocks,
+            waves,
             waves * multiprocessors / blocks,
         )
 

@@ -13,9 +13,11 @@ from llmpq_sim.core.records import Codec, from_dict, to_dict
 from llmpq_sim.latency.corrections import Correction, correction_codec
 from llmpq_sim.latency.models import AttentionModel, GemmModel, Roofline
 from llmpq_sim.latency.part_work import (
+    CONVOLUTION_TOKENS,
+    ConvolutionSizes,
     ExpertsSizes,
     LatentSizes,
-    RecurrentSizes,
+    ScanSizes,
     WindowSizes,
     Work,
     causal_pairs,
@@ -36,12 +38,6 @@ EXPERTS_RATE = 0.6
 """Arithmetic rate of experts on padded rows, relative to that of dense products: the median of
 rooflines fitted to balanced 16-bit experts on six devices is 0.45 of the peak, where dense
 products reach 0.77 of it."""
-
-RECURRENT_KERNELS = 2
-"""Convolution and scan."""
-
-CONVOLUTION_TOKENS = 4
-"""Tokens that the short convolution of every published recurrent mixer spans."""
 
 SCAN_CHUNK = 64
 """Tokens that chunked kernels of recurrent mixers multiply at once."""
@@ -208,20 +204,33 @@ def latent_sizes(phase: str, batch: Any, tokens: Any, mixer: LatentAttention) ->
     return sizes
 
 
-def recurrent_sizes(phase: str, batch: Any, tokens: Any, mixer: Recurrent) -> RecurrentSizes:
-    """Return the sizes of a recurrent mixer; the tokens of decode are one each."""
-    sizes: RecurrentSizes = sizes_of(
-        RecurrentSizes,
+def convolution_sizes(phase: str, batch: Any, tokens: Any, mixer: Recurrent) -> ConvolutionSizes:
+    """Return the sizes of a mixer's convolution; the tokens of decode are one each."""
+    sizes: ConvolutionSizes = sizes_of(
+        ConvolutionSizes, batch=batch, tokens=queries_of(phase, tokens), channels=channels_of(mixer)
+    )
+    return sizes
+
+
+def scan_sizes(phase: str, batch: Any, tokens: Any, mixer: Recurrent) -> ScanSizes:
+    """Return the sizes of a mixer's recurrence; the tokens of decode are one each."""
+    sizes: ScanSizes = sizes_of(
+        ScanSizes,
         batch=batch,
         tokens=queries_of(phase, tokens),
         heads=mixer.heads,
         key_dim=mixer.key_dim,
         value_dim=mixer.value_dim,
         state_bytes=mixer.state_elements * mixer.state_element_bytes,
-        channels=mixer.convolution_weights / CONVOLUTION_TOKENS,
+        channels=channels_of(mixer),
         chunk=1 if mixer.algorithm == "mamba-1" else SCAN_CHUNK,
     )
     return sizes
+
+
+def channels_of(mixer: Recurrent) -> float:
+    """Return the channels of a mixer's convolution."""
+    return mixer.convolution_weights / CONVOLUTION_TOKENS
 
 
 def recurrent_name(algorithm: str, phase: str) -> str:
@@ -242,7 +251,7 @@ def windowed_prefill_s(
         attention_sizes(batch, tokens, mixer.heads, mixer.kv_heads, mean_width(mixer))
     )
     fixed_s = np.minimum(model.seconds[ATTENTION_TERMS.index("kernels")], whole_s)
-    return fixed_s + (whole_s - fixed_s) * sizes.pairs / whole.pairs
+    return np.minimum(fixed_s + (whole_s - fixed_s) * sizes.pairs / whole.pairs, whole_s)
 
 
 def indexed_latent_s(

@@ -23,12 +23,18 @@ from llmpq_sim.core.records import (
     to_dict,
 )
 from llmpq_sim.latency.models import AttentionModel, Factors, GemmModel, Overhead
-from llmpq_sim.latency.part_work import ExpertsSizes, LatentSizes, RecurrentSizes, WindowSizes
+from llmpq_sim.latency.part_work import (
+    ConvolutionSizes,
+    ExpertsSizes,
+    LatentSizes,
+    ScanSizes,
+    WindowSizes,
+)
 from llmpq_sim.latency.parts import (
     ALGORITHMS,
     PHASES,
-    RECURRENT_KERNELS,
     PartModel,
+    convolution_sizes,
     experts_roofline,
     experts_sizes,
     indexed_latent_s,
@@ -37,13 +43,24 @@ from llmpq_sim.latency.parts import (
     part_roofline,
     parts_codec,
     recurrent_name,
-    recurrent_sizes,
+    scan_sizes,
     window_sizes,
     windowed_prefill_s,
 )
 from llmpq_sim.latency.work import BoolArray, FloatArray, attention_sizes, gemm_sizes
 
 FormatName = Annotated[str, format_named]
+
+PART_FIELDS = ("experts", "windows", "latent", "convolutions", "recurrent")
+"""Fields of a profile that hold models of parts beyond dense layers."""
+
+
+def _part_named(name: str, where: str) -> None:
+    if name not in PART_FIELDS:
+        raise InputError(f"{where}: expected some of {', '.join(PART_FIELDS)}, got {name!r}")
+
+
+PartName = Annotated[str, _part_named]
 
 
 def _aliases(fields: Fields, key: str) -> dict[str, str]:
@@ -101,9 +118,13 @@ class DeviceProfile:
         experts: models of routed experts, by weight format.
         windows: models of attention within a window, by phase.
         latent: models of latent attention, by phase.
-        recurrent: models of recurrent mixers, by algorithm and phase. What is absent among these
-            four follows a roofline at the rates of dense products;
+        convolutions: models of the short convolution of recurrent mixers, by phase.
+        recurrent: models of their recurrence, by algorithm and phase. What is absent among these
+            five follows a roofline at the rates of dense products;
             ``llmpq_sim.latency.assumptions`` says so.
+        part_notes: whose kernels those were, in sentences.
+        part_error_fractions: 90th percentile of errors on unseen shapes, by the field that holds
+            the models; on average over formats and phases.
         machine: what was profiled, or None where nothing says.
         link: between two processes of that machine, or None where it was not timed.
     """
@@ -142,13 +163,18 @@ class DeviceProfile:
     latent: Annotated[dict[str, PartModel], parts_codec(LatentSizes, PHASES), Place.OPTIONAL] = (
         field(default_factory=dict)
     )
+    convolutions: Annotated[
+        dict[str, PartModel], parts_codec(ConvolutionSizes, PHASES), Place.OPTIONAL
+    ] = field(default_factory=dict)
     recurrent: Annotated[
         dict[str, PartModel],
-        parts_codec(
-            RecurrentSizes, [recurrent_name(*each) for each in product(ALGORITHMS, PHASES)]
-        ),
+        parts_codec(ScanSizes, [recurrent_name(*each) for each in product(ALGORITHMS, PHASES)]),
         Place.OPTIONAL,
     ] = field(default_factory=dict)
+    part_notes: Annotated[tuple[str, ...], Place.OPTIONAL] = ()
+    part_error_fractions: Annotated[dict[PartName, float], Place.OPTIONAL] = field(
+        default_factory=dict
+    )
     machine: Annotated[Machine | None, Place.OPTIONAL] = None
     link: Annotated[Link | None, Place.OPTIONAL] = None
 
@@ -239,10 +265,11 @@ class DeviceProfile:
 
     def recurrent_s(self, phase: str, batch: Any, tokens: Any, mixer: Recurrent) -> FloatArray:
         """Return the time of a recurrent mixer, its products apart; arguments as for attention."""
-        model = self.recurrent.get(recurrent_name(mixer.algorithm, phase))
-        if model is None:
-            model = part_roofline(self.gemms["fp16"], RECURRENT_KERNELS)
-        return model.time_s(recurrent_sizes(phase, batch, tokens, mixer))
+        untimed = part_roofline(self.gemms["fp16"])
+        scan = self.recurrent.get(recurrent_name(mixer.algorithm, phase), untimed)
+        convolution = self.convolutions.get(phase, untimed)
+        scan_s = scan.time_s(scan_sizes(phase, batch, tokens, mixer))
+        return scan_s + convolution.time_s(convolution_sizes(phase, batch, tokens, mixer))
 
     def experts_s(
         self, format_name: str, tokens: Any, experts: Experts, hidden_size: int
@@ -255,7 +282,8 @@ class DeviceProfile:
         Raises:
             InputError: the profile has no measurements of the format.
         """
-        name = self.aliases.get(format_name, format_name)
+        alias = self.aliases.get(format_name, format_name)
+        name = format_name if format_name in self.experts else alias
         model = self.experts.get(name) or experts_roofline(self._gemm(format_name))
         bits = FORMATS[name].bits_per_weight()
         return model.time_s(experts_sizes(tokens, experts, hidden_size, bits))

@@ -3,14 +3,17 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmpq_sim.core.records import Place
 from llmpq_sim.latency.work import FloatArray
 
 LEAF_UNIT = 1e-8
-"""Leaves are stored as whole multiples of this: far below any measurement's noise."""
+"""Leaves are stored as whole multiples of this, or of a unit of the trees' own: far below any
+measurement's noise."""
 
 LARGEST_LEAF = 10**9
 PATHS_AT_ONCE = 2**20
@@ -31,13 +34,15 @@ class Trees:
         threshold_features: for each question, the feature it asks about.
         threshold_values: for each question, the largest value that goes left.
         trees: each tree in depth-first order as words: ``<7`` asks question 7, its left branch
-            follows, then its right one; a number is a leaf, in units of LEAF_UNIT.
+            follows, then its right one; a number is a leaf, in units of ``leaf_unit``.
+        leaf_unit: what a leaf counts.
     """
 
     start: float
     threshold_features: tuple[int, ...]
     threshold_values: tuple[float, ...]
     trees: tuple[str, ...]
+    leaf_unit: Annotated[float, Place.OPTIONAL] = LEAF_UNIT
 
     def predict(self, features: FloatArray) -> FloatArray:
         """Return one number per row of ``features`` (rows, features)."""
@@ -68,7 +73,7 @@ class Trees:
 
     @cached_property
     def _forest(self) -> "_Forest":
-        return _parse_forest(self.trees, len(self.threshold_values))
+        return _parse_forest(self.trees, len(self.threshold_values), self.leaf_unit)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class _Forest:
     depth: int
 
 
-def _parse_forest(trees: tuple[str, ...], questions: int) -> _Forest:
+def _parse_forest(trees: tuple[str, ...], questions: int, leaf_unit: float) -> _Forest:
     words = [text.split() for text in trees]
     roots = np.cumsum([0, *(len(tree) for tree in words)])
     question = np.zeros(roots[-1], np.intp)
@@ -97,7 +102,7 @@ def _parse_forest(trees: tuple[str, ...], questions: int) -> _Forest:
                 left[root + i], right[root + i] = root + i + 1, root + branch
             for i, word in enumerate(tree):
                 if not word.startswith(SPLIT):
-                    value[root + i] = _bounded(word, -LARGEST_LEAF, LARGEST_LEAF) * LEAF_UNIT
+                    value[root + i] = _bounded(word, -LARGEST_LEAF, LARGEST_LEAF) * leaf_unit
         except ValueError as error:
             raise ValueError(f"trees[{index}]: {error}") from None
     return _Forest(roots[:-1], question, left, right, value, _depth(left, right))

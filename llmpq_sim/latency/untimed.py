@@ -32,8 +32,10 @@ def completed_profiles(
         ]
         if missing:
             completed[kind] = _completed(profile, device, missing)
+            timed = all(name in profile.experts for name in missing)
+            what = "dense products in" if timed else "times of"
             sentences.append(
-                f"{kind}: times of {', '.join(missing)} follow its data sheet, for "
+                f"{kind}: {what} {', '.join(missing)} follow its data sheet, for "
                 f"{profile.kernels} has none"
             )
     return completed, sentences

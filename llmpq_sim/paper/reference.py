@@ -152,7 +152,7 @@ def _plan(
     members = task.costs.scenario.cluster.devices
     stages, layer = [], 0
     for device, of_stage in zip(order, counts, strict=True):
-        formats = arrange_formats(task, of_stage, layer)
+        formats = arrange_formats(task, {0: of_stage}, layer)
         stages.append(Stage(members[device].name, formats))
         layer += len(formats)
     return Plan(tuple(stages), batching)

@@ -69,6 +69,14 @@ class MeasuredLoss:
 
 
 @dataclass(frozen=True)
+class ExpertUse:
+    """How often the text's tokens chose each expert of a layer, in the 16-bit model."""
+
+    layer: Natural
+    choices: tuple[Natural, ...]
+
+
+@dataclass(frozen=True)
 class MeasuredQuality:
     """The measured losses of a model.
 
@@ -84,6 +92,7 @@ class MeasuredQuality:
         reference_nats: cross-entropy per token of the 16-bit model; None of indicators.
         additivity: how far sums over layers are off; None where that was not measured.
         rows: one per layer and format; 16-bit formats have none, for they lose nothing.
+        expert_use: of each layer that has experts, where that was counted.
     """
 
     method: str
@@ -97,6 +106,7 @@ class MeasuredQuality:
     reference_nats: float | None
     additivity: Additivity | None
     rows: tuple[MeasuredLoss, ...]
+    expert_use: tuple[ExpertUse, ...] = ()
 
     @property
     def reference_perplexity(self) -> float | None:

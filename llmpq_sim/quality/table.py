@@ -94,6 +94,18 @@ class QualityTable:
         return math.exp(nats) if nats < LARGEST_EXPONENT else math.inf
 
 
+def stored_quality(formats: Sequence[str]) -> QualityTable:
+    """Return the losses of a checkpoint that is published in these formats, one for each layer.
+
+    What is stored loses nothing by definition; any other format is out of reach.
+    """
+    losses = {
+        name: tuple(0.0 if name == stored else math.inf for stored in formats)
+        for name in dict.fromkeys(formats)
+    }
+    return QualityTable("nats, as published", losses)
+
+
 def nominal_quality(layers: int, sensitivity: Sequence[float] | None = None) -> QualityTable:
     """Return losses per format shared out over layers by their sensitivity.
 

@@ -15,6 +15,7 @@ from llmpq_sim.report.alone import alone_content
 from llmpq_sim.report.capacity import capacity_content
 from llmpq_sim.report.eviction_advice import eviction_content
 from llmpq_sim.report.formatting import format_counts
+from llmpq_sim.report.layer_kinds import layer_kinds_content
 from llmpq_sim.report.memory import memory_content
 from llmpq_sim.report.quality import interval_of, quality_content
 from llmpq_sim.report.rate_limit import rate_limit_content
@@ -52,7 +53,7 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         plan: the content of the plan file.
         plan_file: its name, or None if it was not written.
     """
-    best = outcome.best
+    best, requests = outcome.best, outcome.task.costs.scenario.workload.requests
     content = {
         "schema": SEARCH_SCHEMA,
         "version": VERSION,
@@ -61,9 +62,11 @@ def search_content(outcome: SearchOutcome, plan: Content, plan_file: str | None)
         "predicted": _predicted(best, outcome.task),
         "bound": {
             "tokens_per_s": finite(outcome.bound_tokens_per_s),
+            "requests_per_s": finite(requests / outcome.certificate.bound_s),
             "makespan_s": finite(outcome.certificate.bound_s),
             "gap_fraction": finite(outcome.gap_fraction),
         },
+        **layer_kinds_content(outcome.task.costs.scenario.model),
         "capacity": _batch_capacity(best, outcome.task),
         **_apart(best, outcome.task),
         "quality": quality_content(best, outcome.task),
@@ -129,7 +132,7 @@ def fit_content(report: FitReport, profile_file: str) -> Content:
         "status": profile.status,
         "error_fraction": profile.error_fraction,
         "formats": list(profile.formats),
-        "notes": list(profile.notes),
+        "notes": [*profile.notes, *profile.part_notes],
         "rows_used": report.rows_used,
         "rows_dropped": dict(report.rows_dropped),
         "errors": [asdict(error) for error in report.errors],

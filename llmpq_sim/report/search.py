@@ -13,6 +13,7 @@ from rich.text import Text
 
 from llmpq_sim.core.capacity import batch_capacity
 from llmpq_sim.core.formats import FORMATS
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult, Summary
 from llmpq_sim.latency.profile import DeviceProfile
@@ -35,7 +36,8 @@ from llmpq_sim.report.console import (
     width_of,
 )
 from llmpq_sim.report.formatting import joined, seconds_text
-from llmpq_sim.report.layer_map import layer_map_legend, layer_map_lines
+from llmpq_sim.report.layer_kinds import layer_parts
+from llmpq_sim.report.layer_map import layer_kinds_legend, layer_map_legend, layer_map_lines
 from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.quality import risk_sentences
 from llmpq_sim.report.speeds import batch_speeds, speeds_row
@@ -101,7 +103,7 @@ def show_search(
     _print_stages(console, score, task)
     if verbose:
         print_to(console, memory_table(score.plan, score.memory), "")
-    _print_layer_map(console, score.plan)
+    _print_layer_map(console, score.plan, task.costs.scenario.model)
     print_to(console, "", comparison_table(comparison_rows(outcome), width_of(console)))
     if outcome.what_if:
         print_to(console, "", what_if_table(what_if_rows(outcome)))
@@ -121,7 +123,7 @@ def show_simulation(
     _print_facts(console, score, task, [])
     _print_stages(console, score, task)
     print_to(console, memory_table(score.plan, score.memory), "")
-    _print_layer_map(console, score.plan)
+    _print_layer_map(console, score.plan, task.costs.scenario.model)
     if score.result is not None:
         print_to(console, "", latency_table(_waits(score.result)))
     for text in written:
@@ -187,7 +189,8 @@ def show_fit(console: Console, report: FitReport, profile_file: str) -> None:
         print_to(console, "", error_table(f"error on unseen {unseen}", report.errors))
     if report.baseline_errors:
         print_to(console, "", error_table("LLM-PQ's linear model", report.baseline_errors))
-    print_to(console, "", *(paragraph(note, width) for note in report.profile.notes))
+    notes = (*report.profile.notes, *report.profile.part_notes)
+    print_to(console, "", *(paragraph(note, width) for note in notes))
     print_to(console, "", plain(f"Wrote {profile_file}. Use it with --profile."))
 
 
@@ -225,6 +228,8 @@ def _print_facts(
     fits = capacity_parts(batch_capacity(score.plan, scenario))
     speeds = speeds_row(batch_speeds(score, task), score.result)
     shapes = [("scenario", scenario_parts(scenario)), ("batches", batches), ("capacity", fits)]
+    kinds = layer_parts(scenario.model)
+    shapes[1:1] = [("layers", kinds)] if kinds else []
     rows = [*shapes, *speeds, *more]
     print_to(console, labelled(rows, width_of(console)))
 
@@ -238,10 +243,15 @@ def _print_stages(console: Console, score: PlanScore, task: PlanningTask) -> Non
         print_to(console, *(paragraph(text, width_of(console)) for text in sentences), "")
 
 
-def _print_layer_map(console: Console, plan: Plan) -> None:
+def _print_layer_map(console: Console, plan: Plan, model: ModelSpec) -> None:
+    width, are_several = width_of(console), len(model.kinds) > 1
     print_to(console, plain(f"Layers by stage and format ({layer_map_legend(plan)})", "dim"))
-    for line in layer_map_lines(plan, width_of(console)):
+    for line in layer_map_lines(plan, width, model.kind_of_layer if are_several else ()):
         print_to(console, plain(line.stages, "dim"), _coloured(line.layers))
+        if line.kinds:
+            print_to(console, plain(line.kinds, "dim"))
+    if are_several:
+        print_to(console, paragraph(f"Kinds: {layer_kinds_legend(model)}", width))
 
 
 def _coloured(layers: str) -> Text:

@@ -33,6 +33,7 @@ from llmpq_sim.report.formatting import (
     rate_text,
     seconds_text,
 )
+from llmpq_sim.report.layer_kinds import layer_parts
 from llmpq_sim.report.memory import memory_table
 from llmpq_sim.report.rate_limit import rate_limit_parts, rate_limit_sentences
 from llmpq_sim.report.speeds import service_speeds, speeds_row
@@ -76,9 +77,10 @@ def show_replay(console: Console, replay: Replay, written: Sequence[str] = ()) -
 def _print_facts(console: Console, replay: Replay) -> None:
     service = replay.service
     objectives = objective_parts(service.objectives)
-    notes = service.workload.notes
+    notes, kinds = service.workload.notes, layer_parts(service.costs.model)
     rows = [
         ("scenario", service_scenario_parts(service)),
+        *([("layers", kinds)] if kinds else []),
         ("batches", settings_parts(service)),
         ("capacity", capacity_parts(service_capacity(service))),
         *speeds_row(service_speeds(service), service.result),
@@ -273,8 +275,7 @@ def trouble_sentences(service: Service) -> list[str]:
     """Return what went wrong for requests: refused ones, and those computed anew."""
     result, sentences = service.result, crowd_sentences(service, service_capacity(service))
     if result.refused:
-        capacity = service.pipeline.block_capacity * service.settings.block_tokens
-        longest = min(capacity, service.settings.longest_context_tokens)
+        longest = service_capacity(service).longest_context_tokens
         sentences.append(
             f"Refused: {counted(result.refused, 'request')} of {result.requests} with more than "
             f"{longest} tokens, all that the tightest stage can hold for one."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from rich.text import Text
 
 from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.formats import FORMATS, WeightFormat
-from llmpq_sim.core.layers import Attention
 from llmpq_sim.core.memory import ends_bytes, layers_weight_bytes
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.result import Summary
@@ -20,7 +19,7 @@ from llmpq_sim.core.units import GB, TFLOP, US, gib, gib_apart
 from llmpq_sim.io.clusters import bundled_clusters, load_cluster
 from llmpq_sim.io.devices import load_devices, load_links
 from llmpq_sim.io.model_records import model_to_dict
-from llmpq_sim.io.models import bundled_models, load_model
+from llmpq_sim.io.models import bundled_models, read_model
 from llmpq_sim.io.resources import unknown_name
 from llmpq_sim.report.comparison import ComparisonRow, FrontRow, WhatIfRow
 from llmpq_sim.report.console import WIDTH, new_table, plain
@@ -31,6 +30,12 @@ from llmpq_sim.report.formatting import (
     percent_text,
     rate_text,
     seconds_text,
+)
+from llmpq_sim.report.model_description import (
+    BILLION,
+    kinds_content,
+    runtime_says,
+    short_kinds,
 )
 from llmpq_sim.report.quality import loss_with_interval
 from llmpq_sim.report.stages import StageRow
@@ -183,24 +188,27 @@ def listing_table(listing: Listing) -> Table:
     return table
 
 
-def bundled_listing(kind: str) -> Listing:
+def bundled_listing(kind: str, executed: Collection[str] = ()) -> Listing:
     """Return what ships of one kind.
+
+    Args:
+        kind: such as ``devices``.
+        executed: families of models that the torch runtime computes.
 
     Raises:
         InputError: there is no such kind.
     """
     if kind not in _KINDS:
         raise unknown_name("list", f"one of {', '.join(_KINDS)}", kind, tuple(_KINDS))
-    return _KINDS[kind]()
+    return _models(executed) if kind == "models" else _KINDS[kind]()
 
 
-def _models() -> Listing:
-    models = [load_model(name) for name in bundled_models()]
+def _models(executed: Collection[str] = ()) -> Listing:
+    models = [read_model(name, without_vision=True).spec for name in bundled_models()]
     models.sort(key=lambda model: (model.family, _model_bytes(model)))
-    columns = ("model", "layers", "hidden size", "heads", "KV heads", "context", "GiB at 16 bits")
-    return Listing(
-        "models", columns, tuple(map(_model_row, models)), tuple(map(_model_entry, models))
-    )
+    columns = ("model", "B", "active", "layers", "kinds", "context", "runs")
+    rows = tuple(_model_row(model, executed) for model in models)
+    return Listing("models", columns, rows, tuple(_model_entry(m, executed) for m in models))
 
 
 def _model_bytes(model: ModelSpec) -> int:
@@ -209,27 +217,35 @@ def _model_bytes(model: ModelSpec) -> int:
     return layers + ends_bytes(model, is_first=True, is_last=True)
 
 
-def _model_row(model: ModelSpec) -> tuple[str, ...]:
-    heads, kv_heads = _head_counts(model)
-    counts = (model.layers, model.hidden_size, heads, kv_heads, model.max_positions)
-    return (model.name, *map(str, counts), gib(_model_bytes(model)))
+def _model_row(model: ModelSpec, executed: Collection[str]) -> tuple[str, ...]:
+    sizes = (model.parameters, model.active_parameters)
+    return (
+        model.name,
+        *(f"{size / BILLION:.2f}" for size in sizes),
+        str(model.layers),
+        short_kinds(model),
+        str(model.max_positions),
+        runtime_says(model, executed),
+    )
 
 
-def _head_counts(model: ModelSpec) -> tuple[str, str]:
-    """Return the heads and KV heads of its kinds of attention, a dash where there is none."""
-    mixers = [kind.mixer for kind in model.kinds if isinstance(kind.mixer, Attention)]
-    found = ([each.heads for each in mixers], [each.kv_heads for each in mixers])
-    heads, kv_heads = ("/".join(map(str, dict.fromkeys(counts))) or "-" for counts in found)
-    return heads, kv_heads
-
-
-def _model_entry(model: ModelSpec) -> dict[str, Any]:
-    return {**model_to_dict(model), "weights_bytes": _model_bytes(model)}
+def _model_entry(model: ModelSpec, executed: Collection[str]) -> dict[str, Any]:
+    shapes = model_to_dict(model)
+    shapes.pop("kind_of_layer", None)
+    return {
+        **shapes,
+        "layers": model.layers,
+        "parameters": model.parameters,
+        "active_parameters": model.active_parameters,
+        "kinds": kinds_content(model),
+        "runtime": runtime_says(model, executed),
+        "weights_bytes": _model_bytes(model),
+    }
 
 
 def _devices() -> Listing:
     devices = list(load_devices().values())
-    columns = ("device", "GiB", "GB/s", "TFLOPS", "formats", "kernels", "$/h")
+    columns = ("device", "GiB", "GB/s", "TFLOPS", "16 bits", "kernels", "$/h")
     return Listing(
         "devices", columns, tuple(map(_device_row, devices)), tuple(map(asdict, devices))
     )
@@ -242,7 +258,7 @@ def _device_row(device: Device) -> tuple[str, ...]:
         gib(device.memory_bytes),
         f"{device.memory_bytes_per_s / GB:.0f}",
         _teraflops(device),
-        " ".join(device.formats),
+        " ".join(name for name in device.formats if not FORMATS[name].is_quantized),
         " ".join(device.kernels),
         "" if price is None else f"{price:.2f}",
     )

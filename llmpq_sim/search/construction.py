@@ -1,7 +1,7 @@
 """Construction of a plan from layers per device: the order of devices, and formats per layer."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise, permutations
 
@@ -18,10 +18,10 @@ from llmpq_sim.search.bound.problem import (
     PlanningTask,
     Problem,
     build_problem,
-    layer_item,
+    layer_items,
 )
 from llmpq_sim.search.bound.relaxation import solve_integrally
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING
 
 IntArray = NDArray[np.int64]
 
@@ -74,10 +74,10 @@ def stage_problem(
     for number, (stop, count) in enumerate(zip(accumulate(layers), layers, strict=True)):
         items += _stage_items(task, places, number, range(stop - count, stop))
     for end in free.items:
-        if end.block != LAYER:
+        if not end.is_layer:
             number = 0 if end.block == EMBEDDING else len(order) - 1
             items.append(replace(end, allowed=_only(end.allowed, number)))
-    return replace(free, items=tuple(items))
+    return replace(free, items=tuple(items), is_partition=True)
 
 
 def plan_of_formats(
@@ -88,20 +88,51 @@ def plan_of_formats(
     Items are those of `stage_problem`. Within a stage the formats are arranged for the least loss.
     """
     cluster = task.costs.scenario.cluster
-    stages, layer = [], 0
+    stages, first = [], 0
     for number, device in enumerate(order):
-        counts = sum(
-            blocks[index, number] for index, item in enumerate(problem.items) if item.block == LAYER
-        )
-        per_format = np.asarray(counts).astype(int).tolist()
-        chosen = arrange_formats(task, per_format, layer)
+        counts: dict[int, FloatArray] = {}
+        for index, item in enumerate(problem.items):
+            if item.is_layer:
+                counts[item.block] = counts.get(item.block, 0.0) + blocks[index, number]
+        of_kinds = {kind: each.round().astype(int).tolist() for kind, each in counts.items()}
+        chosen = arrange_formats(task, of_kinds, first)
         stages.append(Stage(cluster.devices[device].name, chosen))
-        layer += len(chosen)
+        first += len(chosen)
     return Plan(tuple(stages), problem.micro_batching)
 
 
-def arrange_formats(task: PlanningTask, counts: Sequence[int], first_layer: int) -> tuple[str, ...]:
-    """Return formats for consecutive layers, so many of each, with the least loss.
+def counts_of_kinds(
+    task: PlanningTask, formats: Sequence[str], first_layer: int
+) -> dict[int, list[int]]:
+    """Return how many of some consecutive layers have which format, for each kind of layer."""
+    kinds = task.costs.scenario.model.kind_of_layer[first_layer : first_layer + len(formats)]
+    held = Counter(zip(kinds, formats, strict=True))
+    return {kind: [held[kind, name] for name in task.formats] for kind in dict.fromkeys(kinds)}
+
+
+def arrange_formats(
+    task: PlanningTask, counts: Mapping[int, Sequence[int]], first_layer: int
+) -> tuple[str, ...]:
+    """Return formats for consecutive layers with the least loss, so many of each kind in each.
+
+    Args:
+        task: what is planned.
+        counts: for each kind of layer, how many of its layers have each of the task's formats.
+        first_layer: the first of the layers.
+    """
+    stop = first_layer + sum(map(sum, counts.values()))
+    kinds = task.costs.scenario.model.kind_of_layer[first_layer:stop]
+    arranged = dict.fromkeys(range(first_layer, stop), "")
+    for kind, of_kind in counts.items():
+        layers = [layer for layer, other in zip(arranged, kinds, strict=True) if other == kind]
+        arranged.update(zip(layers, arrange_layers(task, of_kind, layers), strict=True))
+    return tuple(arranged.values())
+
+
+def arrange_layers(
+    task: PlanningTask, counts: Sequence[int], layers: Sequence[int]
+) -> tuple[str, ...]:
+    """Return formats for some layers, so many of each, with the least loss.
 
     Exact for any table: an assignment of layers to as many places of formats. Equal layers keep the
     most precise formats in front. A layer gets a format that breaks it only where there is no way
@@ -109,12 +140,11 @@ def arrange_formats(task: PlanningTask, counts: Sequence[int], first_layer: int)
     """
     names = sorted(task.formats, key=task.quality.uniform_loss)
     by_name = dict(zip(task.formats, counts, strict=True))
-    ranked = [name for name in names for _ in range(int(by_name[name]))]
-    stop = first_layer + len(ranked)
-    losses = [task.quality.losses[name][first_layer:stop] for name in names]
     places = np.repeat(np.arange(len(names)), [int(by_name[name]) for name in names])
-    chosen = _least_assignment(np.array(losses).T, places)
-    return tuple(ranked[place] for place in chosen)
+    if not len(places):
+        return ()
+    losses = np.array([task.quality.losses[name] for name in names])[:, list(layers)].T
+    return tuple(names[places[place]] for place in _least_assignment(losses, places))
 
 
 def _least_assignment(losses: FloatArray, places: IntArray) -> list[int]:
@@ -161,10 +191,8 @@ def best_formats(
 def _stage_items(
     task: PlanningTask, places: tuple[BlockPlace, ...], number: int, layers: range
 ) -> list[BlockItem]:
-    """Return the layers of one stage, grouped by their losses and bound to it."""
-    losses = [task.quality.losses[name] for name in task.formats]
-    classes = Counter(tuple(format_losses[layer] for format_losses in losses) for layer in layers)
-    items = [layer_item(task, places, loss, count) for loss, count in classes.items()]
+    """Return the layers of one stage, grouped by kind and losses and bound to it."""
+    items = layer_items(task, places, layers)
     return [replace(item, allowed=_only(item.allowed, number)) for item in items]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from numpy.random import Generator
 
@@ -35,6 +36,9 @@ from llmpq_sim.search.genetic.operators import Operators
 from llmpq_sim.search.pins import Pins, check_pins, explain_pins, least_formats
 from llmpq_sim.search.planner import SearchOutcome, SearchSettings, search
 from llmpq_sim.search.scoring import fits, keeps_budget, score_in_simpy
+
+if TYPE_CHECKING:
+    from llmpq_sim.search.online.planner import OnlineOutcome
 
 PINNED_SHARE = 0.4
 """Of a time budget, what the plan with pins may take; the search without them takes the rest."""
@@ -103,13 +107,28 @@ def search_pinned(
         unpinned=min(free.best, best, key=lambda score: score.makespan_s),
         front=(best,),
         what_if=(),
-        evaluations=state.evaluations + free.evaluations,
-        generations=state.generation,
-        seconds=frame.seconds,
-        ended=frame.ended if free.ended == "done" else free.ended,
-        cut_short=(*frame.cut_short, *free.cut_short),
-        logbook=tuple(state.logbook),
+        **course(state, free, frame),
     )
+
+
+def course(
+    state: EvolutionState[Any], free: "SearchOutcome | OnlineOutcome", frame: SearchFrame
+) -> dict[str, Any]:
+    """Return what an outcome says of a search with pins and the one without together.
+
+    Args:
+        state: of the generations that kept the pins.
+        free: of the search without.
+        frame: of both.
+    """
+    return {
+        "evaluations": state.evaluations + free.evaluations,
+        "generations": state.generation,
+        "seconds": frame.seconds,
+        "ended": frame.ended if free.ended == "done" else free.ended,
+        "cut_short": (*frame.cut_short, *free.cut_short),
+        "logbook": tuple(state.logbook),
+    }
 
 
 def plan_pinned(

@@ -1,12 +1,15 @@
 """Pins of a plan: the layers of each device, and perhaps their formats, as the user decided."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 from llmpq_sim.core.errors import InfeasibleError, InputError
 from llmpq_sim.core.formats import FORMATS
-from llmpq_sim.core.memory import StageMemory, layer_weight_bytes, plan_memory
+from llmpq_sim.core.layers import LayerKind
+from llmpq_sim.core.memory import StageMemory, layer_cache_bytes, layer_weight_bytes, plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.core.units import gib_apart
 from llmpq_sim.search.bound.feasibility import smallest
@@ -80,7 +83,7 @@ def explain_pins(pins: Pins, task: PlanningTask, batchings: Sequence[MicroBatchi
     formats = pins.formats
     if formats is None:
         kept = [each for each in task.formats if _keeps_budget(each, task)]
-        least = min(kept, key=lambda name: FORMATS[name].bits, default=None)
+        least = min(kept, key=lambda name: FORMATS[name].stored_bits, default=None)
         formats = None if least is None else (least,) * sum(pins.layers)
     shortages = (
         [] if formats is None else [_shortage(pins.plan(formats, each), task) for each in batchings]
@@ -122,9 +125,15 @@ def least_formats(pins: Pins, task: PlanningTask) -> tuple[str, ...]:
     formats: list[str] = []
     for position, count in zip(pins.order(task), pins.layers, strict=True):
         runs = [name for name in task.formats if name in members[position].device.formats]
-        least = min(runs, key=lambda name: layer_weight_bytes(model.only_kind, FORMATS[name]))
-        formats += [least] * count
+        layers = range(len(formats), len(formats) + count)
+        formats += [
+            min(runs, key=partial(_weight_bytes, model.layer_kind(each))) for each in layers
+        ]
     return tuple(formats)
+
+
+def _weight_bytes(kind: LayerKind, format_name: str) -> int:
+    return layer_weight_bytes(kind, FORMATS[format_name])
 
 
 def _shortage(plan: Plan, task: PlanningTask) -> tuple[int, str] | None:
@@ -134,15 +143,28 @@ def _shortage(plan: Plan, task: PlanningTask) -> tuple[int, str] | None:
     number = max(range(len(memory)), key=lambda each: short[each])
     if short[number] <= 0:
         return None
-    return short[number], _shortage_text(plan.stages[number], memory[number], plan.micro_batching)
+    room = _room(plan, number, memory[number], task)
+    text = _shortage_text(plan.stages[number], memory[number], plan.micro_batching, room)
+    return short[number], text
 
 
-def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching) -> str:
+def _room(plan: Plan, number: int, memory: StageMemory, task: PlanningTask) -> int:
+    """Return how many of a stage's layers, its first ones, fit its device."""
+    scenario = task.costs.scenario
+    first, formats = plan.first_layers()[number], plan.stages[number].formats
+    kinds = [scenario.model.layer_kind(layer) for layer in range(first, first + len(formats))]
+    taken = accumulate(
+        layer_weight_bytes(kind, FORMATS[name])
+        + layer_cache_bytes(kind, scenario.workload, plan.micro_batching)
+        for kind, name in zip(kinds, formats, strict=True)
+    )
+    left = memory.weights_bytes + memory.kv_bytes - (memory.total_bytes - memory.limit_bytes)
+    return bisect_right(list(taken), left)
+
+
+def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching, room: int) -> str:
     short = memory.total_bytes - memory.limit_bytes
     needs, has, short_gib = gib_apart(memory.total_bytes, memory.limit_bytes, short)
-    count = len(stage.formats)
-    per_layer = (memory.weights_bytes + memory.kv_bytes) / count
-    room = int(count - short / per_layer)
     rows = (
         "one request at a time"
         if (batching.prefill, batching.decode, batching.groups_in_flight) == (1, 1, 1)
@@ -151,8 +173,8 @@ def _shortage_text(stage: Stage, memory: StageMemory, batching: MicroBatching) -
     )
     formats = " and ".join(dict.fromkeys(stage.formats))
     return (
-        f"{stage.device} has no room for {_layers(count)} of {formats} with {rows}: needs {needs} "
-        f"GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
+        f"{stage.device} has no room for {_layers(len(stage.formats))} of {formats} with {rows}: "
+        f"needs {needs} GiB, has {has} ({held_text(memory)}); {short_gib} GiB are short; "
         + (f"at most {_layers(room)} would fit" if room > 0 else "no layer would fit")
     )
 

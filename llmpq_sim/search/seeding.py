@@ -11,17 +11,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from llmpq_sim.core.plan import MicroBatching, Plan
 from llmpq_sim.search.baselines.integer import integer_plan, single_device_plans
 from llmpq_sim.search.baselines.simple import quick_plans
 from llmpq_sim.search.bound.bound import Certificate, first_certificate, near, refined_entry
-from llmpq_sim.search.bound.problem import BlockPlace, PlanningTask, Problem, build_problem
-from llmpq_sim.search.bound.relaxation import Relaxation, relax
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.bound.problem import PlanningTask
+from llmpq_sim.search.bound.relaxation import relax
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.construction import best_formats, order_devices, stage_problem
+from llmpq_sim.search.construction import best_formats, stage_problem
+from llmpq_sim.search.cuts import device_orders, plan_of_cuts, relaxed_devices
 from llmpq_sim.search.deadline import check_time, without_time_limit
 from llmpq_sim.search.scoring import fits, keeps_budget
 
@@ -174,6 +172,8 @@ def _plans(batching: MicroBatching, screen: Screen, *, guided: bool) -> list[Pla
     found: list[Plan | None] = [integer_plan(screen.task, batching)]
     if guided:
         found.append(guided_plan(screen.task, batching))
+        if len(screen.task.costs.scenario.model.kinds) > 1:
+            found += cut_plans(screen.task, batching)
     if not screen.problem(batching).ends_apart:
         found += single_device_plans(screen.task, batching)
     return [plan for plan in found if plan is not None]
@@ -181,36 +181,22 @@ def _plans(batching: MicroBatching, screen: Screen, *, guided: bool) -> list[Pla
 
 def guided_plan(task: PlanningTask, micro_batching: MicroBatching) -> Plan | None:
     """Return the plan that the relaxation leads to, or None if it leads to none."""
-    members = task.costs.scenario.cluster.devices
-    places = tuple(BlockPlace(member.name, member.device.name, 1) for member in members)
-    problem = build_problem(task, micro_batching, places, ends_apart=len(places) > 1)
-    relaxed = relax(problem)
-    if not relaxed.is_feasible:
+    relaxed = relaxed_devices(task, micro_batching)
+    if relaxed is None:
         return None
-    order, layers = _rounded(task, problem, relaxed)
+    order, layers = relaxed
     layers = _climb(task, micro_batching, order, layers)
     kept = [number for number, count in enumerate(layers) if count]
     return best_formats(task, micro_batching, [order[n] for n in kept], [layers[n] for n in kept])
 
 
-def _rounded(
-    task: PlanningTask, problem: Problem, relaxed: Relaxation
-) -> tuple[list[int], list[int]]:
-    """Return devices in order and whole layers for each, by largest remainder."""
-    per_place = {block: np.zeros(len(problem.places)) for block in (LAYER, EMBEDDING, HEAD)}
-    for item, blocks in zip(problem.items, relaxed.blocks, strict=True):
-        per_place[item.block] += blocks.sum(axis=1)
-    exact = per_place[LAYER]
-    layers = np.floor(exact + 1e-9).astype(int)
-    missing = task.costs.scenario.model.layers - int(layers.sum())
-    for device in np.argsort(layers - exact, kind="stable")[:missing]:
-        layers[device] += 1
-    used = [int(device) for device in np.flatnonzero(layers)]
-    first = max(used, key=lambda device: (per_place[EMBEDDING][device], -device))
-    others = [device for device in used if device != first] or [first]
-    last = max(others, key=lambda device: (per_place[HEAD][device], -device))
-    order = order_devices(task.costs.scenario.cluster, used, first, last)
-    return order, [int(layers[device]) for device in order]
+def cut_plans(task: PlanningTask, micro_batching: MicroBatching) -> list[Plan]:
+    """Return the plan of the best cuts for each order of devices, where those are few."""
+    plans = []
+    for order in device_orders(task):
+        check_time()
+        plans.append(plan_of_cuts(task, micro_batching, order))
+    return [plan for plan in plans if plan is not None]
 
 
 def _climb(

@@ -80,15 +80,15 @@ def _lower_formats(plan: Plan, task: PlanningTask) -> list[str]:
     """Return the formats of fewer bits than a plan's widest that its devices run, widest first."""
     cluster = task.costs.scenario.cluster
     devices = [cluster.devices[cluster.index(stage.device, "plan")].device for stage in plan.stages]
-    widest = max(FORMATS[name].bits for name in plan.layer_formats)
+    widest = max(FORMATS[name].stored_bits for name in plan.layer_formats)
     lower = [
         name
         for name, each in FORMATS.items()
-        if each.bits < widest and all(name in device.formats for device in devices)
+        if each.stored_bits < widest and all(name in device.formats for device in devices)
     ]
-    return sorted(lower, key=lambda name: -FORMATS[name].bits)
+    return sorted(lower, key=lambda name: -FORMATS[name].stored_bits)
 
 
 def _lower(name: str, most: str) -> str:
     """Return a format, or another one where that has more bits."""
-    return most if FORMATS[name].bits > FORMATS[most].bits else name
+    return most if FORMATS[name].stored_bits > FORMATS[most].stored_bits else name

@@ -183,7 +183,7 @@ def _grid(settings: DemoSettings) -> Grid:
 def _fitted(rows: Path, settings: DemoSettings) -> dict[str, DeviceProfile]:
     profiles = {}
     for name, kernels in ((FAST, None), (PLAIN, ONLY_DENSE)):
-        report = fit_measurements(rows, name, kernels, settings.seed, lambda _: None)
+        report = fit_measurements([rows], name, kernels, settings.seed, lambda _: None)
         profiles[name] = report.profile
         write_json(settings.folder / f"{name}.json", to_dict(report.profile))
     return profiles

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from runtimes.profiling.grid import met_by_all
 from runtimes.profiling.processor import Target, stage_cores
 from runtimes.profiling.task import Task
 from runtimes.profiling.workers import answers, workers
@@ -37,9 +38,7 @@ def busy_co_runners(task: Task) -> Iterator[int]:
             "cores": list(stage_cores(target.all_cores, number + 1, target.threads)),
             "formats": list(task.formats),
             "dtype": DTYPE_NAMES[task.dtype],
-            "shapes": [
-                [linear.out_features, linear.in_features] for linear in spec.only_kind.linears
-            ],
+            "shapes": [[linear.out_features, linear.in_features] for linear in met_by_all(spec)],
         }
         for number in range(count)
     ]

@@ -55,17 +55,19 @@ def needed_bytes(point: Point, conditions: Conditions) -> int:
     item_bytes = 2 * conditions.dtype.itemsize
     if point.op == "gemm":
         return item_bytes * point.m * (point.n + point.k)
-    if point.op == "head":
-        return item_bytes * point.m * point.n
-    if point.op == "embedding":
+    if point.op in {"head", "embedding"}:
         return item_bytes * point.m * point.n
     if point.op == "link":
         return 2 * point.bytes
+    if point.op == "experts":
+        return item_bytes * point.m * point.chosen * (3 * point.n + 2 * point.k)
     spec = conditions.models[point.model].spec
+    if point.op == "attention":
+        kept = min(point.seq, point.window or point.seq)
+        kv_bytes = item_bytes * point.kv_heads * point.head_dim * point.batch * kept
+        return 2 * kv_bytes + item_bytes * point.tokens * spec.hidden_size
     kind = spec.only_kind
     mixer = kind.attention
     kv_bytes = item_bytes * mixer.kv_heads * mixer.key_dim * point.batch * point.seq
-    if point.op == "attention":
-        return 2 * kv_bytes + item_bytes * point.tokens * spec.hidden_size
     widest = max(linear.out_features for linear in kind.linears)
     return 2 * point.layers * kv_bytes + 2 * item_bytes * point.tokens * widest

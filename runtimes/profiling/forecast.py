@@ -86,10 +86,15 @@ def call_s(point: Point, peaks: Peaks, layer_weights: int) -> float:
     if point.op == "embedding":
         weights, moved = 0.0, 4.0 * point.m * point.n
     if point.op == "attention":
-        keys = point.batch * point.seq
+        seen = min(point.seq, point.window or point.seq)
+        keys = point.batch * seen
         queries = point.seq / 2 if point.phase == "prefill" else 1
         flops = 4.0 * keys * queries * point.heads * point.head_dim
         moved = 4.0 * keys * point.kv_heads * point.head_dim
+    if point.op == "experts":
+        flops = 6.0 * point.m * point.chosen * point.n * point.k
+        moved = 6.0 * min(point.m * point.chosen, point.experts) * point.n * point.k
+        weights = 0.0
     flops += 2.0 * weights * point.tokens
     moved += 2.0 * weights
     return fixed_s + flops / (SUSTAINED * peaks.flops_per_s) + moved / peaks.bytes_per_s

@@ -8,6 +8,8 @@ tables). Contexts and prompts include lengths that no tile divides.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.layers import Attention, Dense, Experts, Linear
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import KIB, MIB
 from runtimes.profiling.points import Point, Series
@@ -101,6 +103,26 @@ QUICK_GRID = Grid(
 )
 
 
+def met_by_all(spec: ModelSpec) -> list[Linear]:
+    """Return the products of a model's layers that have a format and that every token meets."""
+    linears = [linear for kind in spec.kinds for linear in kind.linears]
+    return [linear for linear in linears if linear.is_formatted and linear.copies == 1]
+
+
+def check_timed(spec: ModelSpec) -> None:
+    """Check that all mixers of a model can be timed.
+
+    Raises:
+        InputError: some keep something else than keys and values.
+    """
+    for kind in spec.kinds:
+        if kind.mixer is not None and not isinstance(kind.mixer, Attention):
+            raise InputError(
+                f"{spec.name}: has {type(kind.mixer).__name__} layers, which the torch runtime "
+                "does not compute; they are planned by formulas and kernels measured by others"
+            )
+
+
 def gemm_series(
     spec: ModelSpec, formats: Iterable[str], kernels_of: KernelsOf, grid: Grid
 ) -> list[Series]:
@@ -112,9 +134,7 @@ def gemm_series(
         kernels_of: the kernels of a format for some output and input features.
         grid: sizes.
     """
-    shapes = sorted(
-        {(linear.out_features, linear.in_features) for linear in spec.only_kind.linears}
-    )
+    shapes = sorted({(linear.out_features, linear.in_features) for linear in met_by_all(spec)})
     return [
         tuple(Point("gemm", "any", name, spec.name, kernel, m=m, n=n, k=k) for m in grid.tokens)
         for name in formats
@@ -137,8 +157,35 @@ def head_gemm_series(
 
 
 def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
-    """Return the attention of a layer in both phases, a series for each number of sequences."""
-    mixer = spec.only_kind.attention
+    """Return the attention of layers in both phases, a series for each number of sequences."""
+    mixers = dict.fromkeys(k.mixer for k in spec.kinds if isinstance(k.mixer, Attention))
+    return [series for mixer in mixers for series in _of_mixer(spec, mixer, grid)]
+
+
+def expert_series(spec: ModelSpec, formats: Iterable[str], grid: Grid) -> list[Series]:
+    """Return the experts of a model's layers, a series for each format."""
+    parts = dict.fromkeys(k.feed_forward for k in spec.kinds if isinstance(k.feed_forward, Experts))
+    return [
+        tuple(
+            Point(
+                "experts",
+                "any",
+                name,
+                spec.name,
+                m=m,
+                n=part.inner_size,
+                k=part.latent_size or spec.hidden_size,
+                experts=part.count,
+                chosen=part.chosen,
+            )
+            for m in grid.tokens
+        )
+        for part in parts
+        for name in formats
+    ]
+
+
+def _of_mixer(spec: ModelSpec, mixer: Attention, grid: Grid) -> list[Series]:
     base = Point(
         "attention",
         model=spec.name,
@@ -146,6 +193,7 @@ def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
         kv_heads=mixer.kv_heads,
         head_dim=mixer.key_dim,
         kv_bits=KV_BITS,
+        window=mixer.window or 0,
     )
     series: list[Series] = []
     for phase, batches, lengths in (
@@ -158,6 +206,13 @@ def attention_series(spec: ModelSpec, grid: Grid) -> list[Series]:
     return series
 
 
+def has_plain_layers(spec: ModelSpec) -> bool:
+    """Return whether all layers of a model are alike, dense, and see all tokens before them."""
+    kind = spec.kinds[0]
+    sees_all = isinstance(kind.mixer, Attention) and kind.mixer.window is None
+    return len(spec.kinds) == 1 and sees_all and isinstance(kind.feed_forward, Dense)
+
+
 def layer_series(
     spec: ModelSpec, formats: Iterable[str], grid: Grid, device_type: str = "cpu"
 ) -> list[Series]:
@@ -168,7 +223,13 @@ def layer_series(
         formats: of its layers.
         grid: sizes.
         device_type: ``cpu`` or ``cuda``.
+
+    Returns:
+        None of a model whose layers are not all alike and dense: what whole layers take beside
+        their kernels is learned from others.
     """
+    if not has_plain_layers(spec):
+        return []
     timed = LAYERS_TIMED[device_type]
     series: list[Series] = []
     for name in formats:

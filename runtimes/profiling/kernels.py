@@ -10,8 +10,10 @@ from runtimes.profiling.conditions import Conditions
 from runtimes.profiling.points import Point, Series
 from runtimes.profiling.rotation import rotated
 from runtimes.profiling.timing import Call
-from runtimes.torch_pipeline.engine.attention import StageState, alibi_slopes, attend
+from runtimes.torch_pipeline.engine.attention import StageState, attend
 from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.own_modules import position_slopes
+from runtimes.torch_pipeline.engine.scores import Scoring
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.kernels import dense_dtype, kernel_for
 from runtimes.torch_pipeline.weights.linear import (
@@ -77,9 +79,11 @@ class AttentionBench:
     def __init__(self, series: Series, conditions: Conditions) -> None:
         self._conditions = conditions
         model = conditions.models[series[0].model]
-        self._slopes = None
-        if model.spec.family == "bloom":
-            self._slopes = alibi_slopes(model.spec.only_kind.attention.heads).to(conditions.device)
+        config = model.config
+        self._softcap = getattr(config, "attn_logit_softcapping", None)
+        self._has_sinks = config.model_type == "gpt_oss"
+        slopes = position_slopes(config)
+        self._slopes = None if slopes is None else slopes.to(conditions.device)
         elements = max(prod(self._shape(point)) for point in series)
         self._memory = torch.zeros(elements, dtype=conditions.dtype, device=conditions.device)
 
@@ -88,16 +92,23 @@ class AttentionBench:
         conditions, shape = self._conditions, self._shape(point)
         layout = StepLayout(step_of(point.phase, point.batch, point.seq), conditions.device)
         stored = self._memory[: prod(shape)].view(shape)
-        state = StageState(KvCache(stored), layout, self._slopes)
+        state = StageState(KvCache(stored, point.seq + 1), layout)
+        sinks = torch.zeros(point.heads, device=conditions.device) if self._has_sinks else None
+        scoring = Scoring(None, self._softcap, sinks, self._slopes)
         query, key, value = (
             conditions.random(point.tokens, heads, point.head_dim).transpose(0, 1)
             for heads in (point.heads, point.kv_heads, point.kv_heads)
         )
         projected = (query, key, value)
-        return (rotated(range(shape[0]), lambda layer: attend(state, layer, projected, None)),)
+
+        def attended(layer: int) -> torch.Tensor:
+            return attend(state, layer, projected, scoring, point.window or None)
+
+        return (rotated(range(shape[0]), attended),)
 
     def _shape(self, point: Point) -> tuple[int, ...]:
         """Return the shape of a cache with so many layers that each is cold when its turn comes."""
-        layer = (2, point.batch, point.kv_heads, point.seq + 1, point.head_dim)
+        tokens = min(point.seq + 1, point.window or point.seq + 1)
+        layer = (2, point.batch, point.kv_heads, tokens, point.head_dim)
         copies = self._conditions.copies(self._conditions.dtype.itemsize * prod(layer))
         return copies, *layer

@@ -29,8 +29,8 @@ from runtimes.torch_pipeline.engine.architecture import (
     shard_model,
 )
 from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
-from runtimes.torch_pipeline.engine.kv_cache import KvCache
 from runtimes.torch_pipeline.engine.sampling import sample
 from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
@@ -108,11 +108,9 @@ def random_stage(
     """
     shard = Shard(0, layers, is_first=False, is_last=False)
     built, settings = random_cut(model, shard, format_name, conditions)
-    mixer = model.spec.only_kind.attention
-    shape = (layers, 2, cache[0], mixer.kv_heads, cache[1], mixer.key_dim)
-    stored = torch.zeros(shape, dtype=conditions.dtype, device=conditions.device)
-    state = StageState(KvCache(stored))
-    connect(built, state)
+    shape = CacheShape(*cache)
+    state = StageState(empty_cache(built.model.config, shape, conditions.dtype, conditions.device))
+    connect(built, state, conditions.device)
     recorder = CudaRecorder() if conditions.uses_cuda_graphs else None
     return Stage(shard, built.model, state, settings, recorder)
 

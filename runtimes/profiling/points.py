@@ -8,17 +8,19 @@ class Point:
     """One thing to be timed; numbers that say nothing about it are 0, texts empty.
 
     Attributes:
-        op: ``gemm``, ``attention``, ``layer``, ``embedding``, ``head``, ``step``, ``served``
-            or ``link``.
+        op: ``gemm``, ``attention``, ``experts``, ``layer``, ``embedding``, ``head``, ``visit``,
+            ``served`` or ``link``.
         phase: ``prefill`` or ``decode``; ``any`` of a matrix product.
         quant: weight format.
         model: for the sake of which model it is measured.
         kernel: ``fused`` decodes weights within the product, ``dense`` before it; of a served
             step the end of the model, ``first`` or ``last``, and ``-dense`` where all weights are
             decoded beforehand.
-        m, n, k: tokens, output features and input features.
+        m, n, k: tokens, output and input features; of experts tokens, inner size and width.
         batch, seq: sequences, and prompt or context tokens of each.
         heads, kv_heads, head_dim, kv_bits: of attention.
+        window: tokens that are attended to, 0 for all.
+        experts, chosen: experts, and how many a token goes through.
         layers: decoder layers among which the time was shared.
         bytes: of a message.
     """
@@ -37,6 +39,9 @@ class Point:
     kv_heads: int = 0
     head_dim: int = 0
     kv_bits: int = 0
+    window: int = 0
+    experts: int = 0
+    chosen: int = 0
     layers: int = 0
     bytes: int = 0
 
@@ -53,6 +58,7 @@ class Point:
         sizes = {
             "gemm": f"{self.quant} {self.kernel} {self.m} x {self.k} x {self.n}",
             "attention": f"{self.phase} {self.batch} x {self.seq} tokens",
+            "experts": f"{self.quant} {self.m} x {self.chosen} of {self.experts}",
             "layer": f"{self.quant} {self.phase} {self.batch} x {self.seq} tokens",
             "embedding": f"{self.m} tokens",
             "head": f"{self.m} rows",

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import AutoConfig
 
 from llmpq_sim.core.model import ModelSpec
+from llmpq_sim.io.bundled_models import bundled_models, bundled_record
 from llmpq_sim.io.files import read_json
 from llmpq_sim.io.models import load_model
-from llmpq_sim.io.resources import bundled_dir
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ def load_profiled(name_or_path: str) -> ProfiledModel:
 
 
 def _content(name_or_path: str) -> dict[str, Any]:
-    bundled = bundled_dir("cluster_profiles") / "models" / f"{name_or_path}.json"
-    path = bundled if bundled.exists() else Path(name_or_path)
-    if path.is_dir():
-        path = path / "config.json"
-    content = read_json(path)
+    if name_or_path in bundled_models():
+        return dict(bundled_record(name_or_path).config)
+    path = Path(name_or_path)
+    content = read_json(path / "config.json" if path.is_dir() else path)
     return content if isinstance(content, dict) else {}

@@ -16,8 +16,11 @@ from runtimes.profiling.conditions import MEMORY_FRACTION, Conditions, needed_by
 from runtimes.profiling.forecast import Forecast, Peaks
 from runtimes.profiling.grid import (
     attention_series,
+    check_timed,
     end_series,
+    expert_series,
     gemm_series,
+    has_plain_layers,
     head_gemm_series,
     layer_series,
     link_series,
@@ -129,6 +132,7 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     layers: list[Series] = []
     for model in task.models.values():
         spec = model.spec
+        check_timed(spec)
 
         def own_kernels(name: str, shape: tuple[int, int]) -> tuple[str, ...]:
             return kernels_of(name, shape, conditions.device, conditions.dtype)
@@ -136,6 +140,7 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
         kernels += gemm_series(spec, task.formats, own_kernels, grid)
         kernels += head_gemm_series(spec, task.unquantized, own_kernels, grid)
         kernels += attention_series(spec, grid)
+        kernels += expert_series(spec, task.formats, grid)
         kernels += end_series(spec, task.unquantized, grid)
         layers += layer_series(spec, task.formats, grid, conditions.device.type)
     everything = [without_repeats(kernels), layers, [link_series(grid)]]
@@ -148,7 +153,11 @@ def agenda_of(task: Task, conditions: Conditions) -> Agenda:
     kernels, layers = ([series for series in part if series] for part in fitting[:2])
     order.shuffle(kernels)  # a slow drift of the machine is not to look like an effect of sizes
     order.shuffle(layers)
-    specs = [model.spec for model in task.models.values() if serves_here(task.target)]
+    specs = [
+        model.spec
+        for model in task.models.values()
+        if serves_here(task.target) and has_plain_layers(model.spec)
+    ]
     served = tuple(
         pipeline
         for spec in specs
@@ -197,7 +206,10 @@ def _session(
 ) -> Session:
     effort = task.settings.timing_effort
     missing = [point for point in agenda.points if point not in rows.timings]
-    weights = {name: model.spec.only_kind.formatted_weights for name, model in task.models.items()}
+    weights = {
+        name: max(kind.formatted_weights for kind in model.spec.kinds)
+        for name, model in task.models.items()
+    }
     peaks = Peaks(machine.flops_per_s, machine.memory_bytes_per_s)
     forecast = Forecast(missing, peaks, weights, effort)
     stopwatch = stopwatch_of(task.target.device, task.target.threads)

@@ -28,7 +28,7 @@ from runtimes.profiling.timing import Timing, timing_of
 from runtimes.profiling.two_ends import FIRST, serve_as_end
 from runtimes.torch_pipeline.engine.architecture import Shard, ShardModel, connect
 from runtimes.torch_pipeline.engine.attention import StageState
-from runtimes.torch_pipeline.engine.kv_cache import KvCache
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord
 from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, pin
@@ -71,7 +71,7 @@ def _serve_alike(pipelines: list[dict[str, Any]], task: Mapping[str, Any]) -> No
         del built.layers[pipeline["layers"][task["rank"]] :]
         built.model.config.num_hidden_layers = len(built.layers)
         release_freed_memory()
-        ends = pipeline_steps(_end(model, built, settings, pipeline, task), pipeline, task)
+        ends = pipeline_steps(_end(built, settings, pipeline, task), pipeline, task)
         if task["rank"] == FIRST:
             sys.stdout.write(json.dumps([asdict(end) for end in ends or ()]) + "\n")
             sys.stdout.flush()
@@ -171,23 +171,19 @@ def _built(
 
 
 def _end(
-    model: ProfiledModel,
     built: ShardModel,
     settings: WeightSettings,
     pipeline: Mapping[str, Any],
     task: Mapping[str, Any],
 ) -> End:
     """Return the stage of this end with an empty cache."""
-    mixer, layers, is_first = (
-        model.spec.only_kind.attention,
-        len(built.layers),
-        task["rank"] == FIRST,
-    )
+    layers, is_first = len(built.layers), task["rank"] == FIRST
     context_tokens = pipeline["prompt_tokens"] + pipeline["rounds"]
-    shape = (layers, 2, GROUPS * task["rows"], mixer.kv_heads, context_tokens, mixer.key_dim)
-    state = StageState(KvCache(torch.zeros(shape, dtype=settings.dtype)))
-    connect(built, state)
-    tensors = [*built.model.parameters(), *built.model.buffers(), state.cache.stored]
+    shape = CacheShape(GROUPS * task["rows"], context_tokens)
+    cache = empty_cache(built.model.config, shape, settings.dtype, settings.device)
+    state = StageState(cache)
+    connect(built, state, settings.device)
+    tensors = [*built.model.parameters(), *built.model.buffers(), *cache.layers]
     held_bytes = sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)
     shard = Shard(0, layers, is_first=is_first, is_last=not is_first)
     return End(Stage(shard, built.model, state, settings), held_bytes)

@@ -9,6 +9,7 @@ import torch
 
 from llmpq_sim.core.errors import ExecutionError
 from runtimes.profiling.conditions import Conditions
+from runtimes.profiling.experts import ExpertsBench
 from runtimes.profiling.forecast import Forecast
 from runtimes.profiling.kernels import AttentionBench, GemmBench
 from runtimes.profiling.layers import (
@@ -45,6 +46,7 @@ class Bench(Protocol):
 BENCHES: dict[str, Callable[[Series, Conditions], Bench]] = {
     "gemm": GemmBench,
     "attention": AttentionBench,
+    "experts": ExpertsBench,
     "layer": LayerBench,
     "embedding": EmbeddingBench,
     "head": HeadBench,

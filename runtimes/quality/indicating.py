@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.layers import Experts
 from llmpq_sim.io.quality import shape_sha256
 from llmpq_sim.quality.measured import MEASURES, MeasuredLoss, MeasuredQuality
 from runtimes.quality.indicators import Method, layer_indicators, read_matrices
@@ -33,8 +35,14 @@ def measure_indicator(
         on_progress: told after each layer.
 
     Raises:
-        LlmpqError: the model's folder is damaged, or its 16-bit model gives no finite numbers.
+        LlmpqError: the model has experts, its folder is damaged, or its 16-bit model gives no
+            finite numbers.
     """
+    if any(isinstance(kind.feed_forward, Experts) for kind in measured_model.spec.kinds):
+        raise InputError(
+            f"--method {method}: {measured_model.spec.name} has experts, whose inputs differ and "
+            "which an indicator does not weigh; measure the loss itself, --method kl"
+        )
     windows = torch.tensor(measured_model.windows.tokens)
     at_once = measured_model.source.windows_at_once
     embedding = measured_model.source.embedding()

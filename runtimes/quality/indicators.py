@@ -19,7 +19,7 @@ from runtimes.torch_pipeline.engine.architecture import Shard, read_config, shar
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.base import RTN, Tensors
 from runtimes.torch_pipeline.weights.formats.registry import stored_format
-from runtimes.torch_pipeline.weights.loading import layer_matrices
+from runtimes.torch_pipeline.weights.layer_matrices import layer_matrices
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 
 Method = Literal["variance", "variance-stochastic", "hessian"]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from runtimes.torch_pipeline.engine.architecture import Shard
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import Stage, load_stage
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings

@@ -1,6 +1,7 @@
 """Measured model: which one, on which windows of which text."""
 
 from dataclasses import asdict, dataclass
+from math import prod
 
 import torch
 
@@ -123,7 +124,7 @@ def prepared_run(
         folder,
         _run_sha256(measured_model, candidates),
         measured_model.spec.hidden_size,
-        measured_model.spec.head_weights / measured_model.spec.only_kind.formatted_weights,
+        measured_model.spec.head_weights / _mean_layer_weights(measured_model.spec),
         settings.clock,
     )
     check_leftovers(folder, resume=settings.resume)
@@ -134,6 +135,12 @@ def prepared_run(
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
     return run
+
+
+def _mean_layer_weights(spec: ModelSpec) -> float:
+    """Return the weights of a layer, on average over layers, that a format applies to."""
+    weights = [kind.formatted_weights for kind in spec.kinds]
+    return sum(map(prod, zip(weights, spec.layers_by_kind, strict=True))) / spec.layers
 
 
 def _run_sha256(measured_model: MeasuredModel, candidates: list[Candidate]) -> str:

@@ -8,6 +8,7 @@ from llmpq_sim.io.quality import shape_sha256
 from llmpq_sim.quality.measured import (
     MEASURES,
     Additivity,
+    ExpertUse,
     MeasuredLoss,
     MeasuredQuality,
 )
@@ -73,6 +74,11 @@ def measure_kl(
         reference_nats=reference_nats(compared),
         additivity=additivity(rows, mixed, totals),
         rows=tuple(rows),
+        expert_use=tuple(
+            ExpertUse(layer, choices)
+            for layer, choices in enumerate(compared.expert_choices)
+            if choices
+        ),
     )
 
 

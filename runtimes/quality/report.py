@@ -10,7 +10,7 @@ from rich.table import Table
 
 import llmpq_sim
 from llmpq_sim.io.quality import quality_to_dict
-from llmpq_sim.quality.measured import MeasuredLoss, MeasuredQuality
+from llmpq_sim.quality.measured import ExpertUse, MeasuredLoss, MeasuredQuality
 from llmpq_sim.report.console import labelled, new_table, paragraph, plain, print_to, width_of
 from llmpq_sim.report.execution import size_text
 from llmpq_sim.report.formatting import counted, loss_text, percent_text, seconds_text
@@ -195,6 +195,8 @@ def _facts(measured: MeasuredQuality) -> list[tuple[str, list[str]]]:
             [seconds_text(sum(row.seconds for row in measured.rows)), f"seed {measured.seed}"],
         ),
     ]
+    if measured.expert_use:
+        rows.append(("experts", list(_expert_texts(measured.expert_use))))
     if text.windows == 1:
         rows.append(("", ["one window has no standard error: take more for an interval"]))
     if additivity is not None:
@@ -204,6 +206,15 @@ def _facts(measured: MeasuredQuality) -> list[tuple[str, list[str]]]:
     elif measured.method == "kl":
         rows.append(("sums", ["over layers were compared with no mixed assignment"]))
     return rows
+
+
+def _expert_texts(used: Sequence[ExpertUse]) -> Iterator[str]:
+    """Yield how unequally the text used experts, the layer where it did most so."""
+    idle = sum(not count for each in used for count in each.choices)
+    yield f"{idle} of {sum(len(each.choices) for each in used)} were never chosen by the text"
+    shares = {each.layer: max(each.choices) / sum(each.choices) for each in used}
+    layer = max(shares, key=shares.__getitem__)
+    yield f"layer {layer} chose one of them {percent_text(shares[layer], 1)} of the time"
 
 
 def quality_content(measured: MeasuredQuality, layers: int, quality_file: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from llmpq_sim.core.errors import InfeasibleError
+from llmpq_sim.core.layers import Experts, LayerKind
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.units import MIB, gib_apart
 from runtimes.quality.layer_stages import LayerSource
@@ -32,14 +33,28 @@ def needed_memory_bytes(spec: ModelSpec, source: LayerSource) -> int:
     that are compared together.
     """
     size = source.dtype.itemsize
-    kind = spec.only_kind
-    largest = max(linear.weights for linear in kind.linears)
-    layer = (kind.parameters + largest) * size
-    widths = ACTIVATIONS_HIDDEN * spec.hidden_size + ACTIVATIONS_INNER * kind.dense.inner_size
+    layer = max(_layer_elements(kind) for kind in spec.kinds) * size
+    widths = max(_activation_elements(kind) for kind in spec.kinds)
     windows = source.windows_at_once * source.window_tokens * widths * size
     logits = HEAD_TOKENS * spec.vocab_size * (LOGITS_FLOAT64 * torch.float64.itemsize + size)
     embedding, head = spec.embedding_weights * size, spec.head_weights * size + logits
     return max(layer + windows, embedding, head) + BESIDE_BYTES
+
+
+def _layer_elements(kind: LayerKind) -> int:
+    """Return the elements of a layer, with its largest matrix once more, all experts together."""
+    return kind.parameters + max(linear.weights for linear in kind.linears)
+
+
+def _activation_elements(kind: LayerKind) -> int:
+    """Return the elements that there are of a token at once; it goes through several experts."""
+    part = kind.feed_forward
+    inner = 0
+    if isinstance(part, Experts):
+        inner = part.chosen * (part.inner_size + kind.hidden_size) + part.shared_inner_size
+    elif part is not None:
+        inner = part.inner_size
+    return ACTIVATIONS_HIDDEN * kind.hidden_size + ACTIVATIONS_INNER * inner
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,8 @@ turns hidden states into predictions, which are compared token by token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from runtimes.quality.divergence import (
     divergence_nats,
     log_probabilities,
 )
+from runtimes.quality.expert_choices import counted_choices
 from runtimes.quality.layer_stages import LayerSource, run_head, run_windows
 from runtimes.quality.progress import MeasurementProgress, StreamProgress, Work
 from runtimes.quality.streams import (
@@ -94,11 +96,14 @@ class Compared:
         cross_entropy_nats: mean over the tokens after the first, of the 16-bit model and then each
             candidate, (1 + candidates, windows).
         stream_s: seconds spent on the 16-bit model and on each candidate.
+        expert_choices: of the 16-bit model, how often each expert of each layer was chosen; nothing
+            for a layer without experts.
     """
 
     divergence_nats: np.ndarray
     cross_entropy_nats: np.ndarray
     stream_s: tuple[float, ...]
+    expert_choices: tuple[tuple[int, ...], ...] = ()
 
 
 def stream(run: Run, *, resume: bool, on_progress: Callable[[StreamProgress], None]) -> Compared:
@@ -118,13 +123,15 @@ def stream(run: Run, *, resume: bool, on_progress: Callable[[StreamProgress], No
     streams.open(anew=found is None)
     done = found or _begin(run, streams)
     progress = MeasurementProgress(run.work, done.layers, on_progress)
-    spent = np.array(done.stream_s)
+    spent, choices = np.array(done.stream_s), list(done.expert_choices)
     for layer in range(done.layers, run.source.layers):
-        for format_name in (run.plain, *formats_at(run.candidates, layer)):
+        choices.append(_pass_layer(run, streams, (layer, run.plain), spent, progress))
+        for format_name in formats_at(run.candidates, layer):
             _pass_layer(run, streams, (layer, format_name), spent, progress)
         streams.flush(layer + 1)
-        write_progress(run.folder, run.sha256, Progress(layer + 1, tuple(spent.tolist())))
-    return _compare(run, streams, spent, progress)
+        passed = Progress(layer + 1, tuple(spent.tolist()), tuple(choices))
+        write_progress(run.folder, run.sha256, passed)
+    return replace(_compare(run, streams, spent, progress), expert_choices=tuple(choices))
 
 
 def _begin(run: Run, streams: Streams) -> Progress:
@@ -144,8 +151,12 @@ def _pass_layer(
     at: tuple[int, str],
     spent: np.ndarray,
     progress: MeasurementProgress,
-) -> None:
-    """Let all streams that need a layer in a format pass it; the time of loading is shared out."""
+) -> tuple[int, ...]:
+    """Let all streams that need a layer in a format pass it; the time of loading is shared out.
+
+    Returns:
+        How often the 16-bit model chose each expert of the layer, if it was among them.
+    """
     layer, format_name = at
     passes = [
         (1 + number, REFERENCE if starts else 1 + number)
@@ -157,18 +168,22 @@ def _pass_layer(
     stage = run.source.layer(layer, format_name)
     loading_s = run.clock() - began
     progress.loaded(loading_s)
+    choices: list[int] = []
     for stream_number, entering in passes:
         began = run.clock()
-        for batch in run.batches:
-            hidden = run_windows(stage, streams.read(layer, entering, batch))
-            if stream_number == REFERENCE:
-                _check_finite(run, hidden, batch.start, f"layer {layer}")
-            streams.write(layer + 1, stream_number, batch, hidden)
+        is_reference = stream_number == REFERENCE
+        with counted_choices(stage) if is_reference else nullcontext(choices) as choices:
+            for batch in run.batches:
+                hidden = run_windows(stage, streams.read(layer, entering, batch))
+                if is_reference:
+                    _check_finite(run, hidden, batch.start, f"layer {layer}")
+                streams.write(layer + 1, stream_number, batch, hidden)
         passing_s = run.clock() - began
         spent[stream_number] += passing_s + loading_s / len(passes)
         progress.passed(layer, passing_s)
     del stage
     release_freed_memory()
+    return tuple(choices)
 
 
 def _compare(

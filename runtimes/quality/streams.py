@@ -115,10 +115,13 @@ class Progress:
     Attributes:
         layers: that all streams have passed.
         stream_s: seconds spent on each stream, that of the 16-bit model first.
+        expert_choices: of the 16-bit model, how often each expert of each layer was chosen; nothing
+            for a layer without experts.
     """
 
     layers: int
     stream_s: tuple[float, ...]
+    expert_choices: tuple[tuple[int, ...], ...] = ()
 
 
 def write_progress(folder: Path, run_sha256: str, progress: Progress) -> None:
@@ -138,6 +141,7 @@ def write_progress(folder: Path, run_sha256: str, progress: Progress) -> None:
         "run_sha256": run_sha256,
         "layers": progress.layers,
         "stream_s": list(progress.stream_s),
+        "expert_choices": [list(choices) for choices in progress.expert_choices],
     }
     write_json(folder / PROGRESS, content)
 
@@ -158,7 +162,12 @@ def load_progress(folder: Path, run_sha256: str) -> Progress | None:
                 f"{folder}: is of a run with another model, text or settings; give those again, "
                 "or remove the folder"
             )
-        return Progress(fields.integer("layers", least=0), fields.numbers("stream_s"))
+        layers = fields.integer("layers", least=0)
+        choices = fields.items("expert_choices")
+        if len(choices) != layers or not all(isinstance(each, list) for each in choices):
+            raise InputError(f"{path}: expected expert_choices, a list for each of {layers} layers")
+        numbers = tuple(tuple(map(int, each)) for each in choices)
+        return Progress(layers, fields.numbers("stream_s"), numbers)
 
 
 def check_leftovers(folder: Path, *, resume: bool) -> None:

@@ -18,8 +18,8 @@ from runtimes.profiling.profiled_models import load_profiled
 from runtimes.profiling.timing import QUICK_EFFORT
 from runtimes.torch_pipeline.engine.architecture import Shard, connect
 from runtimes.torch_pipeline.engine.attention import StageState
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
-from runtimes.torch_pipeline.engine.kv_cache import KvCache
 from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.engine.step import Segment, Step
 from runtimes.torch_pipeline.weights.linear import NEVER, StoredLinear
@@ -46,10 +46,9 @@ def whole_model(format_name: str, target: Target, recorded: bool) -> tuple[Stage
     conditions = Conditions(target, torch.bfloat16, {MODEL: model}, FUSED)
     shard = Shard(0, model.spec.layers, is_first=True, is_last=True)
     built, settings = random_cut(model, shard, format_name, conditions)
-    mixer = model.spec.only_kind.attention
-    shape = (shard.layers, 2, 1, mixer.kv_heads, 1024, mixer.key_dim)
-    state = StageState(KvCache(torch.zeros(shape, dtype=torch.bfloat16, device=target.device)))
-    connect(built, state)
+    cache = empty_cache(built.model.config, CacheShape(1, 1024), torch.bfloat16, target.device)
+    state = StageState(cache)
+    connect(built, state, target.device)
     linears = [m for m in built.model.modules() if isinstance(m, StoredLinear)]
     recorder = CudaRecorder() if recorded else None
     stage = Stage(shard, built.model, state, settings, recorder)

@@ -63,7 +63,7 @@ def test_what_the_readme_says_of_devices_is_so() -> None:
 def test_every_command_of_the_readme_exists(tmp_path: Path) -> None:
     known = (
         "search|plan|simulate|verify|fit|list|deploy|compare|profile|cluster|detect|quality|reproduce"
-        "|demo"
+        "|demo|describe"
     )
     commands = set(re.findall(rf"llmpq ({known})\b", README))
     shown = llmpq("--help", cwd=tmp_path).stdout

@@ -17,13 +17,14 @@ import yaml
 
 from llmpq_sim.api.prediction import predict
 from llmpq_sim.core.records import to_dict
+from llmpq_sim.io.bundled_models import bundled_record
 from llmpq_sim.io.checkpoints import load_checkpoint, write_checkpoint
 from llmpq_sim.io.clusters import cluster_to_dict, load_cluster
 from llmpq_sim.io.executions import load_execution
 from llmpq_sim.io.files import json_text, sha256_of
 from llmpq_sim.io.measurements import read_measurements
 from llmpq_sim.io.model_records import model_to_dict
-from llmpq_sim.io.models import load_model
+from llmpq_sim.io.models import load_model, read_model
 from llmpq_sim.io.plans import load_plan, outcome_to_dict
 from llmpq_sim.io.presets import load_preset
 from llmpq_sim.io.profiles import load_profile, machine_beside
@@ -46,6 +47,18 @@ from tests.reports import small_task
 from tests.unit.test_device_files import CARD
 
 __all__ = ["Kind", "all_kinds"]
+
+CONFIGS = (
+    "opt-125m",
+    "gemma-3-4b",
+    "gpt-oss-20b",
+    "jamba-v0.1",
+    "kimi-k2.5",
+    "nemotron-3-super-120b",
+    "nemotron-super-49b",
+    "qwen3-next-80b-a3b",
+)
+"""Bundled models whose configs have what others have not."""
 
 CSV_TRACES = (
     trace_contents.AZURE,
@@ -97,7 +110,9 @@ def all_kinds() -> list[Kind]:
 
 
 def _hand_written() -> list[Kind]:
-    config = json.loads((bundled_dir("cluster_profiles") / "models/opt-125m.json").read_bytes())
+    configs = tuple(dict(bundled_record(name).config) for name in CONFIGS)
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    quantized = configs[0] | {"quantization_config": awq}
     clusters = [
         yaml.safe_load((bundled_dir("cluster_profiles") / f"clusters/{name}.yaml").read_bytes())
         for name in ("t4-v100-a100", "paper-3")
@@ -109,7 +124,8 @@ def _hand_written() -> list[Kind]:
     devices = {**clusters[0], "device_types": [CARD]}
     sensitivity = {"schema": "llmpq/sensitivity", "version": 1, "model": "opt-125m"}
     return [
-        Kind("config", "config.json", (config,), lambda path: model_to_dict(load_model(str(path)))),
+        Kind("config", "config.json", configs, lambda path: model_to_dict(load_model(str(path)))),
+        Kind("stored", "config.json", (quantized,), lambda path: read_model(str(path))),
         Kind("cluster", "lab.yaml", tuple(clusters), _use_cluster),
         Kind("devices", "lab.yaml", (devices,), _use_cluster),
         Kind("preset", "made.yaml", tuple(presets), _use_preset),

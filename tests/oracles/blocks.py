@@ -20,6 +20,7 @@ class Request:
     in_flight: bool = False
     own_blocks: int = 0
     prefix: list[Name] = field(default_factory=list)
+    bounded_blocks: int = 0
 
     @property
     def known_tokens(self) -> int:
@@ -54,7 +55,7 @@ class Blocks:
     def needed(self, request: Request, tokens: int) -> int:
         """Return the blocks a request lacks to hold so many tokens."""
         held = request.own_blocks + self.per_prefix * len(request.prefix)
-        return self.settings.blocks(tokens) - held
+        return self.settings.blocks(tokens) + request.bounded_blocks - held
 
     def ever_needed(self) -> int:
         """Return the blocks that all running requests lack until their last tokens."""

@@ -67,7 +67,8 @@ class _ContinuousService:
         for number in range(len(pipeline.stages)):
             self.environment.process(self._stage(number))
             self.environment.process(self._link(number))
-        fits = can_be_served(workload, settings, pipeline.block_capacity)
+        bounded = pipeline.bounded_blocks
+        fits = can_be_served(workload, settings, pipeline.block_capacity, bounded)
         self.arrival_s = np.full(workload.requests, np.nan)
         self.to_come: list[int] = np.flatnonzero(fits).tolist()
         if workload.concurrency is None:
@@ -89,15 +90,17 @@ class _ContinuousService:
             self._enter(number)
 
     def _enter(self, number: int) -> None:
-        workload = self.workload
-        self.waiting.append(
-            Request(
-                number,
-                int(workload.prompt_tokens[number]),
-                int(workload.output_tokens[number]),
-                tuple(prefix_names(workload, self.settings, number)),
-            )
+        workload, bounded = self.workload, self.pipeline.bounded_blocks
+        request = Request(
+            number,
+            int(workload.prompt_tokens[number]),
+            int(workload.output_tokens[number]),
+            tuple(prefix_names(workload, self.settings, number)),
         )
+        if bounded:
+            context_blocks = self.settings.blocks(request.prompt_tokens + request.output_tokens)
+            request.bounded_blocks = [*bounded, bounded[-1]][min(context_blocks, len(bounded))]
+        self.waiting.append(request)
         self._wake()
 
     def _stage(self, number: int) -> ProcessGenerator:

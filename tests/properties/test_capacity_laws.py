@@ -1,6 +1,7 @@
 """Laws of capacity: what is said to fit is served, and one more is not."""
 
 from dataclasses import replace
+from itertools import accumulate
 from math import ceil
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_sim.core.caches import KvRoom, StageCaches, kv_room
 from llmpq_sim.core.capacity import (
     COUNTS_SHOWN,
     BatchRoom,
     BlockRoom,
     StageRoom,
     batch_capacity,
-    kv_blocks,
 )
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import Plan
@@ -93,14 +94,15 @@ def test_a_stage_holds_its_tokens_beside_all_else_and_not_one_more(
     st.sampled_from([1, 4, 16]),
     st.integers(2, 200),
     st.integers(1, 20),
+    st.lists(st.integers(0, 4), max_size=4),
 )
 def test_shared_blocks_are_those_of_a_common_table(
-    blocks: list[int], block_tokens: int, longest: int, count: int
+    blocks: list[int], block_tokens: int, longest: int, count: int, taken: list[int]
 ) -> None:
     stages = tuple(
         StageRoom(f"d{number}", 0, own * block_tokens) for number, own in enumerate(blocks)
     )
-    room = BlockRoom(stages, block_tokens, longest)
+    room = BlockRoom(stages, block_tokens, longest, KvRoom(tuple(blocks), tuple(accumulate(taken))))
     shared = room.longest_context_tokens(count)
     assert shared == 0 or room.sequences(shared) >= count
     if shared < longest:
@@ -113,7 +115,7 @@ def test_a_service_holds_so_many_at_once_without_taking_blocks_away(
     blocks: int, sequences: int, spare: int
 ) -> None:
     limit = ContinuousSettings(10_000, 64, 10_000, block_tokens=4)
-    room = BlockRoom((StageRoom("d", 0, 4 * blocks),), 4, 10_000)
+    room = BlockRoom((StageRoom("d", 0, 4 * blocks),), 4, 10_000, KvRoom((blocks,)))
     context_tokens = room.longest_context_tokens(sequences)
     pipeline = even_pipeline(replace(limit, longest_context_tokens=400), blocks=blocks)
     if context_tokens < 2 * spare:
@@ -170,5 +172,6 @@ def test_contexts_are_told_for_powers_of_two_as_long_as_one_fits() -> None:
 
 def test_bytes_that_are_short_hold_no_block() -> None:
     model = tiny_model()
-    assert kv_blocks(model.only_kind, 2, -5, 16) == 0
-    assert kv_blocks(model.only_kind, 2, 2 * model.only_kind.cache_bytes(1, 16), 16) == 1
+    caches = StageCaches(((model.only_kind, 2),), model.max_positions)
+    assert kv_room([caches], [-5], 16) == KvRoom((0,))
+    assert kv_room([caches], [2 * model.only_kind.cache_bytes(1, 16)], 16) == KvRoom((1,))

@@ -24,7 +24,7 @@ def looped(case: Case, users: int) -> tuple[Pipeline, ServiceTimes, list[int]]:
     """Return a case's pipeline, its times in a closed loop, and those that can be served."""
     pipeline, workload, limit = case
     times = compute_service(pipeline, replace(workload, concurrency=users), limit)
-    fits = can_be_served(workload, limit, pipeline.block_capacity)
+    fits = can_be_served(workload, limit, pipeline.block_capacity, pipeline.bounded_blocks)
     return pipeline, times, np.flatnonzero(fits).tolist()
 
 

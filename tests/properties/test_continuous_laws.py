@@ -64,7 +64,7 @@ def test_a_simulation_that_ends_early_has_the_instants_until_then(case: Case, mo
 def test_all_that_can_be_served_is_and_nothing_else(case: Case) -> None:
     pipeline, workload, limit = case
     times = compute_service(*case)
-    served = can_be_served(workload, limit, pipeline.block_capacity)
+    served = can_be_served(workload, limit, pipeline.block_capacity, pipeline.bounded_blocks)
     assert np.array_equal(~np.isnan(times.last_s), served)
     result = service_result(times, workload, pipeline, None)
     assert result.finished + result.refused == result.requests == workload.requests

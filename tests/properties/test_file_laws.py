@@ -15,6 +15,7 @@ from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.records import from_dict, to_dict
+from llmpq_sim.io.bundled_models import bundled_record
 from llmpq_sim.io.clusters import (
     cluster_from_dict,
     cluster_from_yaml,
@@ -22,7 +23,7 @@ from llmpq_sim.io.clusters import (
     load_cluster,
 )
 from llmpq_sim.io.devices import device_types
-from llmpq_sim.io.files import json_text, read_json, read_yaml, sha256_of
+from llmpq_sim.io.files import json_text, read_yaml, sha256_of
 from llmpq_sim.io.model_records import model_from_dict, model_to_dict
 from llmpq_sim.io.models import bundled_models, model_from_config
 from llmpq_sim.io.parsing import parse_json, parse_yaml
@@ -65,7 +66,7 @@ LINKS = st.builds(Link, latency_s=st.floats(0, 1e3), bytes_per_s=RATES)
 
 
 def read_model(name: str) -> object:
-    return read_json(PROFILES / "models" / f"{name}.json")
+    return dict(bundled_record(name).config)
 
 
 @st.composite

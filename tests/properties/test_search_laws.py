@@ -141,11 +141,18 @@ def multipliers(draw: st.DrawFn, problem: Problem, scale_s: float) -> Multiplier
         waves,
         draw(any_number) * scale_s / max(problem.budget, 1e-3),
         numbers(scale_s / float(problem.block_bytes.max())),
+        draw(run_prices(places * (len(problem.block_bytes) - 2), scale_s)),
     )
 
 
+def run_prices(count: int, scale_s: float) -> st.SearchStrategy[tuple[float, ...]]:
+    """Return no prices of layers at places, or any."""
+    drawn = st.lists(any_number, min_size=count, max_size=count)
+    return st.just(()) | drawn.map(lambda prices: tuple(scale_s * price for price in prices))
+
+
 @settings(deadline=None, max_examples=30)
-@given(tasks(alike=True), st.data())
+@given(tasks(), st.data())
 def test_any_cuts_with_any_multipliers_give_a_true_bound(
     task: PlanningTask, data: st.DataObject
 ) -> None:
@@ -175,12 +182,23 @@ def cell_multipliers(draw: st.DrawFn, problem: Problem, scale_s: float) -> CellM
         any_number, min_size=len(problem.places) + 1, max_size=len(problem.places) + 1
     ).map(tuple)
     value = any_number.map(lambda share: share * scale_s)
+    kinds, places, formats = (
+        len(problem.block_bytes) - 2,
+        len(problem.places),
+        len(problem.formats) * (len(problem.items) > 3),
+    )
+
+    def values(count: int) -> tuple[float, ...]:
+        return tuple(draw(st.lists(value, min_size=count, max_size=count)))
+
     return CellMultipliers(
         draw(weights),
         draw(weights),
         draw(any_number),
         draw(any_number) * scale_s / max(problem.budget, 1e-3),
-        (draw(value), draw(value), draw(value)),
+        (draw(value) * (not formats), draw(value), draw(value)),
+        values(places * formats),
+        values(places * kinds * (formats > 0)),
     )
 
 
@@ -205,7 +223,7 @@ def test_the_multipliers_of_the_relaxation_prove_its_optimum(task: PlanningTask)
 
 
 @settings(deadline=None, max_examples=25)
-@given(tasks(alike=True), st.sampled_from([0.7, 1.0, 1.5]))
+@given(tasks(), st.sampled_from([0.7, 1.0, 1.5]))
 def test_the_tree_of_a_refinement_proves_its_bound(task: PlanningTask, share: float) -> None:
     screen = Screen(task)
     for batching, best_s in list(Enumerated(task).best_by_micro_batching.items())[:4]:

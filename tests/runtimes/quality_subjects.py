@@ -11,6 +11,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from runtimes.quality.settings import QualitySettings
+from runtimes.torch_pipeline.weights.experts import (
+    PARTS,
+    experts_of,
+    is_transposed,
+    matrix_shape,
+)
 from runtimes.torch_pipeline.weights.formats.base import RTN
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 from tests.runtimes.models import CONFIGS, save_config
@@ -74,8 +80,20 @@ def plain_logits(
             stored = quantize(linear.weight.detach(), name, torch.float32, quantizer)
             rounded = dequantize(stored, name, linear.out_features, linear.in_features)
             linear.weight = nn.Parameter(rounded, requires_grad=False)
+        for _, experts in experts_of(layers[number]):
+            _round_experts(experts, name, (quantizers or {}).get(name, RTN))
     with torch.no_grad():
         return model(torch.tensor(windows)).logits.double()
+
+
+def _round_experts(experts: Any, name: str, quantizer: str) -> None:
+    """Replace the matrices of every expert by what a format makes of them."""
+    for parameter in PARTS:
+        shape = matrix_shape(experts, parameter)
+        for weight in getattr(experts, parameter).data:
+            matrix = weight.T if is_transposed(experts) else weight
+            stored = quantize(matrix.contiguous(), name, torch.float32, quantizer)
+            matrix.copy_(dequantize(stored, name, *shape))
 
 
 def plain_divergence_nats(reference: torch.Tensor, other: torch.Tensor) -> list[float]:

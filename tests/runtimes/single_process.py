@@ -10,11 +10,12 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 from runtimes.base import Completion, TokenRequest
 from runtimes.torch_pipeline.engine.architecture import Shard
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.cuda_graphs import Recorder
 from runtimes.torch_pipeline.engine.sampling import sample
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.stage import Stage, load_stage
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.step import Step, decoded, encoded
 from runtimes.torch_pipeline.weights.linear import KernelChoice

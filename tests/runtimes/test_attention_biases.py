@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
-from runtimes.torch_pipeline.engine.attention import alibi_slopes
+from runtimes.torch_pipeline.engine.scores import alibi_slopes
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 6, 12, 16, 25, 32, 71, 112])

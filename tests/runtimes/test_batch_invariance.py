@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from llmpq_sim.core.errors import InputError
 from runtimes.base import TokenRequest
 from runtimes.torch_pipeline.engine.batch_invariance import RowwiseFunction
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.linear import FixedTiles
 from tests.runtimes.linears_of_tests import NEVER, gaussian, made
-from tests.runtimes.models import CONFIGS, generated, save_config, save_model
+from tests.runtimes.models import DENSE, generated, save_config, save_model
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_quantized_laws import wide
@@ -89,7 +90,7 @@ def invariant_stages(folder: Path, dtype: str, *, is_invariant: bool = True) -> 
     ("name", "dtype"),
     [
         *(("llama", dtype) for dtype in DTYPES),
-        *((name, "bf16") for name in ("mistral-window", "gemma", "qwen3")),
+        *((name, "bf16") for name in ("mistral-window", "gemma2", "qwen3")),
         *((name, dtype) for name in ("opt", "bloom") for dtype in ("bf16", "fp32")),
     ],
 )
@@ -147,7 +148,7 @@ def test_without_it_logits_depend_on_the_batch(root: Path) -> None:
     assert differing(together, alone(stages, REQUESTS))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DENSE)
 def test_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
     folder = save_model(name, tmp_path)
     prompts = prompts_of((5, 70, 3))
@@ -197,3 +198,9 @@ def test_functions_by_row_are_those_of_each_row_alone(rows: int, width: int, dty
     each = [function(inputs[row : row + 1]) for row in range(rows)]
     assert torch.equal(function(inputs), torch.cat(each))
     torch.testing.assert_close(function(inputs), torch.nn.functional.silu(inputs))
+
+
+def test_experts_are_refused(tmp_path: Path) -> None:
+    folder = save_model("mixtral", tmp_path)
+    with pytest.raises(InputError, match="--batch-invariant: the model has experts"):
+        load_stages(folder, [("bf16",) * 4], CacheShape(1, 8), is_invariant=True)

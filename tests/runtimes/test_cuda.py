@@ -8,8 +8,8 @@ import torch
 
 from runtimes.base import Job, Runtime, RuntimeOptions, load_runtime
 from runtimes.testing import REQUESTS, RuntimeContract, executed, saved_plan
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder, Recorder
-from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.weights.linear import KernelChoice, linear_from_stored
 from runtimes.torch_pipeline.weights.quantizers import dequantize, quantize
 from tests.runtimes.linears_of_tests import fused_name, stored_tensors

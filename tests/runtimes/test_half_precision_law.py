@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
-from runtimes.torch_pipeline.engine.stage import CacheShape
 from tests.runtimes.models import generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, static, token_lists
 from tests.runtimes.test_token_laws import prompts_of, requests_of

@@ -15,7 +15,8 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching
 from runtimes.base import TokenRequest
 from runtimes.torch_pipeline.engine.architecture import Shard
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import Stage, load_stage
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.processes.worker import _load
 from runtimes.torch_pipeline.weights.formats import base

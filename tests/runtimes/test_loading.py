@@ -13,7 +13,8 @@ from safetensors.torch import load, load_file, save_file
 from transformers import OPTConfig
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights import safetensors_file
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.safetensors_file import SafetensorsFile, open_safetensors
@@ -112,7 +113,8 @@ def test_a_model_with_projected_embeddings_and_no_final_norm_is_cut(tmp_path: Pa
     for shards in ((4,), (1, 3), (1, 1, 2)):
         assert tokens_of(folder, shards) == expected
     first = load_stages(folder, [("bf16",), ("bf16",) * 3], CacheShape(1, 8))[0]
-    assert not list(first._head.parameters()) + list(first._head.buffers())
+    head = first._model.get_output_embeddings()
+    assert not list(head.parameters()) + list(head.buffers())
 
 
 # ---- tied heads
@@ -146,7 +148,7 @@ def test_one_stage_holds_a_tied_matrix_once(tmp_path: Path, own_head: bool) -> N
     for dtype in (torch.float32, torch.bfloat16):
         stage = load_stages(folder, [("bf16",) * 4], CacheShape(1, 8), dtype=dtype)[0]
         table = stage._model.get_input_embeddings().weight
-        held = [buffer.data_ptr() for buffer in stage._head.buffers()]
+        held = [buffer.data_ptr() for buffer in stage._model.get_output_embeddings().buffers()]
         assert held == [table.data_ptr()]
 
 
@@ -314,9 +316,9 @@ def test_a_second_start_takes_quantized_layers_from_the_cache(
     read: list[str] = []
     plain = SafetensorsFile.read
 
-    def noted(self: SafetensorsFile, name: str) -> torch.Tensor:
+    def noted(self: SafetensorsFile, name: str, *dtypes: Any) -> torch.Tensor:
         read.append(name)
-        return plain(self, name)
+        return plain(self, name, *dtypes)
 
     monkeypatch.setattr(safetensors_file.SafetensorsFile, "read", noted)
     second = state_of(load_with(folder, tmp_path / "cache"))

@@ -36,7 +36,8 @@ from runtimes.torch_pipeline.engine.architecture import Shard
 from runtimes.torch_pipeline.processes.host_memory import PeakMemory, own_bytes
 from runtimes.torch_pipeline.weights.linear import KernelChoice
 from runtimes.torch_pipeline.weights.loading import WeightSettings, release_freed_memory
-from runtimes.torch_pipeline.engine.stage import CacheShape, load_stage
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.engine.stage import load_stage
 
 cpu, folder = torch.device("cpu"), Path(sys.argv[1])
 

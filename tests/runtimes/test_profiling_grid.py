@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.io.models import load_model
 from runtimes.profiling.grid import (
     FULL_GRID,
     QUICK_GRID,
     Grid,
     attention_series,
+    check_timed,
     end_series,
+    expert_series,
     gemm_series,
     half_powers,
     head_gemm_series,
@@ -54,6 +57,26 @@ def test_all_sizes_grow(grid: Grid) -> None:
     for name in ("tokens", "contexts", "prompts", "rows", "step_rows", "message_bytes"):
         sizes = getattr(grid, name)
         assert all(before < after for before, after in pairwise(sizes)), name
+
+
+def test_experts_are_timed_in_every_format_and_layers_that_differ_are_not_timed_whole() -> None:
+    spec = load_model("qwen3-30b-a3b")
+    series = expert_series(spec, ("bf16", "int4"), QUICK_GRID)
+    assert [each[0].quant for each in series] == ["bf16", "int4"]
+    for point in series[0]:
+        assert (point.experts, point.chosen, point.n, point.k) == (128, 8, 768, 2048)
+    assert tuple(point.m for point in series[0]) == QUICK_GRID.tokens
+    gemms = gemm_series(spec, ("bf16",), both_kernels, QUICK_GRID)
+    assert {(each[0].n, each[0].k) for each in gemms} == {(5120, 2048), (2048, 4096)}
+    assert layer_series(spec, ("bf16",), QUICK_GRID) == []
+
+
+def test_windows_are_timed_beside_attention_to_everything() -> None:
+    spec = load_model("gemma-3-27b")
+    series = attention_series(spec, QUICK_GRID)
+    assert {point.window for each in series for point in each} == {0, 1024}
+    with pytest.raises(InputError, match="deepseek-v3: has LatentAttention layers, which"):
+        check_timed(load_model("deepseek-v3"))
 
 
 @GRIDS

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.profiling.conditions import Conditions, needed_bytes
+from runtimes.profiling.experts import ExpertsBench, balanced_choices
 from runtimes.profiling.kernels import GemmBench, kernels_of
 from runtimes.profiling.layers import LayerBench, share_of_a_layer
 from runtimes.profiling.points import Point
@@ -19,6 +20,7 @@ from runtimes.profiling.profiled_models import load_profiled
 from runtimes.profiling.rotation import CACHES_FILLED
 from runtimes.profiling.session import BENCHES
 from runtimes.profiling.timing import ClockStopwatch, Effort, Timing, measure
+from tests.runtimes.models import CONFIGS as MODELS
 
 EFFORT = Effort(fewest_repeats=1, least_s=0.0, most_s=0.1, longest_call_s=1.0, attempts=1)
 CPU = torch.device("cpu")
@@ -139,3 +141,27 @@ def test_layers_and_the_visit_add_up_to_what_was_measured(
 def test_a_layer_never_takes_nothing(step_s: float, empty_s: float, layers: int) -> None:
     share = share_of_a_layer(Timing(step_s, 0.1, 9), Timing(empty_s, 0.1, 9), layers)
     assert 0 < share.median_s <= step_s / layers
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_are_timed_with_every_one_of_them_chosen_as_often(
+    tmp_path: Path, name: str
+) -> None:
+    config = MODELS[name]
+    (tmp_path / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+    model = load_profiled(str(tmp_path))
+    target = replace(find_target("cpu", 1), cache_bytes=1 << 16)
+    conditions = Conditions(target, torch.float32, {model.spec.name: model}, {})
+    sizes = {"n": config.intermediate_size, "k": 64, "experts": 4, "chosen": 2}
+    for quant in ("bf16", "int4"):
+        series = tuple(
+            Point("experts", "any", quant, model.spec.name, m=m, **sizes) for m in (1, 6)
+        )
+        bench = ExpertsBench(series, conditions)
+        for point in series:
+            (call,) = bench.calls(point)
+            made = call()
+            assert isinstance(made, torch.Tensor)
+            assert made.shape == (point.m, point.k)
+    counts = balanced_choices(6, 2, 4).flatten().bincount()
+    assert counts.tolist() == [3, 3, 3, 3]

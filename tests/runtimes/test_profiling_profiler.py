@@ -210,7 +210,7 @@ def test_rows_of_another_setting_are_not_resumed(
         ({"threads": 9999}, r"--threads: expected 1 to \d+, .* got 9999"),
         ({"models": ("lama-160m",)}, r"model: expected a bundled model.*did you mean llama-160m"),
         ({"models": ()}, "--model: expected at least one model"),
-        ({"formats": ("int5",)}, r"--formats: expected a weight format \(.*\), got 'int5'"),
+        ({"formats": ("int7",)}, r"--formats: expected a weight format \(.*\), got 'int7'"),
         ({"formats": ("fp16", "bf16")}, "expected one 16-bit format, got fp16 and bf16"),
         ({"dtype": "fp8"}, "--dtype: expected fp32, fp16, bf16, got 'fp8'"),
         ({"name": "a\nb"}, "--name: expected a name of printable characters"),

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from llmpq_sim.core.errors import InputError
+from llmpq_sim.core.fields import Fields
+from llmpq_sim.io.quality import quality_from_dict, quality_to_dict
 from runtimes.quality import layer_stages
 from runtimes.quality.candidates import mixed_candidates
 from runtimes.quality.indicating import measure_indicator
@@ -15,7 +19,6 @@ from runtimes.quality.measured_model import open_measured_model, prepared_run
 from runtimes.quality.measuring import measure_kl, reference_nats
 from runtimes.quality.streaming import stream
 from runtimes.torch_pipeline.engine.stage import load_stage
-from tests.runtimes.models import CONFIGS
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
 from tests.runtimes.quality_subjects import (
     plain_cross_entropy_nats,
@@ -28,10 +31,13 @@ from tests.runtimes.quality_subjects import (
 processor = pytest.fixture(autouse=True, params=PROCESSORS)(bfloat16_instructions)
 
 LAYERS = 3
+NAMES = ("llama-tied", "opt", "bloom", "gpt2", "granite", "gemma2", "mixtral", "gpt_oss")
+"""Families whose layers or ends are loaded each in another way."""
+
 CLOSE = 1e-4
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_layers_kl_is_that_of_the_whole_model_with_its_weights_replaced(
     tmp_path: Path, name: str
 ) -> None:
@@ -51,6 +57,31 @@ def test_a_layers_kl_is_that_of_the_whole_model_with_its_weights_replaced(
         increase = plain_cross_entropy_nats(logits, windows)[0] - entropy[0]
         assert row.cross_entropy_increase == pytest.approx(increase, abs=1e-6)
         assert row.standard_error == 0.0
+
+
+def test_every_choice_of_an_expert_is_counted(tmp_path: Path) -> None:
+    model, text = save_subject(tmp_path, "qwen2_moe", layers=LAYERS)
+    settings = quality_settings(model, text, formats=("int8",))
+    measured_model = open_measured_model(settings)
+    measured = measure_kl(measured_model, settings)
+    tokens = sum(map(len, measured_model.windows.tokens))
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    batch = torch.tensor(measured_model.windows.tokens)
+    with torch.no_grad():
+        scores = whole(batch, output_router_logits=True).router_logits
+    assert [each.layer for each in measured.expert_use] == [0, 1]  # the last one is dense
+    for used, logits in zip(measured.expert_use, scores, strict=True):
+        assert sum(used.choices) == 2 * tokens
+        chosen = logits.topk(2).indices.flatten()
+        assert list(used.choices) == chosen.bincount(minlength=4).tolist()
+    assert quality_from_dict(Fields(quality_to_dict(measured), "q.json")) == measured
+
+
+def test_an_indicator_of_experts_is_refused(tmp_path: Path) -> None:
+    model, text = save_subject(tmp_path, "mixtral", layers=1)
+    settings = quality_settings(model, text)
+    with pytest.raises(InputError, match=r"has experts, .* measure the loss itself, --method kl"):
+        measure_indicator(open_measured_model(settings), settings, "variance")
 
 
 def test_windows_are_averaged_with_their_standard_error(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_formats_are_those_that_are_listed(text: str | None, expected: tuple[str
     assert chosen_formats(text) == expected
 
 
-@pytest.mark.parametrize(("text", "said"), [("bf16", "which loses nothing"), ("int5", "'int5'")])
+@pytest.mark.parametrize(("text", "said"), [("bf16", "which loses nothing"), ("int7", "'int7'")])
 def test_formats_that_lose_nothing_or_are_unknown_are_refused(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         chosen_formats(text)

@@ -11,8 +11,9 @@ import torch
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import ends_bytes, layer_weight_bytes
 from llmpq_sim.io.models import load_model
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage
+from runtimes.torch_pipeline.engine.stage import Stage
 from runtimes.torch_pipeline.weights.linear import KernelChoice, StoredLinear
 from tests.runtimes.models import CONFIGS, LAYERS, save_config
 from tests.runtimes.processors import PROCESSORS, bfloat16_instructions
@@ -27,7 +28,7 @@ SWITCHING = KernelChoice({"int3": 4, "int4": 5, "int8": 7, "bf16": 3})
 """So low that decode steps take fused kernels and prefill steps dense ones."""
 
 CHOICES = {"switching": SWITCHING, "dense": KernelChoice.dense_only()}
-NAMES = ("llama", "llama-tied", "opt", "bloom")
+NAMES = ("llama", "llama-tied", "opt", "bloom", "mixtral")
 assert len(FORMATS_OF_LAYERS) == LAYERS
 REQUESTS = requests_of(prompts_of((5, 11, 3, 8, 5)), 8)
 

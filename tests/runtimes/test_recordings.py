@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from llmpq_sim.core.plan import MicroBatching
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.cuda_graphs import MOST_RECORDINGS, CudaGraphs, Work
 from runtimes.torch_pipeline.engine.kv_cache import StepLayout
-from runtimes.torch_pipeline.engine.stage import CacheShape
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.step import Segment, Step
-from tests.runtimes.models import CONFIGS, generated, save_model
+from tests.runtimes.models import DENSE, generated, save_model
 from tests.runtimes.single_process import continuous, load_stages, run, token_lists
 from tests.runtimes.test_token_laws import LENGTHS, TOKENS, prompts_of, requests_of
 
@@ -38,7 +38,7 @@ class CountingRecorder:
         return replay
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DENSE)
 def test_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
     folder = save_model(name, tmp_path)
     expected = generated(folder, prompts_of(LENGTHS), TOKENS)
@@ -142,4 +142,4 @@ def test_a_span_never_exceeds_the_cache() -> None:
     for _ in range(2):
         own.run(decodes((290,)), torch.tensor([1]), computed(layouts))
     assert layouts[-1].span == 300
-    assert layouts[-1].decode_mask(None) is not None
+    assert layouts[-1].decode_mask(300) is not None

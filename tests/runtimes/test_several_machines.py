@@ -9,7 +9,7 @@ import torch
 from llmpq_sim.core.execution import Execution
 from runtimes.base import Completion, Job, RuntimeOptions, TokenRequest
 from runtimes.testing import descendants, saved_plan
-from runtimes.torch_pipeline.engine.stage import CacheShape
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.runtime import TorchRuntime
 from tests.runtimes.models import save_model
 from tests.runtimes.single_process import load_stages, run, static, token_lists

@@ -23,7 +23,8 @@ from llmpq_sim.io.files import json_text, parse_json
 from llmpq_sim.latency.assumptions import assumed_parts
 from llmpq_sim.latency.corrections import Correction
 from llmpq_sim.latency.models import Roofline
-from llmpq_sim.latency.part_work import ExpertsSizes
+from llmpq_sim.latency.needed_parts import needed_parts
+from llmpq_sim.latency.part_work import ExpertsSizes, WindowSizes
 from llmpq_sim.latency.parts import EXPERTS_RATE, PartModel, experts_sizes
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import KERNEL_FIXED_S, spec_profile
@@ -142,7 +143,7 @@ def test_an_indexer_pays_for_scores_and_attends_to_the_chosen() -> None:
 
 def test_a_recurrent_mixer_moves_its_state_whatever_the_context() -> None:
     short_s, long_s = (SPEC.recurrent_s("decode", 256, c, DELTA) for c in (16, 131072))
-    vectors = 2 * (3 * 10240 + 48 * 128)
+    vectors = 2 * (10240 + 48 * 128 + 2 * 4 * 10240)
     expected_s = 2 * KERNEL_FIXED_S + 256 * (2 * 48 * 128 * 128 * 2 + vectors) / BYTES_PER_S
     assert short_s == long_s == pytest.approx(expected_s)
     one_s, two_s = (SPEC.recurrent_s("prefill", 1, s, DELTA) for s in (65536, 131072))
@@ -159,6 +160,11 @@ def test_fitted_parts_are_used_and_survive_their_file() -> None:
     trees = replace(fitted, experts={"fp16": corrected(ExpertsSizes, np.log(2))})
     doubled_s = trees.experts_s("fp16", 512, MIXTURE, 2048)
     assert doubled_s == pytest.approx(2 * fitted.experts_s("fp16", 512, MIXTURE, 2048))
+    aliased = replace(trees, aliases={"bf16": "fp16", "int8": "fp16"})
+    assert aliased.experts_s("bf16", 512, MIXTURE, 2048) == doubled_s
+    own = replace(aliased, experts={**trees.experts, "int8": parts["fp16"]})
+    read_s = aliased.experts_s("int8", 16, MIXTURE, 2048)
+    assert own.experts_s("int8", 16, MIXTURE, 2048) < read_s
     content: Any = parse_json(json_text(to_dict(trees)), "lab.json")
     assert from_dict(DeviceProfile, Fields(content, "lab.json")) == trees
     content["experts"]["int9"] = content["experts"].pop("fp16")
@@ -182,11 +188,32 @@ def test_a_measured_profile_says_which_parts_follow_a_roofline() -> None:
             "a mixture of experts in int4",
             "latent attention in prefill",
             "latent attention in decode",
-            "the recurrent mixer gated-delta in prefill",
-            "the recurrent mixer gated-delta in decode",
+            "the recurrence gated-delta in prefill",
+            "the convolution of recurrent mixers in prefill",
+            "the recurrence gated-delta in decode",
+            "the convolution of recurrent mixers in decode",
         )
     ]
     timed = replace(MEASURED, experts={"fp16": corrected(ExpertsSizes, 0.0)})
     assert len(assumed_parts(timed, kinds[:1], ("fp16",))) == 2
     assert assumed_parts(SPEC, kinds, ("fp16",)) == ()
     assert assumed_parts(MEASURED, [LayerKind(4096, PLAIN, Dense(8192), 0, 0)], ("fp16",)) == ()
+
+
+def test_a_model_without_a_part_names_the_same_profile_as_if_it_were_not_timed() -> None:
+    parts: dict[str, Any] = {"fp16": corrected(ExpertsSizes, 0.1)}
+    timed = replace(MEASURED, experts=parts, part_notes=("Experts were timed.",))
+    dense = LayerKind(4096, PLAIN, Dense(8192), 0, 8192)
+    mixture = LayerKind(4096, PLAIN, MIXTURE, 0, 8192)
+    assert needed_parts(timed, [dense]) == MEASURED
+    assert needed_parts(MEASURED, [dense, mixture]) is MEASURED
+    assert needed_parts(timed, [dense, mixture]) is timed
+    windows = {"decode": corrected(WindowSizes, 0.1)}
+    both = replace(timed, windows=windows)
+    assert needed_parts(both, [mixture]) == timed
+    assert needed_parts(both, [LayerKind(4096, WINDOW, None, 0, 0)]).experts == {}
+    doubted = replace(timed, part_error_fractions={"experts": 0.4, "latent": 0.9})
+    assert needed_parts(doubted, [dense]) == MEASURED
+    trusted = needed_parts(doubted, [mixture])
+    assert trusted.error_fraction == 0.4 > MEASURED.error_fraction
+    assert needed_parts(trusted, [mixture]) is trusted

@@ -9,11 +9,11 @@ import pytest
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import Fields
 from llmpq_sim.core.model import ModelSpec
-from llmpq_sim.io.families import FAMILIES
-from llmpq_sim.io.files import read_json
+from llmpq_sim.io.bundled_models import bundled_record
+from llmpq_sim.io.families import FAMILIES, SAME_AS
 from llmpq_sim.io.model_records import model_from_dict, model_to_dict
 from llmpq_sim.io.models import bundled_models, load_model, model_from_config
-from llmpq_sim.io.resources import bundled_dir
+from llmpq_sim.io.wrappers import WRAPPERS
 
 PUBLISHED = {
     "bloom-560m": 559_214_592,
@@ -71,9 +71,7 @@ def all_parameters(spec: ModelSpec) -> int:
 
 
 def config(name: str, **changes: object) -> dict[str, Any]:
-    content = read_json(bundled_dir("cluster_profiles") / "models" / f"{name}.json")
-    assert isinstance(content, dict)
-    return content | changes
+    return dict(bundled_record(name).config) | changes
 
 
 def read(name: str, **changes: object) -> ModelSpec:
@@ -172,13 +170,14 @@ def test_scaled_positions_lengthen_the_context(rope: object, positions: int) -> 
         ),
         (
             {"num_local_experts": 8},
-            "config.json.num_local_experts: expected a model without experts, got 8; mixtures of "
-            "experts are not supported",
+            "config.json.num_local_experts: expected nothing of it from model_type 'llama', got 8; "
+            "layers that it changes are not understood",
         ),
         (
             {"quantization": {"bits": 4}},
-            "config.json.quantization: expected a model with 16-bit weights, got a quantized one; "
-            "give the model it was made from",
+            "config.json: expected a model with 16-bit weights, got a quantized one "
+            "(config.json.quantization: 32 layers mlx, 4 bits in groups of 64); give the model it "
+            "was made from",
         ),
     ],
 )
@@ -198,8 +197,6 @@ def test_an_empty_quantization_config_and_own_classes_are_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hf_quant_config.json", "expected a model with 16-bit weights, got a quantized one"),
-        ("quantize_config.json", "expected a model with 16-bit weights, got a quantized one"),
         ("adapter_config.json", "got a LoRA adapter"),
         ("params.json", "got weights in the layout of params.json"),
         ("model-q4.gguf", "got a GGUF file"),
@@ -207,8 +204,6 @@ def test_an_empty_quantization_config_and_own_classes_are_nothing() -> None:
 )
 def test_a_folder_of_something_else_is_named(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / name).write_text("{}")
-    if "quant" in name:
-        (tmp_path / "config.json").write_text(json.dumps(config("opt-125m")))
     with pytest.raises(InputError) as caught:
         load_model(str(tmp_path))
     assert said in str(caught.value)
@@ -252,9 +247,9 @@ def test_keys_of_others_are_left_alone() -> None:
     [
         (
             "llama-2-7b",
-            {"model_type": "mamba"},
-            "config.json: model_type 'mamba' is not supported; supported are "
-            + ", ".join(FAMILIES),
+            {"model_type": "xlnet"},
+            "config.json: model_type 'xlnet' is not supported; supported are "
+            + ", ".join((*FAMILIES, *WRAPPERS, *SAME_AS)),
         ),
         (
             "llama-2-7b",
@@ -296,8 +291,8 @@ def test_keys_of_others_are_left_alone() -> None:
         (
             "llama-2-7b",
             {"quantization_config": {"quant_method": "gptq"}},
-            "config.json.quantization_config: expected a model with 16-bit weights, got a "
-            "quantized one; give the model it was made from",
+            "config.json.quantization_config.bits: expected a whole number of at least 1, but it "
+            "is missing",
         ),
         (
             "opt-125m",

@@ -41,7 +41,7 @@ def silently(_: str) -> None:
 def test_rows_with_a_machine_beside_them_are_fitted_under_any_name(tmp_path: Path) -> None:
     path = written(tmp_path)
     write_machine(path, local_machine())
-    report = fit_measurements(path, "slow-core", None, 0, silently)
+    report = fit_measurements([path], "slow-core", None, 0, silently)
     profile = report.profile
     assert (profile.device, profile.kernels) == ("slow-core", "torch-2.13")
     assert profile.machine == local_machine()
@@ -56,14 +56,14 @@ def test_a_model_of_the_users_own_is_told_or_found(tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     write_machine(path, local_machine())
     with pytest.raises(InputError, match="expected the name of a model, got 'mine'"):
-        fit_measurements(path, "core", None, 0, silently)
+        fit_measurements([path], "core", None, 0, silently)
     own = [replace(SPEC, name="mine")]
-    assert fit_measurements(path, "core", None, 0, silently, own).profile.layer_overhead_s > 0
+    assert fit_measurements([path], "core", None, 0, silently, own).profile.layer_overhead_s > 0
 
 
 def test_without_a_machine_the_device_must_be_a_bundled_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--device: expected a bundled device"):
-        fit_measurements(written(tmp_path), "slow-core", None, 0, silently)
+        fit_measurements([written(tmp_path)], "slow-core", None, 0, silently)
 
 
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)

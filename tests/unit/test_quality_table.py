@@ -15,8 +15,8 @@ def test_a_plan_loses_the_sum_over_its_layers() -> None:
 def test_an_unknown_format_has_no_loss() -> None:
     table = QualityTable("nats", {"fp16": (0.0,), "int4": (0.1,)})
     with pytest.raises(InputError) as caught:
-        table.uniform_loss("int5")
-    assert str(caught.value) == "quality: expected a format of fp16, int4, got 'int5'"
+        table.uniform_loss("int7")
+    assert str(caught.value) == "quality: expected a format of fp16, int4, got 'int7'"
 
 
 def test_nominal_losses_follow_the_square_of_the_scale() -> None:

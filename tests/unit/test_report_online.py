@@ -101,6 +101,10 @@ def test_the_content_is_plain_data_with_the_bound_of_its_objective(
         "name": "goodput", "value": outcome.best.result.goodput_per_s
     }  # fmt: skip
     assert content["predicted"]["tokens_per_s"] <= content["bound"]["tokens_per_s"]
+    for baseline, row in zip(outcome.baselines, content["baselines"], strict=True):
+        served = baseline.served
+        budget = row["settings"] and row["settings"]["token_budget"]
+        assert budget == (served and served.serving.settings.token_budget)
 
 
 def test_the_plan_file_says_how_to_serve_with_it(outcome: OnlineOutcome) -> None:

@@ -132,13 +132,15 @@ def test_multipliers_for_other_devices_are_refused(
     )
 
 
-def test_cells_prove_nothing_about_layers_that_differ(certificate: Certificate) -> None:
+def test_cells_of_like_layers_prove_nothing_about_layers_that_differ(
+    certificate: Certificate,
+) -> None:
     entry = next(entry for entry in certificate.entries.values() if entry.cells)
     task = tiny_task(tiny_scenario(output_tokens=(5, 5)), sensitivity=[1.0, 2.0, 3.0, 4.0])
     with pytest.raises(CertificateError) as caught:
         check_certificate(Certificate({CUTS: entry}), Screen(task), [CUTS])
     assert str(caught.value) == (
-        "certificate: prefill 1, decode 1, groups 1 cannot be proven by cells"
+        "certificate: prefill 1, decode 1, groups 1 expected 6 multipliers of a kind, got 0"
     )
 
 

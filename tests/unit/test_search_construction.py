@@ -9,7 +9,7 @@ from llmpq_sim.core.plan import MicroBatching, check_plan
 from llmpq_sim.quality.table import QualityTable, nominal_quality
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.construction import arrange_formats, best_formats, order_devices
+from llmpq_sim.search.construction import arrange_layers, best_formats, order_devices
 from llmpq_sim.search.scoring import fits, keeps_budget
 from tests.builders import every_placement, every_plan, tiny_cluster, tiny_device, tiny_task
 from tests.strategies import quality_tables, tasks, tenfold
@@ -25,7 +25,9 @@ def test_formats_of_a_stage_are_arranged_for_the_least_loss(
     task = tiny_task(quality=nominal_quality(6, sensitivity))
     count = data.draw(st.integers(1, 6 - first))
     names = data.draw(st.lists(st.sampled_from(task.formats), min_size=count, max_size=count))
-    arranged = arrange_formats(task, [names.count(name) for name in task.formats], first)
+    arranged = arrange_layers(
+        task, [names.count(name) for name in task.formats], range(first, first + count)
+    )
     assert sorted(arranged) == sorted(names)
 
     def loss(formats: tuple[str, ...]) -> float:
@@ -42,7 +44,9 @@ def test_formats_are_arranged_for_the_least_loss_of_any_table(
     task = tiny_task(quality=quality, budget=1.0)
     count = data.draw(st.integers(1, 6 - first))
     names = data.draw(st.lists(st.sampled_from(task.formats), min_size=count, max_size=count))
-    arranged = arrange_formats(task, [names.count(name) for name in task.formats], first)
+    arranged = arrange_layers(
+        task, [names.count(name) for name in task.formats], range(first, first + count)
+    )
     assert sorted(arranged) == sorted(names)
 
     def loss(formats: tuple[str, ...]) -> float:
@@ -58,13 +62,13 @@ def test_a_layer_is_spared_the_format_that_breaks_it() -> None:
         "int4": (math.inf, 9.0, 8.0, 9.0),
     }
     task = tiny_task(quality=QualityTable("any", losses), budget=100.0)
-    assert arrange_formats(task, [1, 2, 1], 0) == ("int8", "int8", "int4", "fp16")
-    assert arrange_formats(task, [1, 0, 0], 0) == ("int4",)
+    assert arrange_layers(task, [1, 2, 1], range(4)) == ("int8", "int8", "int4", "fp16")
+    assert arrange_layers(task, [1, 0, 0], range(1)) == ("int4",)
 
 
 def test_equal_layers_keep_the_most_precise_formats_in_front() -> None:
     task = tiny_task()
-    assert arrange_formats(task, [1, 1, 2], 0) == ("fp16", "fp16", "int8", "int4")
+    assert arrange_layers(task, [1, 1, 2], range(4)) == ("fp16", "fp16", "int8", "int4")
 
 
 @settings(deadline=None)

@@ -29,10 +29,14 @@ def slowest_s(
     costs, cluster = task.costs, task.costs.scenario.cluster
     message = batching.decode * HIDDEN_BYTES * costs.scenario.model.hidden_size
     hop_s = min((link.transfer_s(message) for link in cluster.links.values()), default=0.0)
-    stages_s = []
+    stages_s, placed = [], 0
     for number, (device, count) in enumerate(placement):
         kind = cluster.devices[device].device.name
-        stage_s = count * float(costs.decode_layer_s(kind, name, batching.decode, 0).mean())
+        stage_s = sum(
+            float(costs.decode_layer_s(kind, name, batching.decode, layer_kind).mean())
+            for layer_kind in costs.scenario.model.kind_of_layer[placed : placed + count]
+        )
+        placed += count
         is_last = number == len(placement) - 1
         stages_s.append(
             stage_s + costs.head_s(kind, batching.decode) if is_last else max(stage_s, hop_s)
@@ -60,12 +64,14 @@ def test_the_partition_is_the_best_of_all_by_pipeedges_measure(
     ]
     with mock.patch.object(pipeedge, "MOST_MULTISETS", multisets):
         found = pipeedge_layers(task, batching, name)
+    is_exact = multisets or len(scenario.model.kinds) == 1
     if found is None:
-        assert not fitting
+        assert not (fitting and is_exact)
         return
     placement = tuple(zip(*found, strict=True))
     assert fits(plan(placement), task)
-    assert slowest_s(task, placement, batching, name) <= min(fitting) * (1 + 1e-12)
+    if is_exact:
+        assert slowest_s(task, placement, batching, name) <= min(fitting) * (1 + 1e-9)
 
 
 def test_a_slow_device_gets_fewer_layers() -> None:

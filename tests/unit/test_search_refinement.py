@@ -60,8 +60,11 @@ def test_a_batch_of_single_tokens_is_refined_by_its_prefill_alone(requests: int)
     assert set(terms) <= {"prefill"}
 
 
-def test_layers_that_differ_are_not_refined() -> None:
-    assert refine(problem(sensitivity=[1.0, 2.0, 3.0, 4.0]), 1.0, 10) is None
+def test_layers_that_lose_differently_are_refined_too() -> None:
+    whole = problem(sensitivity=[1.0, 2.0, 3.0, 4.0])
+    found = refine(whole, 2 * relax(whole).bound_s, 20)
+    assert found is not None
+    assert found.bound_s > relax(whole).bound_s
 
 
 def test_too_many_loads_are_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_layers_go_to_devices_in_order(split: Split, pins: Pins) -> None:
         (Split("9" * 30), r"got '9{30}'"),
         (Split("4,4", "a-0,d-3"), r"--device-order: expected a device of tiny .* got 'd-3'"),
         (Split("4,4", "a-0,a-0"), r"--device-order: 'a-0' is named twice"),
-        (Split("8", layer_formats="int5"), r"--layer-formats: expected a format .* got 'int5'"),
+        (Split("8", layer_formats="int7"), r"--layer-formats: expected a format .* got 'int7'"),
         (Split("8", layer_formats=["int8"]), r"formats of 8 layers, got 1"),
         (Split("8", layer_formats=["q"] * 8), r"layer 0: expected a weight format"),
     ],

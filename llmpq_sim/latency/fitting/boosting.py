@@ -26,6 +26,7 @@ class Growth:
         leaves: of each tree, at most.
         leaf_rows: rows that a leaf holds at least.
         learning_rate: share of what is left that a tree takes away.
+        leaf_unit: leaves are rounded to multiples of this.
     """
 
     loss: str
@@ -33,6 +34,7 @@ class Growth:
     leaves: int
     leaf_rows: int
     learning_rate: float
+    leaf_unit: float = LEAF_UNIT
 
 
 SINGLE_READINGS = Growth(
@@ -84,7 +86,7 @@ def fit_trees(
     )
     with threadpool_limits(limits=1):
         regressor.fit(features, target)
-        trees = exported_trees(regressor)
+        trees = exported_trees(regressor, growth.leaf_unit)
         _check_export(trees, regressor, features[:CHECKED_ROWS])
     return trees
 
@@ -92,7 +94,7 @@ def fit_trees(
 def _check_export(trees: Trees, regressor: Any, features: FloatArray) -> None:
     """Raise RuntimeError where exported trees do not predict what the library predicts."""
     off = np.abs(trees.predict(features) - regressor.predict(features)).max()
-    limit = LEAF_UNIT * (len(trees.trees) + 1)
+    limit = trees.leaf_unit * (len(trees.trees) + 1)
     if not off <= limit:
         raise RuntimeError(
             f"trees exported from scikit-learn are off by {off:.2g}, at most {limit:.2g} are due "
@@ -100,8 +102,8 @@ def _check_export(trees: Trees, regressor: Any, features: FloatArray) -> None:
         )
 
 
-def exported_trees(regressor: Any) -> Trees:
-    """Return what a fitted HistGradientBoostingRegressor learned."""
+def exported_trees(regressor: Any, leaf_unit: float = LEAF_UNIT) -> Trees:
+    """Return what a fitted HistGradientBoostingRegressor learned, leaves rounded to a unit."""
     nodes = [predictors[0].nodes for predictors in regressor._predictors]
     questions = sorted({question for tree in nodes for question in _questions(tree)})
     number = {question: i for i, question in enumerate(questions)}
@@ -109,7 +111,8 @@ def exported_trees(regressor: Any) -> Trees:
         start=float(regressor._baseline_prediction.item()),
         threshold_features=tuple(feature for feature, _ in questions),
         threshold_values=tuple(value for _, value in questions),
-        trees=tuple(" ".join(_words(tree, 0, number)) for tree in nodes),
+        trees=tuple(" ".join(_words(tree, 0, number, leaf_unit)) for tree in nodes),
+        leaf_unit=leaf_unit,
     )
 
 
@@ -121,11 +124,13 @@ def _question(node: Any) -> tuple[int, float]:
     return int(node["feature_idx"]), round(float(node["num_threshold"]), THRESHOLD_DECIMALS)
 
 
-def _words(nodes: Any, position: int, number: dict[tuple[int, float], int]) -> list[str]:
+def _words(
+    nodes: Any, position: int, number: dict[tuple[int, float], int], unit: float
+) -> list[str]:
     """Return a subtree in depth-first order, as ``Trees`` describes."""
     node = nodes[position]
     if node["is_leaf"]:
-        return [str(round(float(node["value"]) / LEAF_UNIT))]
-    left = _words(nodes, int(node["left"]), number)
-    right = _words(nodes, int(node["right"]), number)
+        return [str(round(float(node["value"]) / unit))]
+    left = _words(nodes, int(node["left"]), number, unit)
+    right = _words(nodes, int(node["right"]), number, unit)
     return [f"{SPLIT}{number[_question(node)]}", *left, *right]

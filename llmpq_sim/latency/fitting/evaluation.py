@@ -4,7 +4,7 @@ Errors are absolute and relative to the measurement: 0.03 is 3 %. The baseline i
 latency model. Source: arXiv:2403.01136, sec. 4; features as in its reference implementation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,6 +29,10 @@ HELD_OUT_POINTS = 0.30
 FEWEST_GROUPS = 5
 """With fewer shapes or layouts none is held out, and no error is stated."""
 
+FOLDS = 5
+MANY_GROUPS = 25
+"""With so many shapes a fifth of them says enough; among fewer every one is held out in turn."""
+
 DECODE_TOKENS = 64
 """Up to so many tokens a matrix product counts as decode."""
 
@@ -41,7 +45,8 @@ class FitError:
     """Error of a model on rows it was not fitted to.
 
     Attributes:
-        op: ``gemm``, ``attention``, ``layer`` or ``head``.
+        op: ``gemm``, ``attention``, ``layer`` or ``head``, or a part: ``experts``, ``window``,
+            ``latent``, ``convolution``, ``recurrent``.
         format: weight format; of attention, the format of its vectors.
         phase: ``prefill``, ``decode`` or ``any``.
         median_ape, p90_ape: median and 90th percentile of the absolute relative error.
@@ -290,6 +295,20 @@ def _without(
 ) -> Measurements:
     unseen = set(excluded)
     return rows.where(np.asarray([tuple(key) not in unseen for key in keys.tolist()]))
+
+
+def folds_of(keys: FloatArray, seed: int) -> Iterator[BoolArray]:
+    """Yield masks of rows to hold out, by groups of equal keys: each row once where groups are few.
+
+    Among many groups a fifth is held out once; among few each is in one of five folds, or alone.
+    """
+    groups, inverse = np.unique(keys, axis=0, return_inverse=True)
+    picked = np.random.default_rng(seed).permutation(len(groups))
+    folds = min(FOLDS, len(groups))
+    if folds < 2:
+        return
+    for fold in range(1 if len(groups) >= MANY_GROUPS else folds):
+        yield np.isin(inverse, picked[fold::folds])
 
 
 def _held_out(keys: FloatArray, fraction: float, seed: int) -> BoolArray:

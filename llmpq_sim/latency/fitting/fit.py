@@ -18,8 +18,19 @@ from llmpq_sim.latency.fitting.kernels import by_format, fit_attention, fit_gemm
 from llmpq_sim.latency.fitting.layers import fit_layers
 from llmpq_sim.latency.fitting.machine import local_profile, local_rows
 from llmpq_sim.latency.fitting.notes import local_notes
+from llmpq_sim.latency.fitting.part_rows import part_rows
+from llmpq_sim.latency.fitting.parts import (
+    PartFit,
+    error_fractions,
+    fit_part,
+    library_note,
+    part_errors,
+    part_fits,
+    with_parts,
+)
 from llmpq_sim.latency.fitting.rows import Measurements, UsableRows, usable_rows
 from llmpq_sim.latency.models import AttentionModel, GemmModel
+from llmpq_sim.latency.parts import PartModel
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.latency.spec import spec_attention, spec_gemm, spec_profile
 
@@ -33,6 +44,8 @@ NO_GAIN_TOKENS = 1024.0
 
 LOCAL_KERNELS = "own"
 """Name of a kernel set whose rows name no library."""
+
+UNTIMED_PRODUCTS = "Dense products in {} follow the data sheet: they were not timed."
 
 PHASES = ("prefill", "decode")
 
@@ -90,19 +103,63 @@ def fit_profile(
     """
     on_progress(f"reading {len(measurements):,} rows")
     also_called = (machine.device,) if machine else ()
-    usable = usable_rows(measurements, device, also_called)
+    usable = usable_rows(measurements, device, also_called, kernels)
+    rows, dropped = part_rows(usable, kernels)
+    parts = list(part_fits(rows, device))
     if usable.are_repeated:
         report = _report_of_local(usable, device, kernels, seed, models or {}, source, on_progress)
-        return replace(report, profile=replace(report.profile, machine=machine))
-    if len(usable.gemms):
-        return _report_of_kernels(usable, device, kernels, seed, source, on_progress)
-    if len(usable.layers):
+        report = replace(report, profile=replace(report.profile, machine=machine))
+    elif len(usable.gemms):
+        report = _report_of_kernels(usable, device, kernels, seed, source, on_progress)
+    elif len(usable.layers):
         on_progress(f"fitting {len(usable.layers)} whole layers")
-        return _report_of_layers(usable, device, kernels, models or {}, source)
-    reasons = [f"{count:,} dropped: {reason}" for reason, count in usable.dropped.items()]
-    raise InputError(
-        f"expected timed matrix products or layers, got none among {len(measurements):,} rows"
-        + "".join(f"; {reason}" for reason in reasons)
+        report = _report_of_layers(usable, device, kernels, models or {}, source)
+    elif parts or len(usable.attention):
+        report = _report_without_products(usable, parts, device, kernels, seed, source)
+    else:
+        all_dropped = {**usable.dropped, **dropped}
+        reasons = [f"; {count:,} dropped: {reason}" for reason, count in all_dropped.items()]
+        raise InputError(
+            f"expected timed matrix products or layers, got none among {len(measurements):,} rows"
+            + "".join(reasons)
+        )
+    report = replace(report, rows_dropped={**report.rows_dropped, **dropped})
+    return _with_parts(report, parts, device, seed, on_progress)
+
+
+def _with_parts(
+    report: FitReport,
+    parts: list[PartFit],
+    device: Device,
+    seed: int,
+    on_progress: Callable[[str], None],
+) -> FitReport:
+    """Return a report with models of parts beyond dense layers, and their errors."""
+    models: dict[str, dict[str, PartModel]] = {}
+    errors: list[FitError] = []
+    by_field: dict[str, list[FitError]] = {}
+    for part in parts:
+        on_progress(f"fitting {part.name}: {len(part.rows):,} rows")
+        own = part_errors(part, device, seed)
+        errors += own
+        by_field.setdefault(part.field, []).extend(own)
+        models.setdefault(part.field, {})[part.key] = fit_part(part, device, seed)
+    profile = replace(
+        with_parts(report.profile, models),
+        part_notes=library_note(parts),
+        part_error_fractions=error_fractions(by_field),
+    )
+    untimed = [name for name in profile.experts if name not in profile.formats]
+    profile = replace(
+        profile,
+        gemms={**profile.gemms, **{name: spec_gemm(device, name) for name in untimed}},
+        notes=(*profile.notes, *(UNTIMED_PRODUCTS.format(name) for name in untimed)),
+    )
+    return replace(
+        report,
+        profile=profile,
+        rows_used=report.rows_used + sum(len(part.rows) for part in parts),
+        errors=[*report.errors, *errors],
     )
 
 
@@ -144,6 +201,31 @@ def _report_of_kernels(
         [*errors, *of_layers],
         of_baseline,
     )
+
+
+def _report_without_products(
+    usable: UsableRows,
+    parts: list[PartFit],
+    device: Device,
+    kernels: str | None,
+    seed: int,
+    source: str | None,
+) -> FitReport:
+    """Return a report whose matrix products follow the data sheet: none was timed."""
+    rows, profile = usable.attention, spec_profile(device)
+    timed = [each for each in (rows, *(part.rows for part in parts)) if len(each)]
+    profile = replace(
+        profile,
+        kernels=kernels or _kernel_set(timed[0]),
+        status="calibrated",
+        calibration_rows=sum(map(len, timed)),
+        notes=("Matrix products follow the data sheet: none was timed.", *profile.notes[1:]),
+        source=source or _source(device, timed),
+        prefill_attention=_attention(usable, device, "prefill", seed),
+        decode_attention=_attention(usable, device, "decode", seed),
+    )
+    errors = kernel_errors(usable, device, seed)
+    return FitReport(profile, len(rows), dict(usable.dropped), errors, [])
 
 
 def _report_of_local(
@@ -256,7 +338,7 @@ def _aliases(gemms: Mapping[str, GemmModel], device: Device) -> dict[str, str]:
 def _is_wider(other: WeightFormat, than: WeightFormat) -> bool:
     if than.rate_fraction > 1.0:
         return not other.is_quantized
-    return other.bits >= than.bits
+    return other.bits >= than.bits and other.rate_fraction <= 1.0
 
 
 def _attention(usable: UsableRows, device: Device, phase: str, seed: int) -> AttentionModel:
@@ -275,7 +357,7 @@ def _dropped(usable: UsableRows, unused: Measurements) -> dict[str, int]:
 
 def _kernel_set(rows: Measurements) -> str:
     """Return a name such as ``trtllm-1.0`` from the rows' library."""
-    backend, version = str(rows.backend[0]), str(rows.version[0])
+    backend, version = str(rows.backend[0]).lower(), str(rows.version[0])
     if not backend:
         return LOCAL_KERNELS
     return "-".join(part for part in (backend, ".".join(version.split(".")[:2])) if part)

@@ -13,7 +13,10 @@ from llmpq_sim.latency.work import BoolArray, FloatArray
 
 TextArray = NDArray[np.str_]
 
-OPERATORS = ("gemm", "attention", "layer", "embedding", "head", "visit", "served", "link")
+OPERATORS = (
+    *("gemm", "attention", "layer", "embedding", "head", "visit", "served", "link"),
+    *("experts", "latent", "recurrent"),
+)
 
 SMALLEST_WIDTH = 512
 """Narrower matrices occur in no model that is planned for, and behave differently; whoever times
@@ -48,10 +51,20 @@ class Measurements:
         kernel: ``fused`` decodes weights within a product, ``dense`` before it; empty where there
             is one kernel only, or the source does not say. Of a pipeline step the end of the model
             that the stage has, ``first`` or ``last``, followed by ``-dense`` where all weights
-            were decoded before products.
-        m, n, k: tokens, output features and input features of a matrix product.
+            were decoded before products. Of a recurrent mixer ``convolution`` or ``scan``; of
+            latent attention ``attention``, or ``module`` where its products are in the time.
+        routing: how tokens were spread over experts, ``balanced`` where evenly.
+        algorithm: of a recurrent mixer.
+        m, n, k: tokens, output features and input features of a matrix product; of experts
+            tokens, inner size and width.
         batch, seq: sequences, and prompt or context tokens of each.
-        heads, kv_heads, head_dim, kv_bits: of attention.
+        heads, kv_heads, head_dim, kv_bits: of attention. Of a recurrent mixer heads, key heads and
+            key width of the state, and ``value_dim`` its other width.
+        window: tokens that are attended to, 0 or absent for all.
+        cached: tokens before a prompt that are attended to.
+        experts, chosen: experts, and how many a token goes through.
+        tensor_ranks, expert_ranks: devices that share every expert, and that share out experts;
+            what is timed is the share of one.
         layers: decoder layers among which a layer's time was shared.
         bytes: of a message.
         latency_us: measured time; of repeats their median.
@@ -67,6 +80,8 @@ class Measurements:
     gpu: TextArray
     model: TextArray
     kernel: TextArray
+    routing: TextArray
+    algorithm: TextArray
     m: FloatArray
     n: FloatArray
     k: FloatArray
@@ -76,6 +91,13 @@ class Measurements:
     kv_heads: FloatArray
     head_dim: FloatArray
     kv_bits: FloatArray
+    window: FloatArray
+    cached: FloatArray
+    value_dim: FloatArray
+    experts: FloatArray
+    chosen: FloatArray
+    tensor_ranks: FloatArray
+    expert_ranks: FloatArray
     layers: FloatArray
     bytes: FloatArray
     latency_us: FloatArray
@@ -108,10 +130,11 @@ class UsableRows:
     empty_steps: Measurements
     pipeline_steps: Measurements
     links: Measurements
+    parts: Measurements
     dropped: dict[str, int]
 
     def __len__(self) -> int:
-        parts = (self.gemms, self.attention, self.layers)
+        parts = (self.gemms, self.attention, self.layers, self.parts)
         ends = (self.embeddings, self.heads, self.empty_steps, self.pipeline_steps, self.links)
         return sum(map(len, (*parts, *ends)))
 
@@ -122,38 +145,50 @@ class UsableRows:
 
 
 def usable_rows(
-    measurements: Measurements, device: Device, also_called: tuple[str, ...] = ()
+    measurements: Measurements,
+    device: Device,
+    also_called: tuple[str, ...] = (),
+    kernels: str | None = None,
 ) -> UsableRows:
     """Return the rows that describe kernels of this project's runtimes on this device.
 
-    Of several kernel libraries the one that covers most formats is kept.
+    Of several kernel libraries the one that the kernel set is named after is kept, or else the one
+    that covers most formats. Parts beyond dense layers are left for `part_rows` to sort.
 
     Args:
         measurements: all rows.
         device: what is to be described.
         also_called: other names of it in the rows.
+        kernels: the kernel set asked for, such as ``vllm-0.24.0``.
     """
     dropped: Counter[str] = Counter()
-    rows = _drop(measurements, dropped, _not_a_kernel)
-    rows = _drop(rows, dropped, _without_a_time)
-    rows = _drop(rows, dropped, lambda kept: _other_device(kept, device, also_called))
+    rows = drop(measurements, dropped, _not_a_kernel)
+    rows = drop(rows, dropped, _without_a_time)
+    rows = drop(rows, dropped, lambda kept: _other_device(kept, device, also_called))
     gemms = rows.where(rows.op == "gemm")
-    for test in (_other_format, _incomplete_gemm, _narrow):
-        gemms = _drop(gemms, dropped, test)
-    gemms = _drop(gemms, dropped, lambda kept: _l2_hot(kept, device))
-    attention = rows.where(rows.op == "attention")
-    for test in (_incomplete_attention, _quantized_cache):
-        attention = _drop(attention, dropped, test)
+    for test in (other_format, _incomplete_gemm, _narrow):
+        gemms = drop(gemms, dropped, test)
+    gemms = drop(gemms, dropped, lambda kept: _l2_hot(kept, device))
+    parts = rows.where(is_part(rows))
+    attention = rows.where((rows.op == "attention") & ~is_part(rows))
+    for test in (_incomplete_attention, quantized_cache):
+        attention = drop(attention, dropped, test)
     layers = rows.where(rows.op == "layer")
-    for test in (_other_format, _incomplete_layer):
-        layers = _drop(layers, dropped, test)
+    for test in (other_format, _incomplete_layer):
+        layers = drop(layers, dropped, test)
     ends = [_complete(rows, name, dropped) for name in NEEDED_SIZES]
     gemms, attention, layers, embeddings, heads, empty_steps, pipeline_steps, links = (
-        _without_repeats(_drop(kept, dropped, _other_library), dropped)
+        without_repeats(drop(kept, dropped, lambda each: other_library(each, kernels)), dropped)
         for kept in (gemms, attention, layers, *ends)
     )
     around = (embeddings, heads, empty_steps, pipeline_steps, links)
-    return UsableRows(gemms, attention, layers, *around, dict(dropped))
+    return UsableRows(gemms, attention, layers, *around, parts, dict(dropped))
+
+
+def is_part(rows: Measurements) -> BoolArray:
+    """Return which rows are of parts that dense layers without a window have not."""
+    is_windowed = (rows.op == "attention") & (rows.window > 0)
+    return np.asarray(np.isin(rows.op, ("experts", "latent", "recurrent")) | is_windowed)
 
 
 def formats_of(rows: Measurements) -> TextArray:
@@ -167,7 +202,8 @@ Test = Callable[[Measurements], tuple[str, BoolArray]]
 """Says why rows are dropped, and which."""
 
 
-def _drop(rows: Measurements, dropped: Counter[str], test: Test) -> Measurements:
+def drop(rows: Measurements, dropped: Counter[str], test: Test) -> Measurements:
+    """Return the rows that pass a test, and count the others."""
     reason, bad = test(rows)
     if bad.any():
         dropped[reason] += int(bad.sum())
@@ -190,23 +226,24 @@ def _without_a_time(rows: Measurements) -> tuple[str, BoolArray]:
     return "latency is not a positive number", ~(np.isfinite(latency) & (latency > 0))
 
 
-def _other_format(rows: Measurements) -> tuple[str, BoolArray]:
+def other_format(rows: Measurements) -> tuple[str, BoolArray]:
+    """Return which rows are in a format that is none of ours."""
     return "not a weight-only format (fp8, w8a8)", formats_of(rows) == ""
 
 
 def _incomplete_gemm(rows: Measurements) -> tuple[str, BoolArray]:
-    return "m, n or k is not positive", ~_positive(rows.m, rows.n, rows.k)
+    return "m, n or k is not positive", ~positive(rows.m, rows.n, rows.k)
 
 
 def _incomplete_attention(rows: Measurements) -> tuple[str, BoolArray]:
-    sizes = _positive(rows.batch, rows.seq, rows.heads, rows.kv_heads, rows.head_dim)
+    sizes = positive(rows.batch, rows.seq, rows.heads, rows.kv_heads, rows.head_dim)
     known = np.isin(rows.phase, ("prefill", "decode"))
     return "attention row lacks a phase or a size", ~(sizes & known)
 
 
 def _incomplete_layer(rows: Measurements) -> tuple[str, BoolArray]:
     known = np.isin(rows.phase, ("prefill", "decode")) & (rows.model != "")
-    return "layer row lacks a model, phase or size", ~(_positive(rows.batch, rows.seq) & known)
+    return "layer row lacks a model, phase or size", ~(positive(rows.batch, rows.seq) & known)
 
 
 def _narrow(rows: Measurements) -> tuple[str, BoolArray]:
@@ -226,17 +263,27 @@ def _complete(rows: Measurements, op: str, dropped: Counter[str]) -> Measurement
     own = rows.where(rows.op == op)
     sizes = [getattr(own, name) for name in NEEDED_SIZES[op]]
     needed = ", ".join(NEEDED_SIZES[op])
-    return _drop(own, dropped, lambda _: (f"{op} row lacks {needed}", ~_positive(*sizes)))
+    return drop(own, dropped, lambda _: (f"{op} row lacks {needed}", ~positive(*sizes)))
 
 
-def _quantized_cache(rows: Measurements) -> tuple[str, BoolArray]:
+def quantized_cache(rows: Measurements) -> tuple[str, BoolArray]:
+    """Return which rows of attention read fewer than 16 bits a key."""
     return "KV cache is not 16 bit", np.isfinite(rows.kv_bits) & (rows.kv_bits != 16)
 
 
-def _other_library(rows: Measurements) -> tuple[str, BoolArray]:
-    library = np.char.add(np.char.add(rows.backend, " "), rows.version)
-    kept = _widest_library(library, formats_of(rows))
+def other_library(rows: Measurements, kernels: str | None) -> tuple[str, BoolArray]:
+    """Return which rows are of another library than the one that is kept."""
+    library = np.char.lower(np.char.add(np.char.add(rows.backend, " "), rows.version))
+    named = [name for name in np.unique(library).tolist() if _is_named(name, kernels)]
+    among = np.isin(library, named) if named else np.ones(len(rows), np.bool_)
+    kept = _widest_library(library[among], formats_of(rows)[among])
     return "another kernel library", library != kept
+
+
+def _is_named(library: str, kernels: str | None) -> bool:
+    """Return whether a kernel set is named after a library, its whole version or less."""
+    named = library.replace(" ", "-")
+    return kernels is not None and (named == kernels or named.startswith(f"{kernels}."))
 
 
 def _widest_library(library: TextArray, formats: TextArray) -> str:
@@ -249,12 +296,15 @@ def _widest_library(library: TextArray, formats: TextArray) -> str:
     return max(np.unique(library).tolist(), key=rank, default="")
 
 
-def _without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
+def without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
     """Return one row for each distinct key, with the median latency."""
     sizes = (rows.m, rows.n, rows.k, rows.batch, rows.seq, rows.layers, rows.bytes)
-    layout = (rows.heads, rows.kv_heads, rows.head_dim)
-    texts = (rows.op, rows.phase, formats_of(rows), rows.model, rows.kernel)
-    codes = [np.unique(column, return_inverse=True)[1] for column in (*texts, *sizes, *layout)]
+    layout = (rows.heads, rows.kv_heads, rows.head_dim, rows.value_dim, rows.window)
+    ranks = (rows.experts, rows.chosen, rows.tensor_ranks, rows.expert_ranks)
+    texts = (rows.op, rows.phase, formats_of(rows), rows.model, rows.kernel, rows.algorithm)
+    codes = [
+        np.unique(column, return_inverse=True)[1] for column in (*texts, *sizes, *layout, *ranks)
+    ]
     _, first, group = np.unique(
         np.stack(codes, axis=1), axis=0, return_index=True, return_inverse=True
     )
@@ -267,6 +317,7 @@ def _without_repeats(rows: Measurements, dropped: Counter[str]) -> Measurements:
     return replace(rows.where(first), latency_us=np.asarray(latency))
 
 
-def _positive(*columns: FloatArray) -> BoolArray:
+def positive(*columns: FloatArray) -> BoolArray:
+    """Return where all columns are finite and above zero."""
     good: BoolArray = np.all([np.isfinite(column) & (column > 0) for column in columns], axis=0)
     return good

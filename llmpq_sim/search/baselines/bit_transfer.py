@@ -10,7 +10,7 @@ from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.baselines.integer import integer_plan
 from llmpq_sim.search.bound.problem import PlanningTask
 from llmpq_sim.search.bound.screening import Screen
-from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.construction import arrange_layers
 from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import fits, keeps_budget
 from llmpq_sim.simulator.static.simulate import StageCosts
@@ -114,7 +114,8 @@ def _exchanged(
         return None
     rebuilt, layer = [], 0
     for stage, count in zip(plan.stages, counts, strict=True):
-        formats = arrange_formats(task, [count[name] for name in task.formats], layer)
+        layers = range(layer, layer + count.total())
+        formats = arrange_layers(task, [count[name] for name in task.formats], layers)
         rebuilt.append(Stage(stage.device, formats))
         layer += len(formats)
     return replace(plan, stages=tuple(rebuilt))

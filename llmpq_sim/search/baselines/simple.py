@@ -19,6 +19,7 @@ from llmpq_sim.search.baselines.registry import (
     offered_planners,
     plans_of,
 )
+from llmpq_sim.search.baselines.splits import divided, filled_in_turn
 from llmpq_sim.search.baselines.tuning import with_best_batching
 from llmpq_sim.search.bound.feasibility import task_grid
 from llmpq_sim.search.bound.problem import PlanningTask
@@ -137,20 +138,22 @@ def uniform_plans(task: PlanningTask) -> list[Plan]:
 def memory_weighted_plans(task: PlanningTask) -> list[Plan]:
     """Return splits by free memory over the fewest devices that hold the model.
 
+    Of layers that are unequal, each device has its share of their bytes.
     Source: exo's ring partitioning, with the KV cache added to the model's bytes.
     """
 
     def split(micro_batching: MicroBatching, name: str) -> tuple[list[int], list[int]]:
         free = _free_bytes(task, micro_batching)
         layers = task.costs.scenario.model.layers
-        needed = layers * _layer_bytes(task, micro_batching, name)
+        layer_bytes = _layer_bytes(task, micro_batching, name)
+        needed = sum(layer_bytes)
         order = sorted(range(len(free)), key=lambda device: (-free[device], device))
         chosen: list[int] = []
         for device in order:
             if sum(free[member] for member in chosen) < needed and len(chosen) < layers:
                 chosen.append(device)
         chosen.sort()
-        return chosen, _by_largest_remainder([free[device] for device in chosen], layers)
+        return chosen, divided(layer_bytes, [free[device] for device in chosen])
 
     return _uniform_format_plans(task, split)
 
@@ -159,15 +162,21 @@ def compute_weighted_plans(task: PlanningTask) -> list[Plan]:
     """Return splits by speed, filled up to each device's memory.
 
     Speed is the inverse of a layer's time over prefill and decode; a level is found at which
-    ``sum min(room, level x speed)`` is the number of layers. Source: water-filling as in Parallax.
+    ``sum min(room, level x speed)`` is the number of layers. Of layers that are unequal, each
+    device in turn takes as many as take it no longer than the level, which is as low as can be.
+    Source: water-filling as in Parallax.
     """
 
     def split(micro_batching: MicroBatching, name: str) -> tuple[list[int], list[int]]:
         free = _free_bytes(task, micro_batching)
-        room = np.floor(np.array(free) / _layer_bytes(task, micro_batching, name))
-        speed = 1.0 / np.array(_layer_seconds(task, micro_batching, name))
-        layers = task.costs.scenario.model.layers
-        filled = _water_fill(np.maximum(room, 0.0), speed, layers)
+        layer_bytes = _layer_bytes(task, micro_batching, name)
+        seconds = _layer_seconds(task, micro_batching, name)
+        if len(task.costs.scenario.model.kinds) > 1:
+            filled = filled_in_turn(layer_bytes, seconds, free)
+        else:
+            room = np.floor(np.array(free) / layer_bytes[0])
+            speed = 1.0 / np.array([of_device[0] for of_device in seconds])
+            filled = _water_fill(np.maximum(room, 0.0), speed, len(layer_bytes))
         chosen = [device for device, count in enumerate(filled) if count > 0]
         return chosen, [filled[device] for device in chosen]
 
@@ -288,39 +297,31 @@ def _free_bytes(task: PlanningTask, batching: MicroBatching) -> list[int]:
     ]
 
 
-def _layer_bytes(task: PlanningTask, batching: MicroBatching, name: str) -> int:
+def _layer_bytes(task: PlanningTask, batching: MicroBatching, name: str) -> list[int]:
+    """Return the bytes of each layer."""
     scenario = task.costs.scenario
-    kv_bytes = layer_cache_bytes(scenario.model.only_kind, scenario.workload, batching)
-    return layer_weight_bytes(scenario.model.only_kind, FORMATS[name]) + kv_bytes
+    of_kinds = [
+        layer_weight_bytes(kind, FORMATS[name])
+        + layer_cache_bytes(kind, scenario.workload, batching)
+        for kind in scenario.model.kinds
+    ]
+    return [of_kinds[kind] for kind in scenario.model.kind_of_layer]
 
 
-def _layer_seconds(task: PlanningTask, batching: MicroBatching, name: str) -> list[float]:
+def _layer_seconds(task: PlanningTask, batching: MicroBatching, name: str) -> list[list[float]]:
+    """Return the time of each layer on each device over all micro-batches."""
     costs, requests = task.costs, task.costs.scenario.workload.requests
-    only, seconds = costs.scenario.model.only_layer_kind, []
+    prefills, groups = -(-requests // batching.prefill), -(-requests // batching.decode)
+    model, seconds = costs.scenario.model, []
     for member in costs.scenario.cluster.devices:
-        kind = member.device.name
-        prefills = -(-requests // batching.prefill)
-        groups = -(-requests // batching.decode)
-        decode_s = costs.decode_layer_s(kind, name, batching.decode, only)[: costs.rounds].sum()
-        prefill_s = costs.prefill_layer_s(kind, name, batching.prefill, only)
-        seconds.append(prefills * prefill_s + groups * float(decode_s))
+        kind, of_kinds = member.device.name, []
+        for layer_kind in range(len(model.kinds)):
+            decode_s = costs.decode_layer_s(kind, name, batching.decode, layer_kind)
+            prefill_s = costs.prefill_layer_s(kind, name, batching.prefill, layer_kind)
+            busy_s = prefills * prefill_s + groups * float(decode_s[: costs.rounds].sum())
+            of_kinds.append(busy_s)
+        seconds.append([of_kinds[layer_kind] for layer_kind in model.kind_of_layer])
     return seconds
-
-
-def _by_largest_remainder(shares: Sequence[float], layers: int) -> list[int]:
-    """Return whole layers in proportion to shares, at least one each."""
-    total = sum(shares)
-    if total <= 0:
-        shares, total = [1.0] * len(shares), float(len(shares))
-    exact = [share / total * layers for share in shares]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: layers - sum(counts)]:
-        counts[index] += 1
-    while 0 in counts:
-        counts[counts.index(max(counts))] -= 1
-        counts[counts.index(0)] += 1
-    return counts
 
 
 def _water_fill(

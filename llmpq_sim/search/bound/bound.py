@@ -22,14 +22,18 @@ from llmpq_sim.search.bound.loads import LoadTable
 from llmpq_sim.search.bound.problem import Problem
 from llmpq_sim.search.bound.refinement import refine
 from llmpq_sim.search.bound.relaxation import relax
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING
 from llmpq_sim.search.bound.screening import Screen
 from llmpq_sim.search.deadline import OutOfTime, check_time
 
 TARGET_GAP = 0.005
 """Relative gap at which the bound is tight enough."""
 
-CELLS = 400
-"""Cells bounded for one micro-batching, at most."""
+CELLS, CELLS_OF_UNLIKE = 400, 60
+"""Cells bounded for one micro-batching, at most, where layers are all alike and where not."""
+
+ALIKE = 3
+"""Items where layers are all alike: these, the embedding and the LM head."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,11 @@ def tighten(
 
 def refined_entry(entry: BoundEntry, problem: Problem, makespan_s: float) -> BoundEntry:
     """Return an entry with a proof by cells, if that proves more, up to near a makespan."""
-    proof = refine(problem, near(makespan_s), CELLS)
+    cells = CELLS if len(problem.items) == ALIKE else CELLS_OF_UNLIKE
+    proof = refine(problem, near(makespan_s), cells)
     if proof is None or proof.bound_s <= entry.bound_s:
         return entry
-    cells = CellProof(proof.target_s, proof.tree)
-    return replace(entry, bound_s=proof.bound_s, cells=cells)
+    return replace(entry, bound_s=proof.bound_s, cells=CellProof(proof.target_s, proof.tree))
 
 
 def check_certificate(certificate: Certificate, screen: Screen, grid: list[MicroBatching]) -> float:
@@ -179,8 +183,6 @@ def _proven_s(entry: BoundEntry, screen: Screen, batching: MicroBatching) -> flo
     _check_lengths(entry, problem, _name(batching))
     proven_s = bound_s(problem, entry.multipliers)
     if entry.cells is not None:
-        if not LoadTable.applies_to(problem):
-            raise CertificateError(f"certificate: {_name(batching)} cannot be proven by cells")
         cell = whole_cell(entry.cells.target_s)
         proven_s = max(proven_s, proof_bound_s(LoadTable(problem), entry.cells.tree, cell))
     return _checked_s(entry, proven_s, batching)
@@ -203,13 +205,28 @@ def _check_lengths(entry: BoundEntry, problem: Problem, name: str) -> None:
     lengths.append((len(entry.multipliers.byte_price_s), places))
     for wave in entry.multipliers.waves:
         lengths += [(len(wave.prefill), places), (len(wave.decode), places)]
+    if entry.multipliers.run_price_s:
+        kinds = len(problem.block_bytes) + EMBEDDING
+        lengths.append((len(entry.multipliers.run_price_s), places * kinds))
     for leaf in _leaves(entry.cells.tree) if entry.cells else ():
-        lengths += [(len(leaf.prefill), places + 1), (len(leaf.decode), places + 1)]
+        lengths += _leaf_lengths(leaf, problem)
     for found, expected in lengths:
         if found != expected:
             raise CertificateError(
                 f"certificate: {name} expected {expected} multipliers of a kind, got {found}"
             )
+
+
+def _leaf_lengths(leaf: CellMultipliers, problem: Problem) -> list[tuple[int, int]]:
+    """Return how many multipliers of each kind a leaf has, and how many it should."""
+    places, kinds = len(problem.places), len(problem.block_bytes) + EMBEDDING
+    differ = len(problem.items) != ALIKE
+    return [
+        (len(leaf.prefill), places + 1),
+        (len(leaf.decode), places + 1),
+        (len(leaf.format_values_s), places * len(problem.formats) * differ),
+        (len(leaf.kind_values_s), places * kinds * differ),
+    ]
 
 
 def _leaves(tree: Split | CellMultipliers) -> Iterator[CellMultipliers]:

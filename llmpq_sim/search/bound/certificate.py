@@ -18,7 +18,10 @@ each block may be placed where it is cheapest, and the total can only be too low
               + link times + what steps cost beside blocks, on the fewest devices
               - loss price x budget - sum byte prices x capacities.
 
-It uses no order and no contiguity, so it holds for every partition and device order. The best
+It uses no order and no contiguity, so it holds for every partition and device order. Where layers
+are of several kinds, a device cannot hold those that suit it best: it holds a run. So a price may
+be put on each layer at each place, by its kind, if what the dearest run costs is given back for
+each device. The best
 multipliers are the dual solution of the linear program in `relaxation`; checking needs no solver.
 Source: the Lagrangian bound of planning theory (Geoffrion 1974) applied to LLM-PQ's objective
 (arXiv:2403.01136, sec. 4) with its decode term corrected.
@@ -31,10 +34,11 @@ import numpy as np
 
 from llmpq_sim.core.errors import CertificateError, InputError
 from llmpq_sim.core.fields import Fields, one_of
-from llmpq_sim.core.records import Codec, Finite, NotNegative, from_dict, to_dict
+from llmpq_sim.core.records import Codec, Finite, NotNegative, Place, from_dict, to_dict
 from llmpq_sim.search.bound.loads import Cell, Loads, LoadTable
 from llmpq_sim.search.bound.problem import FloatArray, Problem
-from llmpq_sim.search.bound.schedule_terms import ScheduleTerms
+from llmpq_sim.search.bound.runs import most_of_a_run
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, ScheduleTerms
 
 DEEPEST = 40
 """Cuts of a cell, one in another, at most."""
@@ -66,11 +70,14 @@ class Multipliers:
         waves: weights of each different wave shape.
         loss_price_s: seconds per unit of quality loss.
         byte_price_s: seconds per byte on a device of each place.
+        run_price_s: seconds per layer of each kind, for one place after the other; none where
+            layers are of one kind.
     """
 
     waves: tuple[ScheduleMultipliers, ...]
     loss_price_s: Finite
     byte_price_s: tuple[float, ...]
+    run_price_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
 
 
 def bound_s(problem: Problem, multipliers: Multipliers) -> float:
@@ -79,7 +86,7 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
     Any multipliers give a true bound: negative ones count as 0 and weights are scaled to their
     sums, so a wrong certificate proves less, never too much.
     """
-    seconds = np.zeros((3, len(problem.places), len(problem.formats)))
+    seconds = np.zeros((len(problem.block_bytes), len(problem.places), len(problem.formats)))
     links_s = 0.0
     for terms, weights in zip(problem.waves, multipliers.waves, strict=True):
         wave_s, wave_links_s = _weighted(problem, terms, weights)
@@ -89,11 +96,22 @@ def bound_s(problem: Problem, multipliers: Multipliers) -> float:
     loss_price_s = max(multipliers.loss_price_s, 0.0)
     seconds += problem.block_bytes[:, None, :] * byte_price_s[None, :, None]
     total_s = links_s
+    if multipliers.run_price_s:
+        run_price_s = np.reshape(multipliers.run_price_s, (len(problem.places), -1))
+        seconds[:EMBEDDING] += run_price_s.T[:, :, None]
+        total_s -= _dearest_runs_s(problem, run_price_s)
     for item in problem.items:
         priced = seconds[item.block] + loss_price_s * item.loss
         total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
     held = float((byte_price_s * problem.place_counts * problem.capacity_bytes).sum())
     return total_s - loss_price_s * problem.budget - held
+
+
+def _dearest_runs_s(problem: Problem, run_price_s: FloatArray) -> float:
+    """Return what the runs of all devices cost at most, by the prices of kinds at each place."""
+    of_layers = run_price_s[:, list(problem.kind_of_layer)]
+    dearest = [most_of_a_run(of_place) for of_place in of_layers]
+    return float(np.array(dearest) @ problem.place_counts)
 
 
 def _weighted(
@@ -141,7 +159,11 @@ class CellMultipliers:
         decode: likewise for the decode rest; with ``path`` they sum to 1.
         path: weight of the rounds of one group, between 0 and 1.
         loss_price_s: seconds per unit of quality loss.
-        values_s: what a layer, the embedding and the LM head are worth.
+        values_s: what a layer, the embedding and the LM head are worth; a layer 0 where layers are
+            not all alike.
+        format_values_s: what a layer of a main kind is worth in each format, for one place after
+            the other; none where all layers are alike.
+        kind_values_s: what a layer of each kind is worth besides, for one place after the other.
     """
 
     prefill: tuple[float, ...]
@@ -149,6 +171,8 @@ class CellMultipliers:
     path: Finite
     loss_price_s: Finite
     values_s: Annotated[tuple[float, float, float], Codec(_values_s, list)]
+    format_values_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
+    kind_values_s: Annotated[tuple[float, ...], Place.OPTIONAL] = ()
 
 
 @dataclass(frozen=True)
@@ -196,7 +220,7 @@ def proof_bound_s(table: LoadTable, proof: Split | CellMultipliers, cell: Cell) 
     if any(listed is None for listed in loads):
         raise CertificateError("certificate: a cell has too many loads to check")
     listed = [entry for entry in loads if entry is not None]
-    return min(cell_bound_s(table.problem, listed, proof, cell), cell.makespan_s)
+    return min(cell_bound_s(table, listed, proof, cell), cell.makespan_s)
 
 
 def whole_cell(makespan_s: float) -> Cell:
@@ -212,7 +236,7 @@ def halves(cell: Cell, term: str, at_s: float) -> tuple[Cell, Cell]:
 
 
 def cell_bound_s(
-    problem: Problem,
+    table: LoadTable,
     loads: list[Loads],
     multipliers: CellMultipliers,
     cell: Cell,
@@ -221,12 +245,13 @@ def cell_bound_s(
     """Return the makespan below which no plan of a cell can be, given its loads per place.
 
     Args:
-        problem: the planning problem.
+        table: of the planning problem.
         loads: every load of each place in the cell.
         multipliers: the weights and prices.
         cell: limits of the slowest stage.
         priced: what `price_loads` says of these, where it is known.
     """
+    problem = table.problem
     priced = price_loads(problem, loads, multipliers) if priced is None else priced
     terms, counts = problem.waves[0], problem.place_counts
     path = min(max(multipliers.path, 0.0), 1.0)
@@ -239,11 +264,42 @@ def cell_bound_s(
         + decode[-1] * cell.decode_least_s
     )
     layer_s, embedding_s, head_s = multipliers.values_s
-    total_s += layer_s * problem.items[0].count + embedding_s + head_s
+    if table.is_plain:
+        total_s += layer_s * problem.items[0].count + embedding_s + head_s
+    else:
+        total_s += _chosen_s(table, multipliers) + embedding_s + head_s
     total_s -= max(multipliers.loss_price_s, 0.0) * problem.budget
     for count, price in zip(counts, priced, strict=True):
         total_s += float(count) * float(price.min(initial=np.inf))
     return float(total_s)
+
+
+def _chosen_s(table: LoadTable, multipliers: CellMultipliers) -> float:
+    """Return what all layers pay where each has the place and format that cost it least.
+
+    They pay what loads are worth, the rest of their times that loads leave out, and their losses.
+    """
+    problem, parts = table.problem, table.parts
+    path = min(max(multipliers.path, 0.0), 1.0)
+    prefill = _shares(multipliers.prefill, problem.place_counts, 1.0)[:-1, None]
+    decode = _shares(multipliers.decode, problem.place_counts, 1.0 - path)[:-1, None]
+    rest_s = (
+        parts.rest["prefill_least"]
+        + prefill * parts.rest["prefill_rest"]
+        + path * parts.rest["decode_path"]
+        + (1.0 - path) * parts.rest["decode_least"]
+        + decode * parts.rest["decode_rest"]
+    )
+    of_formats = np.reshape(multipliers.format_values_s, rest_s.shape[1:])
+    of_kinds = np.reshape(multipliers.kind_values_s, (len(problem.places), -1))
+    total_s = 0.0
+    for item in problem.items:
+        if item.is_layer:
+            priced = rest_s[item.block] + parts.main[item.block] * of_formats
+            priced = priced + of_kinds[:, [item.block]]
+            priced = priced + max(multipliers.loss_price_s, 0.0) * item.loss
+            total_s += item.count * float(priced[item.allowed].min(initial=np.inf))
+    return total_s
 
 
 def price_loads(
@@ -268,7 +324,8 @@ def price_loads(
             (load.decode_rest_s, float(decode[place])),
             (load.loss, max(multipliers.loss_price_s, 0.0)),
         )
-        worth = ((load.embedding, embedding_s), (load.head, head_s))
+        worth = [(load.embedding, embedding_s), (load.head, head_s)]
+        worth += _worth(load, place, multipliers)
         prices_s = np.empty(len(load.loss))
         for first in range(0, len(prices_s), LOADS_AT_ONCE):
             piece = slice(first, first + LOADS_AT_ONCE)
@@ -283,6 +340,19 @@ def price_loads(
             prices_s[piece] -= worth_s
         priced.append(prices_s)
     return priced
+
+
+def _worth(load: Loads, place: int, multipliers: CellMultipliers) -> list[tuple[FloatArray, float]]:
+    """Return the counts of layers of each load, and what one is worth by its format or kind."""
+    found: list[tuple[FloatArray, float]] = []
+    for counts, values_s in (
+        (load.layers, multipliers.format_values_s),
+        (load.kinds, multipliers.kind_values_s),
+    ):
+        width = counts.shape[1] if values_s else 0
+        of_place = values_s[place * width : (place + 1) * width]
+        found += [(counts[:, column], value_s) for column, value_s in enumerate(of_place)]
+    return found
 
 
 def _shares(weights: tuple[float, ...], counts: FloatArray, total: float) -> FloatArray:

@@ -1,18 +1,19 @@
 """Infeasibility in the user's terms: which memory is short, and what would fit."""
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 
 from llmpq_sim.core.errors import InfeasibleError
-from llmpq_sim.core.formats import COMMON_FORMATS, FORMATS
+from llmpq_sim.core.formats import COMMON_FORMATS
 from llmpq_sim.core.memory import (
     available_bytes,
     batch_temporaries_bytes,
     ends_bytes,
     head_bytes,
-    layer_cache_bytes,
-    layer_weight_bytes,
+    layers_weight_bytes,
     temporaries_bytes,
 )
 from llmpq_sim.core.plan import MicroBatching
@@ -93,7 +94,7 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
     """Return the bytes of the whole model in one format with one request's KV cache."""
     scenario = task.costs.scenario
     model = scenario.model
-    weights = model.layers * layer_weight_bytes(model.only_kind, FORMATS[format_name])
+    weights = layers_weight_bytes(model, 0, (format_name,) * model.layers)
     alone = len(scenario.cluster.devices) == 1
     ends = ends_bytes(model, True, alone) + (not alone) * head_bytes(model)
     return weights + _kv_bytes(task) + ends
@@ -101,10 +102,9 @@ def needed_bytes(task: PlanningTask, format_name: str) -> int:
 
 def _kv_bytes(task: PlanningTask) -> int:
     """Return the bytes of one request's KV cache in all layers."""
-    scenario = task.costs.scenario
-    return scenario.model.layers * layer_cache_bytes(
-        scenario.model.only_kind, scenario.workload, WHOLE
-    )
+    workload = task.costs.scenario.workload
+    rows = WHOLE.wave_rows(workload.requests)
+    return task.costs.scenario.model.cache_bytes(rows, workload.context_tokens)
 
 
 def total_available_bytes(task: PlanningTask, batching: MicroBatching) -> int:
@@ -140,8 +140,7 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
     """
     scenario = task.costs.scenario
     least = min(needed_bytes(task, name) for name in task.formats)
-    token_bytes = scenario.model.cache_bytes(1, 1)
-    context_tokens = (has - _rounding_bytes(task) - least + _kv_bytes(task)) // token_bytes
+    context_tokens = _tokens_in(task, has - _rounding_bytes(task) - least + _kv_bytes(task))
     advice = []
     if context_tokens > max(scenario.workload.longest_output_tokens, LEAST_CONTEXT_TOKENS):
         advice.append(f"requests of {context_tokens} tokens with their output have room")
@@ -153,6 +152,13 @@ def _what_would_fit(task: PlanningTask, has: int) -> str:
     if fitting:
         advice.append(f"it would fit at {' or '.join(fitting)}")
     return "".join(f"; {each}" for each in advice)
+
+
+def _tokens_in(task: PlanningTask, room_bytes: int) -> int:
+    """Return how long a context of one request may be whose cache has so many bytes."""
+    scenario = task.costs.scenario
+    contexts = range(scenario.workload.context_tokens + 1)
+    return bisect_right(contexts, room_bytes, key=partial(scenario.model.cache_bytes, 1)) - 1
 
 
 def _rounding_bytes(task: PlanningTask) -> int:

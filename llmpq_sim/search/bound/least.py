@@ -31,25 +31,30 @@ def least_makespan_s(task: PlanningTask, batching: MicroBatching) -> float:
     if len(set(scenario.workload.output_tokens)) == 1:
         decode_s = {rows: _decode_s(task, rows) for rows in rounds}
     in_turn_s = min(prefill_s.values()) + min(decode_s.values(), default=0.0)
-    busy_s = sum(prompts[step] * layer_s for step, layer_s in prefill_s.items())
-    busy_s += sum(rounds[rows] * layer_s for rows, layer_s in decode_s.items())
-    shared_s = busy_s / len(scenario.cluster.devices)
-    return scenario.model.layers * max(in_turn_s, shared_s) * ROUNDING
+    busy_s = sum(prompts[step] * layers_s for step, layers_s in prefill_s.items())
+    busy_s += sum(rounds[rows] * layers_s for rows, layers_s in decode_s.items())
+    return max(in_turn_s, busy_s / len(scenario.cluster.devices)) * ROUNDING
 
 
 def _prefill_s(task: PlanningTask, step: PrefillStep) -> float:
-    """Return the time of a layer for a chunk of prompts where it is fastest."""
-    only = task.costs.scenario.model.only_layer_kind
-    return min(task.costs.prefill_step_s(kind, name, step, only) for kind, name in _choices(task))
+    """Return the time of all layers for a chunk of prompts where each is fastest."""
+    costs = task.costs
+    return sum(
+        layers * min(costs.prefill_step_s(*choice, step, kind) for choice in _choices(task))
+        for kind, layers in enumerate(costs.scenario.model.layers_by_kind)
+    )
 
 
 def _decode_s(task: PlanningTask, rows: int) -> float:
-    """Return the time of a layer for so many rows in all rounds where it is fastest."""
+    """Return the time of all layers for so many rows in all rounds where each is fastest."""
     costs = task.costs
-    only = costs.scenario.model.only_layer_kind
-    return min(
-        float(costs.decode_layer_s(kind, name, rows, only)[: costs.rounds].sum())
-        for kind, name in _choices(task)
+    return sum(
+        layers
+        * min(
+            float(costs.decode_layer_s(*choice, rows, kind)[: costs.rounds].sum())
+            for choice in _choices(task)
+        )
+        for kind, layers in enumerate(costs.scenario.model.layers_by_kind)
     )
 
 

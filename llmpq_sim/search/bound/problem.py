@@ -1,10 +1,10 @@
 """Planning problem of one micro-batching, as arrays: times, bytes and losses.
 
-All layers cost the same time and memory; only their quality losses differ. So a plan is judged by
-how many layers of each quality class are at each place in each format. A place is a kind of device
-(for the bound), a device (for the integer program) or a stage of a given pipeline (to choose its
-formats). The embedding and the LM head are two more blocks; where any place may hold them, the
-arrays, and the bound built on them, do not depend on the order of the pipeline.
+Layers of a kind cost the same time and memory; only their quality losses differ. So a plan is
+judged by how many layers of each kind and quality class are at each place in each format. A place
+is a kind of device (for the bound), a device (for the integer program) or a stage of a given
+pipeline (to choose its formats). The embedding and the LM head are two more blocks; where any place
+may hold them, the arrays, and the bound built on them, do not depend on the order of the pipeline.
 """
 
 from collections import Counter
@@ -27,10 +27,10 @@ from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.schedule import counted_batch_schedules
 from llmpq_sim.latency.costs import LayerCosts
 from llmpq_sim.quality.table import QualityTable
+from llmpq_sim.search.bound.runs import longest_run
 from llmpq_sim.search.bound.schedule_terms import (
     EMBEDDING,
     HEAD,
-    LAYER,
     ScheduleTerms,
     schedule_terms,
 )
@@ -81,7 +81,7 @@ class BlockItem:
     """Blocks that are alike in time, memory, quality loss and where they may be.
 
     Attributes:
-        block: LAYER, EMBEDDING or HEAD.
+        block: number of a kind of layer, EMBEDDING or HEAD.
         count: how many there are.
         loss: quality loss of one of them per format. Shape: (formats,).
         allowed: where they may be in which format. Shape: (places, formats).
@@ -91,6 +91,11 @@ class BlockItem:
     count: int
     loss: FloatArray
     allowed: BoolArray
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the blocks are layers."""
+        return self.block >= 0
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,13 @@ class Problem:
         places: where blocks may be.
         capacity_bytes: what one device of a place has for blocks. Shape: (places,).
         formats: names of the allowed formats.
-        block_bytes: bytes of a block, KV cache included. Shape: (3 blocks, formats).
+        block_bytes: bytes of a block, KV cache included. Shape: (blocks, formats).
         items: the blocks to place.
+        kind_of_layer: number of the kind of each layer, in the order of the model.
         budget: largest allowed quality loss.
         ends_apart: whether no device holds both the embedding and the LM head.
         waves: the terms of the bound.
+        is_partition: whether it is known which layers each place holds.
     """
 
     micro_batching: MicroBatching
@@ -115,18 +122,29 @@ class Problem:
     formats: tuple[str, ...]
     block_bytes: FloatArray
     items: tuple[BlockItem, ...]
+    kind_of_layer: tuple[int, ...]
     budget: float
     ends_apart: bool
     waves: tuple[ScheduleTerms, ...]
+    is_partition: bool = False
 
     @property
     def holds_whole_layers(self) -> bool:
-        """Whether the devices have room for all layers when each holds whole ones only."""
-        layers = [item for item in self.items if item.block == LAYER]
-        allowed = np.any([item.allowed for item in layers], axis=0)
-        least = np.where(allowed, self.block_bytes[LAYER], np.inf).min(axis=1)
-        room = np.floor(self.capacity_bytes / least * (1 + 1e-12))
-        return bool((room * self.place_counts).sum() >= sum(item.count for item in layers))
+        """Whether the devices have room for all layers when each holds whole ones only.
+
+        A device may hold any run of layers that takes no more than it has in their smallest
+        formats; which runs go together is not looked at.
+        """
+        least = np.full((len(self.block_bytes) - 2, len(self.places)), np.inf)
+        for item in self.items:
+            if item.is_layer:
+                of_item = np.where(item.allowed, self.block_bytes[item.block], np.inf).min(axis=1)
+                least[item.block] = np.minimum(least[item.block], of_item)
+        room = [
+            longest_run(least[list(self.kind_of_layer), place], capacity * (1 + 1e-12))
+            for place, capacity in enumerate(self.capacity_bytes)
+        ]
+        return bool((np.array(room) * self.place_counts).sum() >= len(self.kind_of_layer))
 
     @property
     def place_counts(self) -> FloatArray:
@@ -210,6 +228,7 @@ def build_problem(
         formats=task.formats,
         block_bytes=block_bytes,
         items=block_items(task, places),
+        kind_of_layer=scenario.model.kind_of_layer,
         budget=task.allowed_loss,
         ends_apart=ends_apart,
         waves=tuple(
@@ -226,45 +245,65 @@ def _fewest_devices(
     block_bytes: FloatArray,
 ) -> int:
     """Return how many devices any plan must use for its memory alone, at least."""
-    layers = task.costs.scenario.model.layers
-    needed = layers * block_bytes[LAYER].min() + block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0]
+    layers = np.array(task.costs.scenario.model.layers_by_kind)
+    needed = layers @ block_bytes[:EMBEDDING].min(axis=1)
+    needed += block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0]
     repeated = np.repeat(capacity_bytes, [place.count for place in places])
     held = np.cumsum(np.sort(repeated)[::-1])
     return min(int(np.searchsorted(held, needed)) + 1, len(repeated))
 
 
 def _block_bytes(task: PlanningTask, micro_batching: MicroBatching, ends_apart: bool) -> FloatArray:
-    """Return the bytes per block and format. Shape: (3 blocks, formats)."""
+    """Return the bytes per block and format. Shape: (blocks, formats)."""
     scenario = task.costs.scenario
     model = scenario.model
-    kv_bytes = layer_cache_bytes(model.only_kind, scenario.workload, micro_batching)
     embedding = embedding_bytes(model)
     if model.tied_embeddings and not ends_apart:
         embedding -= head_bytes(model)
     head = head_bytes(model) + logits_bytes(model, micro_batching)
-    layer = [layer_weight_bytes(model.only_kind, FORMATS[name]) + kv_bytes for name in task.formats]
+    layers = []
+    for kind in model.kinds:
+        kept = layer_cache_bytes(kind, scenario.workload, micro_batching)
+        layers.append([layer_weight_bytes(kind, FORMATS[name]) + kept for name in task.formats])
     width = len(task.formats)
-    return np.array([layer, [embedding] * width, [head] * width], dtype=float)
+    return np.array([*layers, [embedding] * width, [head] * width], dtype=float)
 
 
 def block_items(task: PlanningTask, places: tuple[BlockPlace, ...]) -> tuple[BlockItem, ...]:
-    """Return layers grouped by equal losses, then embedding and head, which lose nothing.
+    """Return layers grouped by kind and equal losses, then embedding and head, which lose nothing.
 
     A format in which one layer alone exceeds the budget is not allowed to it. Embedding and head
     have one format, entered in the first column.
     """
-    losses = [task.quality.losses[name] for name in task.formats]
-    classes = Counter(zip(*losses, strict=True))
     none = np.zeros(len(task.formats))
-    layers = [layer_item(task, places, loss, count) for loss, count in classes.items()]
+    layers = layer_items(task, places, range(task.costs.scenario.model.layers))
     end_allowed = np.zeros((len(places), len(task.formats)), dtype=bool)
     end_allowed[:, 0] = True
     ends = [BlockItem(block, 1, none, end_allowed) for block in (EMBEDDING, HEAD)]
     return (*layers, *ends)
 
 
-def layer_item(
-    task: PlanningTask, places: tuple[BlockPlace, ...], loss: Sequence[float], count: int
+def layer_items(
+    task: PlanningTask, places: tuple[BlockPlace, ...], layers: range
+) -> list[BlockItem]:
+    """Return some layers grouped by kind and equal losses."""
+    kinds = task.costs.scenario.model.kind_of_layer
+    losses = [task.quality.losses[name] for name in task.formats]
+    classes = Counter(
+        (kinds[layer], *(of_format[layer] for of_format in losses)) for layer in layers
+    )
+    return [
+        _layer_item(task, places, int(kind), loss, count)
+        for (kind, *loss), count in classes.items()
+    ]
+
+
+def _layer_item(
+    task: PlanningTask,
+    places: tuple[BlockPlace, ...],
+    layer_kind: int,
+    loss: Sequence[float],
+    count: int,
 ) -> BlockItem:
     """Return so many layers with these losses per format, allowed what runs and is in budget.
 
@@ -275,4 +314,4 @@ def layer_item(
     known = np.array([[name in names for name in task.formats] for names in runs])
     losses = np.array(loss)
     finite = np.where(np.isfinite(losses), losses, 2.0 * task.allowed_loss)
-    return BlockItem(LAYER, count, finite, np.asarray(known & (losses <= task.allowed_loss)))
+    return BlockItem(layer_kind, count, finite, np.asarray(known & (losses <= task.allowed_loss)))

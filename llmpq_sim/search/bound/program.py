@@ -4,7 +4,11 @@ import numpy as np
 
 from llmpq_sim.search.bound.certificate import Multipliers, ScheduleMultipliers
 from llmpq_sim.search.bound.problem import BoolArray, FloatArray, Problem
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.bound.runs import run_counts
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD
+
+ONE_KIND = 3
+"""Blocks where layers are of one kind: these, the embedding and the LM head."""
 
 SMALL_BUDGET = 1e-4
 """Budgets from here to its inverse are as they are: HiGHS keeps rows to an absolute 1e-7."""
@@ -14,8 +18,10 @@ class Program:
     """The matrices of a planning problem.
 
     Columns: blocks of each item at each place in each format, two maxima per wave (the end of
-    prefill, the length of decode), and a shortage per item, whose price is so high that there is
-    none where everything fits. Rows: the terms under the maxima, the budget, the memories.
+    prefill, the length of decode), where layers are of several kinds the runs of each place, and a
+    shortage per item, whose price is so high that there is none where everything fits. Rows: the
+    terms under the maxima, the budget, the memories, the devices that runs are on; and the layers
+    of each kind, which those of the runs are.
 
     Attributes:
         shape: of the block columns: (items, places, formats).
@@ -29,21 +35,25 @@ class Program:
         items, places, formats = len(problem.items), len(problem.places), len(problem.formats)
         self.shape = (items, places, formats)
         self.block_count = items * places * formats
-        self.columns = self.block_count + 2 * len(problem.waves) + items
+        self.runs = _runs(problem)
+        self.first_run = self.block_count + 2 * len(problem.waves)
+        self.columns = self.first_run + places * len(self.runs) + items
         self.objective = np.zeros(self.columns)
         self.objective[-items:] = shortage_price_s(problem)
         rows = [self._wave_rows(number) for number in range(len(problem.waves))]
         self.losses = self._spread(self._losses()) / self._loss_scale()
         rows.append((self.losses[None, :], np.array([problem.budget]) / self._loss_scale()))
-        rows.append(self._memory_rows())
+        rows += [self._memory_rows(), self._device_rows()]
         self.upper = np.concatenate([matrix for matrix, _ in rows])
         self.upper_limit = np.concatenate([limit for _, limit in rows])
-        self.equal = self._counting_rows()
-        self.equal_value = np.array([float(item.count) for item in problem.items])
+        run_rows = self._run_rows()
+        self.equal = np.concatenate([self._counting_rows(), run_rows])
+        counts = [float(item.count) for item in problem.items]
+        self.equal_value = np.array(counts + [0.0] * len(run_rows))
         self.bounds = np.stack([np.zeros(self.columns), self._most()], axis=1)
 
-    def multipliers(self, prices: FloatArray) -> Multipliers:
-        """Return the dual values of the upper rows as multipliers."""
+    def multipliers(self, prices: FloatArray, values: FloatArray) -> Multipliers:
+        """Return the dual values of the upper and of the equal rows as multipliers."""
         places, counts = len(self.problem.places), self.problem.place_counts
         waves, position = [], 0
         for terms in self.problem.waves:
@@ -55,15 +65,18 @@ class Program:
                 )
             )
             position += 2 * places + 1
-        byte_price = prices[position + 1 :] / self._byte_scale()
+        byte_price = prices[position + 1 : position + 1 + places] / self._byte_scale()
         loss_price_s = float(prices[position]) / self._loss_scale()
-        return Multipliers(tuple(waves), loss_price_s, tuple(byte_price.tolist()))
+        run_price_s = tuple((-values[len(self.problem.items) :]).tolist())
+        return Multipliers(tuple(waves), loss_price_s, tuple(byte_price.tolist()), run_price_s)
 
     def device_counts(self) -> FloatArray:
         """Return how many devices share the blocks of each column; 1 for the other columns."""
         counts = np.ones(self.columns)
         of_places = self.problem.place_counts[None, :, None]
         counts[: self.block_count] = np.broadcast_to(of_places, self.shape).ravel()
+        runs = np.repeat(self.problem.place_counts, len(self.runs))
+        counts[self.first_run : self.first_run + len(runs)] = runs
         return counts
 
     def pipeline_rows(self) -> tuple[FloatArray, FloatArray]:
@@ -72,16 +85,16 @@ class Program:
         for place in range(places):
             rows += [
                 self._at(place, {EMBEDDING: 1.0, HEAD: 1.0}),
-                self._at(place, {EMBEDDING: 1.0, LAYER: -1.0}),
-                self._at(place, {HEAD: 1.0, LAYER: -1.0}),
+                self._at(place, {EMBEDDING: 1.0}, of_layers=-1.0),
+                self._at(place, {HEAD: 1.0}, of_layers=-1.0),
             ]
         matrix = np.array([self._spread(row) for row in rows])
         return matrix, np.array([1.0, 0.0, 0.0] * places)
 
-    def _at(self, place: int, factors: dict[int, float]) -> FloatArray:
+    def _at(self, place: int, factors: dict[int, float], *, of_layers: float = 0.0) -> FloatArray:
         row = np.zeros(self.shape)
         for number, item in enumerate(self.problem.items):
-            row[number, place, :] = factors.get(item.block, 0.0)
+            row[number, place, :] = of_layers if item.is_layer else factors.get(item.block, 0.0)
         return row
 
     def _wave_rows(self, number: int) -> tuple[FloatArray, FloatArray]:
@@ -111,10 +124,34 @@ class Program:
         places, scale = len(self.problem.places), self._byte_scale()
         matrix = np.zeros((places, self.columns))
         for place in range(places):
-            used = np.zeros((3, places, len(self.problem.formats)))
+            used = np.zeros((len(self.problem.block_bytes), places, len(self.problem.formats)))
             used[:, place, :] = self.problem.block_bytes / scale
             matrix[place] = self._spread(self._by_item(used))
         return matrix, self.problem.place_counts * self.problem.capacity_bytes / scale
+
+    def _device_rows(self) -> tuple[FloatArray, FloatArray]:
+        """Each device of a place holds a run at most."""
+        places, runs = len(self.problem.places), len(self.runs)
+        matrix = np.zeros((places if runs else 0, self.columns))
+        for place in range(len(matrix)):
+            first = self.first_run + place * runs
+            matrix[place, first : first + runs] = 1.0
+        return matrix, self.problem.place_counts[: len(matrix)]
+
+    def _run_rows(self) -> FloatArray:
+        """The layers of each kind at each place are those of its runs."""
+        if not len(self.runs):
+            return np.zeros((0, self.columns))
+        places, kinds = len(self.problem.places), self.runs.shape[1]
+        matrix = np.zeros((places * kinds, self.columns))
+        blocks = np.array([item.block for item in self.problem.items])
+        for place in range(places):
+            first = self.first_run + place * len(self.runs)
+            for kind in range(kinds):
+                row = matrix[place * kinds + kind]
+                row[: self.block_count].reshape(self.shape)[blocks == kind, place] = 1.0
+                row[first : first + len(self.runs)] = -self.runs[:, kind]
+        return matrix
 
     def _counting_rows(self) -> FloatArray:
         items = len(self.problem.items)
@@ -156,6 +193,13 @@ class Program:
         row = np.zeros(self.columns)
         row[: self.block_count] = per_item.ravel()
         return row
+
+
+def _runs(problem: Problem) -> FloatArray:
+    """Return the counts of each kind that runs have; none where layers are of one kind."""
+    if problem.is_partition or len(problem.block_bytes) == ONE_KIND:
+        return np.zeros((0, 0))
+    return run_counts(problem.kind_of_layer)
 
 
 def shortage_price_s(problem: Problem) -> float:

@@ -39,7 +39,7 @@ from llmpq_sim.core.records import Finite
 from llmpq_sim.search.bound.rate_problem import RateProblem, choices
 from llmpq_sim.search.bound.rate_work import BlockWork
 from llmpq_sim.search.bound.rate_workload import RateWorkload
-from llmpq_sim.search.bound.schedule_terms import LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING
 
 FloatArray = NDArray[np.float64]
 
@@ -60,8 +60,8 @@ class RateInterval:
         held: weight of a token held.
         loss_price_s: seconds per unit of quality loss.
         byte_price_s: seconds per byte on a device of each place.
-        held_price_s: of a layer's tokens held: by place, for each format; then of the embedding's
-            and of the LM head's, by place. Prices where nothing may be are 0.
+        held_price_s: of a layer's tokens held: by kind of layer and place, for each format; then of
+            the embedding's and of the LM head's, by place. Prices where nothing may be are 0.
         attended_price_s: of the tokens attended to, for layers alone.
     """
 
@@ -106,7 +106,7 @@ def least_makespan_s(problem: RateProblem, interval: RateInterval) -> float:
         return 0.0
     prices_s = _block_prices_s(problem, interval, busy, held)
     block_bytes = problem.block_bytes.copy()
-    block_bytes[LAYER] += problem.kv_bytes * interval.from_tokens
+    block_bytes[:EMBEDDING] += problem.kv_bytes[:, None] * interval.from_tokens
     prices_s += block_bytes[:, None, :] * byte_price_s[None, :, None]
     total_s = -loss_price_s * problem.budget
     total_s -= float((byte_price_s * counts * problem.capacity_bytes).sum())
@@ -120,8 +120,8 @@ def _block_prices_s(
     problem: RateProblem, interval: RateInterval, busy: FloatArray, held: float
 ) -> FloatArray:
     """Return what a block of each kind costs at each place in each format."""
-    prices_s = np.zeros((3, len(problem.places), len(problem.formats)))
-    layers = len(problem.places) * len(problem.formats)
+    prices_s = np.zeros((len(problem.block_bytes), len(problem.places), len(problem.formats)))
+    layers = prices_s[:EMBEDDING].size
     for number, (block, place, column) in enumerate(choices(problem)):
         work = problem.works.get((block, place, column))
         if work is None:
@@ -135,7 +135,7 @@ def _block_prices_s(
             interval.to_tokens,
             (interval.held_price_s[number], attended),
         )
-        prices_s[block, place, slice(None) if block != LAYER else column] = cost_s
+        prices_s[block, place, slice(None) if block < 0 else column] = cost_s
     return prices_s
 
 
@@ -247,7 +247,7 @@ def check_rate(problem: RateProblem, certificate: RateCertificate) -> float:
 
 
 def _check_intervals(problem: RateProblem, intervals: tuple[RateInterval, ...]) -> None:
-    places, width = len(problem.places), len(problem.formats)
+    kinds, places, width = len(problem.kv_bytes), len(problem.places), len(problem.formats)
     reached = problem.least_tokens
     for interval in sorted(intervals, key=lambda each: each.from_tokens):
         if interval.from_tokens > reached:
@@ -258,8 +258,8 @@ def _check_intervals(problem: RateProblem, intervals: tuple[RateInterval, ...]) 
         for found, expected in (
             (interval.busy, places),
             (interval.byte_price_s, places),
-            (interval.held_price_s, places * (width + 2)),
-            (interval.attended_price_s, places * width),
+            (interval.held_price_s, places * (kinds * width + 2)),
+            (interval.attended_price_s, places * kinds * width),
         ):
             if len(found) != expected:
                 raise CertificateError(

@@ -1,6 +1,7 @@
 """Problem of the highest rate: where layers may be, what they take of time, memory and quality."""
 
 from dataclasses import dataclass
+from itertools import product
 from math import floor
 
 import numpy as np
@@ -15,6 +16,7 @@ from llmpq_sim.core.memory import (
     layer_weight_bytes,
     sampled_logits_bytes,
 )
+from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.search.bound.problem import (
     BlockItem,
@@ -31,7 +33,7 @@ from llmpq_sim.search.bound.rate_work import (
     layer_work,
 )
 from llmpq_sim.search.bound.rate_workload import RateWorkload, rate_workload
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD
 
 FloatArray = NDArray[np.float64]
 
@@ -48,8 +50,8 @@ class RateProblem:
         capacity_bytes: what one of each has beside the runtime and the least temporaries.
         formats: names of the allowed formats.
         items: the blocks to place.
-        block_bytes: of a block without KV cache. Shape: (3 blocks, formats).
-        kv_bytes: of a token of a layer.
+        block_bytes: of a block without KV cache. Shape: (blocks, formats).
+        kv_bytes: of a token of a layer of each kind, at least. Shape: (kinds,).
         budget: largest allowed quality loss.
         workload: what is asked.
         works: least seconds by block, place and format; of embedding and head in the first one.
@@ -61,7 +63,7 @@ class RateProblem:
     formats: tuple[str, ...]
     items: tuple[BlockItem, ...]
     block_bytes: FloatArray
-    kv_bytes: int
+    kv_bytes: FloatArray
     budget: float
     workload: RateWorkload
     works: dict[Choice, BlockWork]
@@ -76,8 +78,8 @@ class RateProblem:
 
 def choices(problem: RateProblem) -> list[Choice]:
     """Return block, place and format of everything priced, in the order of the prices."""
-    places, formats = range(len(problem.places)), range(len(problem.formats))
-    layers = [(LAYER, place, number) for place in places for number in formats]
+    kinds, places = range(len(problem.kv_bytes)), range(len(problem.places))
+    layers = list(product(kinds, places, range(len(problem.formats))))
     return [*layers, *((block, place, 0) for block in (EMBEDDING, HEAD) for place in places)]
 
 
@@ -103,7 +105,7 @@ def rate_problem(task: PlanningTask, workload: RateWorkload) -> RateProblem:
         formats=task.formats,
         items=block_items(task, places),
         block_bytes=_block_bytes(task),
-        kv_bytes=model.only_kind.cache_bytes(1, 1),
+        kv_bytes=_token_bytes(model),
         budget=task.allowed_loss,
         workload=workload,
         works=_works(task, places, workload),
@@ -119,16 +121,19 @@ def _works(
     rows = max(min(_most_tokens(task) // workload.shortest_context, MOST_SEQUENCES), 1)
     for place, each in enumerate(places):
         profile, device = task.costs.profiles[each.kind], task.costs.devices[each.kind]
-        attention = attention_work(model, profile, workload, rows)
         works[EMBEDDING, place, 0] = embedding_work(model, profile, workload)
         works[HEAD, place, 0] = head_work(model, profile, workload)
-        alike: dict[tuple[str, bool], BlockWork] = {}  # formats priced as another take its times
-        for number, name in enumerate(task.formats):
-            if name in device.formats:
-                key = (profile.aliases.get(name, name), FORMATS[name].is_weight_only)
-                if key not in alike:
-                    alike[key] = layer_work(model, profile, name, workload, attention, model.layers)
-                works[LAYER, place, number] = alike[key]
+        for number, kind in enumerate(model.kinds):
+            attention = attention_work(model, kind, profile, workload, rows)
+            alike: dict[tuple[str, bool], BlockWork] = {}  # priced as another: its times
+            for column, name in enumerate(task.formats):
+                if name in device.formats:
+                    key = (profile.aliases.get(name, name), FORMATS[name].is_weight_only)
+                    if key not in alike:
+                        alike[key] = layer_work(
+                            kind, profile, name, workload, attention, model.layers
+                        )
+                    works[number, place, column] = alike[key]
     return works
 
 
@@ -144,9 +149,21 @@ def _block_bytes(task: PlanningTask) -> FloatArray:
     model, width = task.costs.scenario.model, len(task.formats)
     head = head_bytes(model)
     embedding = embedding_bytes(model) - (head if model.tied_embeddings else 0)
-    layer = [layer_weight_bytes(model.only_kind, FORMATS[name]) for name in task.formats]
+    layers = [
+        [layer_weight_bytes(kind, FORMATS[name]) for name in task.formats] for kind in model.kinds
+    ]
     head += sampled_logits_bytes(model, 1)
-    return np.array([layer, [embedding] * width, [head] * width], dtype=float)
+    return np.array([*layers, [embedding] * width, [head] * width], dtype=float)
+
+
+def _token_bytes(model: ModelSpec) -> FloatArray:
+    """Return the bytes that each further token of a sequence takes in a layer of each kind.
+
+    There are none where a cache is bounded by a window, or where a state has its own size.
+    """
+    far = model.max_positions
+    grown = [kind.cache_bytes(1, far) - kind.cache_bytes(1, far - 1) for kind in model.kinds]
+    return np.array(grown, dtype=float)
 
 
 def _most_tokens(task: PlanningTask) -> int:
@@ -155,6 +172,10 @@ def _most_tokens(task: PlanningTask) -> int:
     block_bytes = _block_bytes(task)
     counts = np.array([place.count for place in places], dtype=float)
     room = float((counts * _capacity_bytes(task, places)).sum())
-    room -= model.layers * float(block_bytes[LAYER].min())
+    of_kinds = np.array(model.layers_by_kind)
+    room -= float(of_kinds @ block_bytes[:EMBEDDING].min(axis=1))
     room -= float(block_bytes[EMBEDDING, 0] + block_bytes[HEAD, 0])
-    return max(floor(room / model.cache_bytes(1, 1)), 0)
+    token_bytes = float(of_kinds @ _token_bytes(model))
+    if not token_bytes:
+        return MOST_SEQUENCES * model.max_positions if room >= 0 else 0
+    return max(floor(room / token_bytes), 0)

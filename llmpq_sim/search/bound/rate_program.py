@@ -6,6 +6,7 @@ kind of batch is a choice of tokens, of tokens held, and of whether these are at
 certificate proves holds for all batches.
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from llmpq_sim.search.bound.rate_certificate import RateInterval, token_prices_s
 from llmpq_sim.search.bound.rate_problem import Choice, RateProblem, choices
 from llmpq_sim.search.bound.rate_work import BlockWork
 from llmpq_sim.search.bound.relaxation import LIMITED, SOLVED
-from llmpq_sim.search.bound.schedule_terms import LAYER
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING
 from llmpq_sim.search.deadline import check_time, solver_options
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class RateProgram:
         self.places = len(problem.places)
         self.memory_row = self.places + 1 + 3 * len(self.priced)
         self.block_bytes = problem.block_bytes.copy()
-        self.block_bytes[LAYER] += problem.kv_bytes * from_tokens
+        self.block_bytes[:EMBEDDING] += problem.kv_bytes[:, None] * from_tokens
         self.byte_unit = float(self.block_bytes.max())
         budget = problem.budget
         is_plain = budget == 0.0 or SMALL_BUDGET <= budget <= 1.0 / SMALL_BUDGET
@@ -200,7 +201,7 @@ class RateProgram:
         problem, unit_s = self.problem, self.unit_s
         workload, places = problem.workload, self.places
         of_tokens = prices[places + 1 : self.memory_row].reshape(-1, 3) * unit_s
-        layers = places * len(problem.formats)
+        layers = problem.block_bytes[:EMBEDDING].size * places
         held_price_s = of_tokens[:, 1] / max(workload.held_tokens, 1)
         attended_price_s = of_tokens[:layers, 2] / max(workload.attended_contexts, 1)
         byte_price_s = prices[self.memory_row : -1] * unit_s / self.byte_unit
@@ -276,9 +277,15 @@ class RateProgram:
 
 def _unit_s(problem: RateProblem) -> float:
     """Return what all layers take at least where they are fastest, in the largest batches."""
-    layers = sum(item.count for item in problem.items if item.block == LAYER)
-    works = [work for (block, _, _), work in problem.works.items() if block == LAYER]
-    return layers * min(work.units * float((work.seconds / work.tokens).min()) for work in works)
+    least_s: dict[int, float] = {}
+    for (block, _, _), work in problem.works.items():
+        taken_s = work.units * float((work.seconds / work.tokens).min())
+        least_s[block] = min(least_s.get(block, taken_s), taken_s)
+    layers = Counter[int]()
+    for item in problem.items:
+        if item.is_layer:
+            layers[item.block] += item.count
+    return sum(count * least_s[block] for block, count in layers.items())
 
 
 def _first_knots(work: BlockWork) -> IntArray:

@@ -14,6 +14,7 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import NDArray
 
+from llmpq_sim.core.layers import LayerKind
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.latency.costs import HEAD_FORMAT, embeddings_s, heads_s, mixer_s, products_s
 from llmpq_sim.latency.profile import DeviceProfile
@@ -86,7 +87,7 @@ class BlockWork:
 
 
 def layer_work(
-    model: ModelSpec,
+    kind: LayerKind,
     profile: DeviceProfile,
     format_name: str,
     workload: RateWorkload,
@@ -96,7 +97,7 @@ def layer_work(
     """Return the work of a layer in a format.
 
     Args:
-        model: whose layer it is.
+        kind: of layer.
         profile: of the device.
         format_name: of the weights.
         workload: what is asked.
@@ -104,7 +105,7 @@ def layer_work(
         most_layers: that share what each step of the device costs beside them.
     """
     tokens = token_knots(_far_tokens(profile, format_name))
-    seconds = products_s(model.only_kind, profile, format_name, tokens)
+    seconds = products_s(kind, profile, format_name, tokens)
     seconds = seconds + profile.step_overhead_s / most_layers
     return BlockWork(
         tokens,
@@ -132,7 +133,11 @@ def head_work(model: ModelSpec, profile: DeviceProfile, workload: RateWorkload) 
 
 
 def attention_work(
-    model: ModelSpec, profile: DeviceProfile, workload: RateWorkload, most_rows: int
+    model: ModelSpec,
+    kind: LayerKind,
+    profile: DeviceProfile,
+    workload: RateWorkload,
+    most_rows: int,
 ) -> tuple[DecodeAttention, float]:
     """Return a layer's least seconds of decode attention, and those of all prompts together.
 
@@ -140,16 +145,15 @@ def attention_work(
     samples then is no decode, and the prefill attention over as many tokens stands in for the
     decode's. So a token that a decode attends to is priced at no more than that attention takes.
     """
-    layer = model.only_kind
     prompts = token_knots(max(workload.longest_prompt, workload.longest_context))
-    prompts_s = mixer_s(layer, profile, "prefill", np.ones_like(prompts), prompts)
+    prompts_s = mixer_s(kind, profile, "prefill", np.ones_like(prompts), prompts)
     all_prompts_s = _prompts_s(prompts, prompts_s, workload)
     if not workload.attending_steps:
         return NO_ATTENTION, all_prompts_s
     least, most = workload.shortest_context, workload.longest_context
     anew = np.concatenate([[least], prompts[(prompts > least) & (prompts < most)], [most]])
     limit_s = float((np.interp(anew, prompts, prompts_s) / anew).min())
-    rows, attended, decode_s = _decodes_s(model, profile, workload, most_rows)
+    rows, attended, decode_s = _decodes_s(model, kind, profile, workload, most_rows)
     some = attended > 0
     per_token_s = decode_s[some] / attended[some]
     token_s = float(per_token_s.min())
@@ -159,14 +163,18 @@ def attention_work(
 
 
 def _decodes_s(
-    model: ModelSpec, profile: DeviceProfile, workload: RateWorkload, most_rows: int
+    model: ModelSpec,
+    kind: LayerKind,
+    profile: DeviceProfile,
+    workload: RateWorkload,
+    most_rows: int,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return sequences, tokens attended to and seconds of batches of decodes, at all knots."""
     step = knot_tokens(model.max_positions)
     first, last = workload.shortest_context // step, workload.longest_context // step + 1
     contexts = np.arange(first, last + 1) * float(step)
     rows, tokens = np.meshgrid(row_knots(most_rows), contexts, indexing="ij")
-    decode_s = mixer_s(model.only_kind, profile, "decode", rows, np.maximum(tokens, 1.0))
+    decode_s = mixer_s(kind, profile, "decode", rows, np.maximum(tokens, 1.0))
     return rows, rows * tokens, decode_s
 
 

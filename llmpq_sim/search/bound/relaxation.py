@@ -67,7 +67,9 @@ def relax(problem: Problem) -> Relaxation:
         check_time()
     if solved.status != SOLVED:
         raise InfeasibleError(f"search: HiGHS could not solve a relaxation: {solved.message}")
-    multipliers = program.multipliers(-np.asarray(solved.ineqlin.marginals))
+    multipliers = program.multipliers(
+        -np.asarray(solved.ineqlin.marginals), np.asarray(solved.eqlin.marginals)
+    )
     blocks = np.asarray(solved.x[: program.block_count]).reshape(program.shape)
     shortage = float(solved.x[-len(problem.items) :].sum())
     return Relaxation(bound_s(problem, multipliers), multipliers, blocks, shortage)

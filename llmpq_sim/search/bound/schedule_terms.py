@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -19,11 +20,15 @@ from llmpq_sim.simulator.static.simulate import HIDDEN_BYTES, TOKEN_BYTES
 
 FloatArray = NDArray[np.float64]
 
-LAYER, EMBEDDING, HEAD = range(3)
-"""The three kinds of block, the first axis of every array below."""
+EMBEDDING, HEAD = -2, -1
+"""The last two blocks of the first axis of every array below; before them are the kinds of layer,
+by their numbers."""
 
-STEP = -1
+STEP = -3
 """What each step of a stage costs beside blocks, where the terms of a block are asked for."""
+
+Layer = tuple[int, str]
+"""A layer by the number of its kind and the name of its format."""
 
 TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode_path")
 """Fields of ScheduleTerms that add up over the blocks of a stage, as ``step_s`` numbers them."""
@@ -33,7 +38,7 @@ TERMS = ("prefill_least", "prefill_rest", "decode_least", "decode_rest", "decode
 class ScheduleTerms:
     """Seconds that each block adds to the terms of the bound for one wave shape.
 
-    Every array has the shape (3 blocks, places, formats).
+    Every array has the shape (blocks, places, formats), with the blocks as `EMBEDDING` says.
 
     Attributes:
         count: how many waves have this shape.
@@ -81,11 +86,13 @@ def schedule_terms(
     """
     distinct = list(dict.fromkeys(kinds))
     wave = _Schedule.of(shape)
-    arrays = np.zeros((5, 3, len(distinct), len(formats)))
+    layer_kinds = range(len(costs.scenario.model.kinds))
+    arrays = np.zeros((5, len(layer_kinds) + 2, len(distinct), len(formats)))
     for number, kind in enumerate(distinct):
-        for column, name in enumerate(formats):
+        for (column, name), layer_kind in product(enumerate(formats), layer_kinds):
             if name in costs.devices[kind].formats:
-                arrays[:, LAYER, number, column] = _terms(costs, wave, kind, name)
+                layer = layer_kind, name
+                arrays[:, layer_kind, number, column] = _terms(costs, wave, kind, layer)
         arrays[:, EMBEDDING, number, 0] = _terms(costs, wave, kind, EMBEDDING)
         arrays[:, HEAD, number, 0] = _terms(costs, wave, kind, HEAD)
     links = _fastest_links(costs, devices)
@@ -178,23 +185,24 @@ def _least_step_s(step_s: FloatArray, devices: int) -> FloatArray:
     return np.array([devices * least + rest, devices * decode_least + decode_rest, devices * path])
 
 
-def _terms(costs: LayerCosts, wave: _Schedule, kind: str, block: str | int) -> FloatArray:
+def _terms(costs: LayerCosts, wave: _Schedule, kind: str, block: Layer | int) -> FloatArray:
     """Return the five terms of ScheduleTerms for one block on one kind.
 
     Args:
         costs: block times of the scenario.
         wave: a wave shape.
         kind: of device.
-        block: EMBEDDING, HEAD or STEP, or a layer by the name of its format.
+        block: EMBEDDING, HEAD or STEP, or a layer.
     """
     prefill = _prefill_terms(costs, wave.prefill, kind, block)
     return np.array([*prefill, *_decode_terms(costs, wave.rounds, kind, block)])
 
 
-def _prefill_s(costs: LayerCosts, kind: str, block: str | int, step: PrefillStep) -> float:
+def _prefill_s(costs: LayerCosts, kind: str, block: Layer | int, step: PrefillStep) -> float:
     """Return the time of a block in a prefill step; only the last chunk has the LM head."""
-    if isinstance(block, str):
-        return costs.prefill_step_s(kind, block, step, costs.scenario.model.only_layer_kind)
+    if isinstance(block, tuple):
+        layer_kind, name = block
+        return costs.prefill_step_s(kind, name, step, layer_kind)
     if block == EMBEDDING:
         return costs.embedding_s(kind, step.step_tokens)
     if block == STEP:
@@ -202,10 +210,11 @@ def _prefill_s(costs: LayerCosts, kind: str, block: str | int, step: PrefillStep
     return costs.head_s(kind, step.rows) if step.is_last else 0.0
 
 
-def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> FloatArray:
+def _decode_s(costs: LayerCosts, kind: str, block: Layer | int, rows: int) -> FloatArray:
     """Return the time of a block in each decode round."""
-    if isinstance(block, str):
-        return costs.decode_layer_s(kind, block, rows, costs.scenario.model.only_layer_kind)
+    if isinstance(block, tuple):
+        layer_kind, name = block
+        return costs.decode_layer_s(kind, name, rows, layer_kind)
     if block == STEP:
         return np.full(costs.rounds, costs.step_s(kind))
     ends_s = costs.embedding_s if block == EMBEDDING else costs.head_s
@@ -214,7 +223,7 @@ def _decode_s(costs: LayerCosts, kind: str, block: str | int, rows: int) -> Floa
 
 @lru_cache(maxsize=4096)
 def _prefill_terms(
-    costs: LayerCosts, prefill: _Prefill, kind: str, block: str | int
+    costs: LayerCosts, prefill: _Prefill, kind: str, block: Layer | int
 ) -> tuple[float, float]:
     """Return the least and the rest of a block; all ways to decode share them."""
     by_step = {step: _prefill_s(costs, kind, block, step) for step in prefill.different}
@@ -225,7 +234,7 @@ def _prefill_terms(
 
 @lru_cache(maxsize=4096)
 def _decode_terms(
-    costs: LayerCosts, rounds: _Rounds, kind: str, block: str | int
+    costs: LayerCosts, rounds: _Rounds, kind: str, block: Layer | int
 ) -> tuple[float, float, float]:
     """Return the least, the rest and the path of a block; all sizes of prefill share them."""
     by_rows = {rows: _decode_s(costs, kind, block, rows) for rows in rounds.sizes}

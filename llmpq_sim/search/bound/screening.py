@@ -13,7 +13,7 @@ from llmpq_sim.search.bound.problem import (
     build_problem,
     kinds_of,
 )
-from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, LAYER, TERMS, link_terms_s
+from llmpq_sim.search.bound.schedule_terms import EMBEDDING, HEAD, TERMS, link_terms_s
 from llmpq_sim.simulator.static.simulate import pipeline_links
 
 
@@ -61,15 +61,19 @@ class Screen:
         return total_s
 
     def _blocks(self, plan: Plan, problem: Problem) -> tuple[list[int], FloatArray]:
-        """Return the place of each stage and its blocks. Shape: (stages, 3 blocks, formats)."""
+        """Return the place of each stage and its blocks. Shape: (stages, blocks, formats)."""
         cluster = self.task.costs.scenario.cluster
         places = []
-        blocks = np.zeros((len(plan.stages), 3, len(problem.formats)))
-        for number, stage in enumerate(plan.stages):
+        blocks = np.zeros((len(plan.stages), *problem.block_bytes.shape))
+        columns = {name: column for column, name in enumerate(problem.formats)}
+        for number, (stage, first) in enumerate(zip(plan.stages, plan.first_layers(), strict=True)):
             member = cluster.devices[cluster.index(stage.device, "plan")]
             places.append(self._kind_numbers[member.device.name])
-            counts = Counter(stage.formats)
-            blocks[number, LAYER] = [counts[name] for name in problem.formats]
+            stop = first + len(stage.formats)
+            counts = Counter(zip(problem.kind_of_layer[first:stop], stage.formats, strict=True))
+            for (layer_kind, name), count in counts.items():
+                if name in columns:
+                    blocks[number, layer_kind, columns[name]] = count
         blocks[0, EMBEDDING, 0] = blocks[-1, HEAD, 0] = 1.0
         return places, blocks
 

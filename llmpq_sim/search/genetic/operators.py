@@ -15,7 +15,7 @@ from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.plan import MicroBatching, Plan, Stage
 from llmpq_sim.search.bound.problem import PlanningTask
-from llmpq_sim.search.construction import arrange_formats
+from llmpq_sim.search.construction import arrange_formats, counts_of_kinds
 from llmpq_sim.search.deadline import check_time
 from llmpq_sim.search.scoring import keeps_budget
 
@@ -193,7 +193,7 @@ class Operators:
     def _arranged(self, plan: Plan) -> Plan:
         stages = []
         for stage, first in zip(plan.stages, plan.first_layers(), strict=True):
-            counts = [stage.formats.count(name) for name in self.task.formats]
+            counts = counts_of_kinds(self.task, stage.formats, first)
             stages.append(Stage(stage.device, arrange_formats(self.task, counts, first)))
         arranged = Plan(tuple(stages), plan.micro_batching)
         return arranged if keeps_budget(arranged, self.task) else plan
@@ -279,17 +279,22 @@ class Operators:
         smaller = [
             other
             for other in self._runs(device)
-            if FORMATS[other].bits < FORMATS[name].bits and isfinite(losses[other][layer])
+            if FORMATS[other].stored_bits < FORMATS[name].stored_bits
+            and isfinite(losses[other][layer])
         ]
         return max(
-            smaller, key=lambda other: (FORMATS[other].bits, -losses[other][layer]), default=None
+            smaller,
+            key=lambda other: (FORMATS[other].stored_bits, -losses[other][layer]),
+            default=None,
         )
 
     def _find_better(self, device: int, name: str, layer: int) -> str | None:
         """Return the next format that a device runs and in which a layer loses less."""
         losses = {other: self.task.quality.losses[other][layer] for other in self._runs(device)}
         better = [other for other, loss in losses.items() if loss < losses[name]]
-        return max(better, key=lambda other: (losses[other], -FORMATS[other].bits), default=None)
+        return max(
+            better, key=lambda other: (losses[other], -FORMATS[other].stored_bits), default=None
+        )
 
     def _rank(self, name: str) -> int:
         return self._ranked.index(name)

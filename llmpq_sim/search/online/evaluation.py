@@ -9,7 +9,7 @@ from llmpq_sim.search.deadline import OutOfTime, time_left_s, time_limit
 from llmpq_sim.search.genetic.executors import REQUESTS_PER_POOL, spread
 from llmpq_sim.search.online.operators import ServingPlan
 from llmpq_sim.search.online.task import OnlineTask
-from llmpq_sim.simulator.continuous.compilation import stage_blocks
+from llmpq_sim.simulator.continuous.compilation import service_room
 from llmpq_sim.simulator.continuous.recurrence import simulate_continuous
 from llmpq_sim.simulator.continuous.service_times import can_be_served
 from llmpq_sim.workloads.shaping import head
@@ -45,8 +45,8 @@ class ServiceEvaluator:
     def refused(self, serving: ServingPlan) -> int:
         """Return how many requests of the whole trace could never be served."""
         costs, settings = self.task.costs, serving.settings
-        capacity = min(stage_blocks(serving.plan, costs.model, costs.cluster, settings))
-        served = can_be_served(self.task.workload, settings, capacity)
+        room = service_room(serving.plan, costs.model, costs.cluster, settings)
+        served = can_be_served(self.task.workload, settings, room.capacity, room.bounded_blocks)
         return self.task.workload.requests - int(served.sum())
 
     def results(self, services: Sequence[ServingPlan], window: int) -> list[SimulationResult]:

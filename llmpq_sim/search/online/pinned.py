@@ -23,7 +23,7 @@ from llmpq_sim.search.online.operators import (
 from llmpq_sim.search.online.planner import OnlineOutcome, micro_batched, search_online
 from llmpq_sim.search.online.task import OnlineTask
 from llmpq_sim.search.online.tuning import polished, tuned
-from llmpq_sim.search.pinned import PINNED_SHARE, STEP, PinnedOperators, pinned_plans
+from llmpq_sim.search.pinned import PINNED_SHARE, STEP, PinnedOperators, course, pinned_plans
 from llmpq_sim.search.pins import Pins, check_pins
 from llmpq_sim.search.planner import SearchSettings
 from llmpq_sim.search.scoring import score_in_simpy
@@ -58,10 +58,10 @@ def search_online_pinned(
         InputError: a device cannot run a format that is pinned.
         InfeasibleError: the pipeline does not fit the memory within the quality budget.
     """
-    room, plans = _first_plans(task, pins)
     frame = SearchFrame(on_progress)
     with time_limit(settings.budget_s):
         with share_of_time(PINNED_SHARE):
+            room, plans = _first_plans(task, pins)
             state = _evolved(task, PinnedServiceOperators(room, pins), plans, settings, frame)
         if frame.ended == "interrupted":
             settings = replace(settings, generations=0, budget_s=0.0)
@@ -77,12 +77,7 @@ def search_online_pinned(
         ),
         pins=pins,
         unpinned=max(free.best, best, key=lambda each: each.fitness),
-        evaluations=state.evaluations + free.evaluations,
-        generations=state.generation,
-        seconds=frame.seconds,
-        ended=frame.ended if free.ended == "done" else free.ended,
-        cut_short=(*frame.cut_short, *free.cut_short),
-        logbook=tuple(state.logbook),
+        **course(state, free, frame),
     )
 
 
@@ -143,8 +138,9 @@ def _evolved(
             "to the smallest device, or lower formats"
         )
     state.hall.update(served)
-    with frame.step(STEP):
-        begin(state, toolbox, EFFORT, [each.serving for each in served])
-        evolve(state, toolbox, EFFORT, settings.generations, after_generation)
-        state.hall.update([polished(evaluator, state.best)])
+    if frame.has_time(STEP):
+        with frame.step(STEP):
+            begin(state, toolbox, EFFORT, [each.serving for each in served])
+            evolve(state, toolbox, EFFORT, settings.generations, after_generation)
+            state.hall.update([polished(evaluator, state.best)])
     return state

@@ -148,7 +148,7 @@ class Batcher:
                 continue
             computed = sequence.computed_tokens
             chunk = min(sequence.known_tokens - computed, budget, self._most_chunk_tokens)
-            blocks = self.settings.blocks(computed + chunk) - sequence.blocks
+            blocks = self._blocks(sequence, computed + chunk) - sequence.blocks
             if chunk and self._obtain(blocks, sequence):
                 self.prefilling.remove(sequence)
                 work.append(self._scheduled(sequence, chunk))
@@ -183,14 +183,19 @@ class Batcher:
             if not self.settings.chunked_prefill:
                 return None
             chunk = most
-        blocks = self.settings.blocks(reused + chunk) - shared * pool.prefix_kv_blocks
+        blocks = self._blocks(sequence, reused + chunk) - shared * pool.prefix_kv_blocks
         needed = blocks
         if self._is_promised:
-            whole = self.settings.blocks(sequence.context_tokens) - shared * pool.prefix_kv_blocks
+            whole = self._blocks(sequence, sequence.context_tokens)
+            whole -= shared * pool.prefix_kv_blocks
             needed = whole + self.promised_blocks - pool.held
         if needed > (pool.available_beside(sequence, shared) if shared else pool.available):
             return None
         return shared, blocks, chunk
+
+    def _blocks(self, sequence: Sequence, tokens: int) -> int:
+        """Return the blocks of so many tokens of a sequence, and of its windows and states."""
+        return self.settings.blocks(tokens) + sequence.bounded_blocks
 
     def _start(self, sequence: Sequence, shared: int, blocks: int) -> None:
         self.pool.share(sequence, shared)
@@ -199,7 +204,7 @@ class Batcher:
         sequence.computed_tokens = shared * self.pool.prefix_tokens
         self.reused_tokens += sequence.computed_tokens
         if self._is_promised:
-            self.promised_blocks += self.settings.blocks(sequence.context_tokens)
+            self.promised_blocks += self._blocks(sequence, sequence.context_tokens)
         sequence.admission = self._admissions
         self.running[self._admissions] = sequence
         self._admissions += 1
@@ -273,5 +278,5 @@ class Batcher:
         self.last_s[sequence.request] = sampled_s
         self.pool.release(sequence)
         if self._is_promised:
-            self.promised_blocks -= self.settings.blocks(sequence.context_tokens)
+            self.promised_blocks -= self._blocks(sequence, sequence.context_tokens)
         del self.running[sequence.admission]

@@ -2,12 +2,13 @@
 
 from math import ceil
 
+from llmpq_sim.core.caches import stage_caches
 from llmpq_sim.core.capacity import BlockRoom, Capacity, StageRoom, capacity_of
 from llmpq_sim.core.cluster import Cluster
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.trace import TraceWorkload
-from llmpq_sim.simulator.continuous.compilation import stage_blocks
+from llmpq_sim.simulator.continuous.compilation import service_room, stage_fixed_bytes
 from llmpq_sim.simulator.continuous.service import Service
 from llmpq_sim.simulator.continuous.settings import ContinuousSettings
 
@@ -16,19 +17,20 @@ def block_room(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
 ) -> BlockRoom:
     """Return the room of a service: the blocks by which requests are admitted and refused."""
-    blocks = stage_blocks(plan, model, cluster, settings)
-    return BlockRoom(
-        tuple(
-            StageRoom(
-                stage.device,
-                count * len(stage.formats) * model.only_kind.cache_bytes(1, settings.block_tokens),
-                count * settings.block_tokens,
-            )
-            for stage, count in zip(plan.stages, blocks, strict=True)
-        ),
-        settings.block_tokens,
-        settings.longest_context_tokens,
-    )
+    room = service_room(plan, model, cluster, settings)
+    caches = stage_caches(plan, model, settings.longest_context_tokens)
+    stages = []
+    for number, (stage, cached) in enumerate(zip(plan.stages, caches, strict=True)):
+        if room.bounded_blocks:
+            place = cluster.index(stage.device, f"plan.stages[{number}].device")
+            taken_bytes = stage_fixed_bytes(plan, model, cluster, settings)[number]
+            kv_bytes = max(cluster.devices[place].device.memory_bytes - taken_bytes, 0)
+            kv_tokens = cached.room_tokens(kv_bytes)
+        else:
+            kv_bytes = room.blocks[number] * cached.growing_bytes(settings.block_tokens)
+            kv_tokens = room.blocks[number] * settings.block_tokens
+        stages.append(StageRoom(stage.device, kv_bytes, kv_tokens))
+    return BlockRoom(tuple(stages), settings.block_tokens, settings.longest_context_tokens, room)
 
 
 def service_capacity(service: Service) -> Capacity:

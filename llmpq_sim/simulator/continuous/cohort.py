@@ -62,7 +62,8 @@ class Cohort:
         """Take out the sequence that this round was the last one of."""
         sequence = heappop(self.members)[2]
         sequence.computed_tokens = sequence.base + self.round
-        sequence.blocks = -(-sequence.computed_tokens // len(self.needs))
+        tokens_blocks = -(-sequence.computed_tokens // len(self.needs))
+        sequence.blocks = tokens_blocks + sequence.bounded_blocks
         self.last_round = self.members[0][0] if self.members else -1
         self.needs[(1 - sequence.base) % len(self.needs)] -= 1
         self.rows -= 1
@@ -75,7 +76,8 @@ class Cohort:
         for last_round, _, sequence in self.members:
             sequence.computed_tokens = sequence.base + self.round
             sequence.known_tokens = sequence.computed_tokens + 1
-            sequence.blocks = -(-sequence.computed_tokens // slots)
+            tokens_blocks = -(-sequence.computed_tokens // slots)
+            sequence.blocks = tokens_blocks + sequence.bounded_blocks
             sequence.remaining = last_round - self.round
             sequence.token_s = self.sampled_s
             sequence.in_flight = False

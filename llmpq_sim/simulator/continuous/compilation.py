@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil, log
 from typing import Any, TypeVar
@@ -9,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llmpq_sim.core.capacity import kv_blocks
+from llmpq_sim.core.caches import KvRoom, keeps_all_tokens, kv_room, stage_caches
 from llmpq_sim.core.cluster import Cluster, Link
+from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.memory import (
     StageMemory,
     batch_temporaries_bytes,
@@ -190,9 +192,18 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
         settings: how large batches and contexts may become.
 
     Raises:
-        InputError: more batches are to be under way than there are stages.
+        InputError: more batches are to be under way than there are stages, or prefixes are to be
+            cached of a model whose layers do not keep every token.
     """
     settings.most_in_flight(len(plan.stages))
+    if settings.prefix_caching and not keeps_all_tokens(
+        costs.model, settings.longest_context_tokens
+    ):
+        raise InputError(
+            f"prefix_caching: {costs.model.name} has layers with a window or a recurrent state, "
+            "which are not kept as they were at the end of a prefix; turn it off with "
+            "--no-prefix-caching"
+        )
     step = knot_tokens(settings.longest_context_tokens)
     links = _links(plan, costs.cluster)
     stages: list[StageTables] = []
@@ -205,7 +216,8 @@ def compile_pipeline(plan: Plan, costs: ServingCosts, settings: ContinuousSettin
         if key not in alike:
             alike[key] = _stage_tables(plan, number, costs, settings, links[number])
         stages.append(alike[key])
-    return Pipeline(tuple(stages), step, stage_blocks(plan, costs.model, costs.cluster, settings))
+    room = service_room(plan, costs.model, costs.cluster, settings)
+    return Pipeline(tuple(stages), step, room.blocks, room.bounded_blocks)
 
 
 def knot_tokens(longest_context_tokens: int) -> int:
@@ -239,35 +251,52 @@ def row_knots(most_rows: int) -> FloatArray:
 def stage_blocks(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
 ) -> tuple[int, ...]:
+    """Return the KV blocks that each stage has room for; none where not even weights fit."""
+    return service_room(plan, model, cluster, settings).blocks
+
+
+def service_room(
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
+) -> KvRoom:
     """Return the KV blocks that each stage has room for; none where not even weights fit.
 
     What is left beside weights, embedding or head, the runtime, and activations and logits of the
-    largest batch is cut into blocks of ``block_tokens`` tokens of all its layers.
+    largest batch is cut into blocks of ``block_tokens`` tokens of all its layers; windows and
+    recurrent states take blocks of a sequence.
     """
-    blocks = []
-    fixed_bytes = stage_fixed_bytes(plan, model, cluster, settings)
-    for number, (stage, taken_bytes) in enumerate(zip(plan.stages, fixed_bytes, strict=True)):
-        position = cluster.index(stage.device, f"plan.stages[{number}].device")
-        left_bytes = cluster.devices[position].device.memory_bytes - taken_bytes
-        blocks.append(
-            kv_blocks(model.only_kind, len(stage.formats), left_bytes, settings.block_tokens)
-        )
-    return tuple(blocks)
+    caches = stage_caches(plan, model, settings.longest_context_tokens)
+    room_bytes = [max(stage.free_bytes, 0) for stage in _memory(plan, model, cluster, settings)]
+    return kv_room(caches, room_bytes, settings.block_tokens)
 
 
 def stage_fixed_bytes(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
 ) -> tuple[int, ...]:
     """Return the bytes that each stage takes beside its KV cache."""
-    memory = stage_memory(plan, model, cluster, settings, blocks=0)
-    return tuple(stage.total_bytes for stage in memory)
+    return tuple(stage.total_bytes for stage in _memory(plan, model, cluster, settings))
 
 
 def stage_memory(
     plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings, blocks: int
 ) -> tuple[StageMemory, ...]:
-    """Return the memory of each stage with so many blocks of KV cache."""
-    block_bytes = model.only_kind.cache_bytes(1, settings.block_tokens)
+    """Return the memory of each stage with so many blocks of KV cache, at the most.
+
+    Where sequences take blocks beside those of their tokens, it depends on their lengths what is in
+    so many blocks.
+    """
+    memory = _memory(plan, model, cluster, settings)
+    caches = stage_caches(plan, model, settings.longest_context_tokens)
+    room = kv_room(caches, [max(each.free_bytes, 0) for each in memory], settings.block_tokens)
+    return tuple(
+        replace(each, kv_bytes=room.most_bytes(cached, settings.block_tokens, blocks))
+        for each, cached in zip(memory, caches, strict=True)
+    )
+
+
+def _memory(
+    plan: Plan, model: ModelSpec, cluster: Cluster, settings: ContinuousSettings
+) -> list[StageMemory]:
+    """Return the memory of each stage without any KV cache."""
     temporaries = batch_temporaries_bytes(model, settings.token_budget)
     logits = sampled_logits_bytes(model, settings.sequence_limit)
     stages = []
@@ -278,14 +307,14 @@ def stage_memory(
         stages.append(
             StageMemory(
                 weights_bytes=layers_weight_bytes(model, first, stage.formats),
-                kv_bytes=blocks * len(stage.formats) * block_bytes,
+                kv_bytes=0,
                 ends_bytes=ends_bytes(model, number == 0, number == last),
                 temporaries_bytes=temporaries + (number == last) * logits,
                 runtime_bytes=device.runtime_bytes,
                 limit_bytes=device.memory_bytes,
             )
         )
-    return tuple(stages)
+    return stages
 
 
 def _stage_tables(

@@ -13,6 +13,7 @@ import numpy as np
 from simpy import Environment, Resource
 from simpy.events import ProcessGenerator
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.gaps import Gaps
 from llmpq_sim.simulator.continuous.kv_blocks import BlockPool, prefix_kv_blocks, prefix_names
@@ -98,18 +99,22 @@ class _Service:
 
     def _requests(self) -> list[Request]:
         """Return the requests that can be served."""
-        fits = can_be_served(self.workload, self.settings, self.pool.capacity)
-        return [
-            Request(
-                number,
-                float(self.workload.arrival_s[number]),
-                int(self.workload.prompt_tokens[number]),
-                int(self.workload.output_tokens[number]),
-                prefix_names(self.workload, self.settings, number),
-                self.environment.event(),
-            )
-            for number in np.flatnonzero(fits).tolist()
-        ]
+        bounded = self.pipeline.bounded_blocks
+        fits = can_be_served(self.workload, self.settings, self.pool.capacity, bounded)
+        return [self._made(number) for number in np.flatnonzero(fits).tolist()]
+
+    def _made(self, number: int) -> Request:
+        """Return a request of the workload."""
+        context_blocks = self.settings.blocks(int(self.workload.context_tokens[number]))
+        return Request(
+            number,
+            float(self.workload.arrival_s[number]),
+            int(self.workload.prompt_tokens[number]),
+            int(self.workload.output_tokens[number]),
+            prefix_names(self.workload, self.settings, number),
+            self.environment.event(),
+            bounded_blocks=bounded_blocks_of(self.pipeline.bounded_blocks, context_blocks),
+        )
 
     def _sources(self) -> list[ProcessGenerator]:
         """Return what brings requests: each comes by itself, or users take turns with them."""

@@ -9,7 +9,9 @@ on all.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
 from llmpq_sim.simulator.continuous.checked import first_requests
@@ -70,6 +72,9 @@ def _limits(service: Service) -> list[int]:
     """Return sequence limits below the service's own, about as many as fit."""
     held_tokens = service.pipeline.block_capacity * service.settings.block_tokens
     mean_tokens = float(service.workload.context_tokens[service.served].mean())
+    block_tokens = service.settings.block_tokens
+    bounded = service.pipeline.bounded_blocks
+    mean_tokens += block_tokens * bounded_blocks_of(bounded, ceil(mean_tokens / block_tokens))
     limits = {max(round(part * held_tokens / mean_tokens), 1) for part in LIMITS_OF_FITTING}
     return sorted(limit for limit in limits if limit < service.settings.sequence_limit)
 

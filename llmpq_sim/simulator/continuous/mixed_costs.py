@@ -9,7 +9,8 @@ sampled, and chunks that take a prompt from p to p + q tokens:
 ``samples_s`` the LM head and sampling on the last. A chunk's attention is what it adds to that of
 its prefix. Decode attention reads every cache once, so it depends on the contexts through their
 sum (Agrawal et al., Vidur, arXiv:2405.05465, sec. 4.3, use the same equivalence); it is
-interpolated linearly in c between knots.
+interpolated linearly in c between knots. A window bounds what is read of each cache: all contexts
+taken as the mean, a batch of unequal ones reads no more than it is charged for.
 """
 
 from collections.abc import Sequence
@@ -71,11 +72,14 @@ class Pipeline:
         stages: in order.
         knot_tokens: mean contexts between two knots of ``decode_s``.
         blocks: KV blocks that each stage has room for.
+        bounded_blocks: KV blocks of a sequence for windows and states; see
+            ``llmpq_sim.core.caches.KvRoom``.
     """
 
     stages: tuple[StageTables, ...]
     knot_tokens: int
     blocks: tuple[int, ...]
+    bounded_blocks: tuple[int, ...] = ()
 
     def service_s(self, number: int, load: BatchLoad) -> float:
         """Return the time of a batch at a stage."""

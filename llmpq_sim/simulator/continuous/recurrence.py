@@ -13,6 +13,7 @@ from math import inf
 
 import numpy as np
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.plan import Plan
 from llmpq_sim.core.result import SimulationResult
 from llmpq_sim.core.trace import TraceWorkload
@@ -83,7 +84,7 @@ class _Service:
         self.in_flight: deque[Cohort] = deque()
         self.most_in_flight = settings.most_in_flight(len(pipeline.stages))
         self.fewest_available = pipeline.block_capacity
-        self.arrivals = _arrivals(workload, settings, self.pool.capacity)
+        self.arrivals = _arrivals(workload, settings, pipeline)
         self.arrival_s = unknown_arrivals(workload)
         self.is_closed = workload.concurrency is not None
         self.next_s = inf
@@ -206,15 +207,18 @@ class _Service:
 
 
 def _arrivals(
-    workload: TraceWorkload, settings: ContinuousSettings, capacity: int
+    workload: TraceWorkload, settings: ContinuousSettings, pipeline: Pipeline
 ) -> Iterator[tuple[float, Sequence]]:
     """Yield the requests that can be served, and at last one that never arrives."""
-    requests = np.flatnonzero(can_be_served(workload, settings, capacity))
+    bounded = pipeline.bounded_blocks
+    served = can_be_served(workload, settings, pipeline.block_capacity, bounded)
+    requests = np.flatnonzero(served)
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens)
     for first in range(0, len(requests), ARRIVALS_AT_ONCE):
         part = requests[first : first + ARRIVALS_AT_ONCE]
         values = (column[part].tolist() for column in columns)
         for request, arrival_s, prompt, output in zip(part.tolist(), *values, strict=True):
             names = prefix_names(workload, settings, request)
-            yield arrival_s, Sequence(request, prompt, output, names)
+            taken = bounded_blocks_of(bounded, settings.blocks(prompt + output))
+            yield arrival_s, Sequence(request, prompt, output, names, taken)
     yield inf, Sequence(-1, 1, 1, ())

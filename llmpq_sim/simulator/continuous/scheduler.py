@@ -29,6 +29,7 @@ class Request:
         computed_tokens: whose keys and values are in its blocks.
         blocks: KV blocks it holds, shared ones included.
         prefix: names of the shared ones among them.
+        bounded_blocks: of its windows and states among them.
         decodes: whether its prompt, and what it had generated when it lost its blocks, is computed.
         is_running: whether it is admitted.
         in_flight: whether a batch under way holds it.
@@ -47,6 +48,7 @@ class Request:
     decodes: bool = False
     is_running: bool = False
     in_flight: bool = False
+    bounded_blocks: int = 0
 
     @property
     def known_tokens(self) -> int:
@@ -182,7 +184,7 @@ class Scheduler:
             if tokens > budget and not self.settings.chunked_prefill:
                 break
             tokens = min(tokens, budget, self.settings.most_chunk_tokens)
-            blocks = self.settings.blocks(reused + tokens) - shared * pool.prefix_kv_blocks
+            blocks = self._blocks(request, reused + tokens) - shared * pool.prefix_kv_blocks
             needed = blocks
             if self.settings.admission == "no-evict":
                 needed = self._still_needed(request, shared)
@@ -196,9 +198,13 @@ class Scheduler:
 
     def _still_needed(self, request: Request, shared: int) -> int:
         """Return the blocks until the last tokens of all that run and one that shares some."""
-        own = self.settings.blocks(request.context_tokens) - shared * self.pool.prefix_kv_blocks
-        others = (self.settings.blocks(one.context_tokens) - one.blocks for one in self.running)
+        own = self._blocks(request, request.context_tokens) - shared * self.pool.prefix_kv_blocks
+        others = (self._blocks(one, one.context_tokens) - one.blocks for one in self.running)
         return own + sum(others)
+
+    def _blocks(self, request: Request, tokens: int) -> int:
+        """Return the blocks of so many tokens of a request, and of its windows and states."""
+        return self.settings.blocks(tokens) + request.bounded_blocks
 
     def _start(self, request: Request, shared: int, blocks: int) -> None:
         self.pool.share(request, shared)
@@ -222,7 +228,7 @@ class Scheduler:
         Where none are free, idle requests admitted later lose theirs, the last one first. Where
         there is none, the request waits; if it is itself the last one admitted, it gives way.
         """
-        blocks = self.settings.blocks(tokens) - request.blocks
+        blocks = self._blocks(request, tokens) - request.blocks
         while blocks > self.pool.available:
             victim = self._last_idle_after(request)
             if victim is None:

@@ -20,6 +20,7 @@ class Sequence:
         token_s: when its last token was sampled, negative before the first.
         in_flight: whether a batch under way holds it.
         base: its context less the rounds of its cohort, while it is in one.
+        bounded_blocks: KV blocks of its windows and states.
         blocks: KV blocks it holds, shared ones included; not kept up while it is in a cohort.
         names: names of the prefix blocks that its prompt fills, and that it filled when evicted.
         prefix: names of the shared ones among them.
@@ -29,6 +30,7 @@ class Sequence:
         "admission",
         "base",
         "blocks",
+        "bounded_blocks",
         "computed_tokens",
         "context_tokens",
         "in_flight",
@@ -40,7 +42,14 @@ class Sequence:
         "token_s",
     )
 
-    def __init__(self, request: int, prompt_tokens: int, output_tokens: int, names: Names) -> None:
+    def __init__(
+        self,
+        request: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        names: Names,
+        bounded_blocks: int = 0,
+    ) -> None:
         self.request = request
         self.known_tokens = prompt_tokens
         self.remaining = output_tokens
@@ -50,4 +59,5 @@ class Sequence:
         self.token_s = -1.0
         self.in_flight = False
         self.names = names
+        self.bounded_blocks = bounded_blocks
         self.prefix: list[Name] = []

@@ -1,5 +1,6 @@
 """Request timings of a simulated service, and the metrics that follow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,17 @@ class ServiceTimes:
 
 
 def can_be_served(
-    workload: TraceWorkload, settings: ContinuousSettings, capacity: int
+    workload: TraceWorkload,
+    settings: ContinuousSettings,
+    capacity: int,
+    bounded_blocks: Sequence[int] = (),
 ) -> NDArray[np.bool_]:
     """Return for each request whether prompt and output fit the context and all blocks."""
-    most_tokens = min(settings.longest_context_tokens, capacity * settings.block_tokens)
-    fits: NDArray[np.bool_] = workload.context_tokens <= most_tokens
-    return fits
+    blocks = -(-workload.context_tokens // settings.block_tokens)
+    if bounded_blocks:
+        blocks = blocks + np.array(bounded_blocks)[np.minimum(blocks, len(bounded_blocks) - 1)]
+    fits = workload.context_tokens <= settings.longest_context_tokens
+    return np.asarray(fits & (blocks <= capacity), np.bool_)
 
 
 def unknown_arrivals(workload: TraceWorkload) -> FloatArray:

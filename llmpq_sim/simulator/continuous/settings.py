@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from llmpq_sim.core.caches import keeps_all_tokens
 from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.limits import MOST_BUDGET_TOKENS, MOST_SEQUENCES, check_count
 from llmpq_sim.core.model import ModelSpec
@@ -140,8 +141,8 @@ def default_settings(
 ) -> ContinuousSettings:
     """Return settings for a workload, the given ones and defaults for the others.
 
-    Prefixes are cached where the workload says which are shared. Whole prompts need a budget of
-    the longest context; the sequence limit is at most the budget.
+    Prefixes are cached where the workload says which are shared and layers keep every token. Whole
+    prompts need a budget of the longest context; the sequence limit is at most the budget.
 
     Raises:
         InputError: the limits contradict each other, or are beyond any service.
@@ -153,7 +154,10 @@ def default_settings(
     _check_limits(budget, limit, "--token-budget", "--sequence-limit")
     if chunk_tokens is not None:
         check_count("--chunk-tokens", chunk_tokens, MOST_BUDGET_TOKENS, "tokens")
-    caching = workload.prefix_blocks is not None if prefix_caching is None else prefix_caching
+    caching = prefix_caching
+    if caching is None:
+        keeps_all = keeps_all_tokens(model, model.max_positions)
+        caching = workload.prefix_blocks is not None and keeps_all
     return ContinuousSettings(
         token_budget=budget,
         sequence_limit=limit,
@@ -170,3 +174,10 @@ def _check_limits(budget: int, limit: int, budget_name: str, limit_name: str) ->
     """Raise InputError for limits beyond any service: times are tabulated up to them."""
     check_count(budget_name, budget, MOST_BUDGET_TOKENS, "tokens")
     check_count(limit_name, limit, MOST_SEQUENCES, "sequences")
+
+
+def uncached(model: ModelSpec, workload: TraceWorkload) -> tuple[str, ...]:
+    """Return a sentence where shared prefixes are computed anew, as layers forget them."""
+    if workload.prefix_blocks is None or keeps_all_tokens(model, model.max_positions):
+        return ()
+    return ("prefixes are not cached: windows and recurrent states do not outlast them",)

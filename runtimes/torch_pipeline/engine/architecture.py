@@ -1,8 +1,8 @@
 """Transformers architectures cut to the layers of a stage.
 
-A stage is the architecture's own model with as many layers as the stage has, built without
-memory. What belongs to the ends is left out in between: embeddings are on the first stage, the
-final norm and the LM head on the last. Attention and its cache are ours.
+A stage is the architecture's own model, built without memory and cut to the stage's layers. What
+belongs to the ends is left out in between: embeddings and what is done to them are on the first
+stage, the final norm and the LM head on the last. Attention and its cache are ours.
 """
 
 import copy
@@ -12,27 +12,34 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.attention import (
-    IMPLEMENTATION,
-    StageState,
-    alibi_slopes,
-    attend,
-    ragged_attention,
-)
+from runtimes.torch_pipeline.engine.attention import StageState
 from runtimes.torch_pipeline.engine.families import family_named
+from runtimes.torch_pipeline.engine.own_modules import position_slopes, use_our_modules
 
-AttentionInterface.register(IMPLEMENTATION, ragged_attention)
+POSITIONS = ("embed_positions", "wpe")
+"""Tables of learned positions, which are added to embeddings."""
 
-EMBEDDINGS = ("embed_tokens", "embed_positions", "word_embeddings", "word_embeddings_layernorm")
+EMBEDDINGS = (
+    "embed_tokens",
+    "word_embeddings",
+    "word_embeddings_layernorm",
+    "wte",
+    "embed_in",
+    *POSITIONS,
+)
 """What only the first stage has, by the names architectures give it."""
 
-FINALS = ("norm", "final_layer_norm", "ln_f")
+FINALS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f")
 PROJECTIONS = {"project_in": "is_first", "project_out": "is_last"}
-EVERYWHERE = ("layers", "h", "rotary_emb")
+EVERYWHERE = ("layers", "h", "blocks", "rotary_emb")
+GROUPED_PRODUCTS = "grouped_mm"
+"""How transformers computes experts that are not quantized: ``torch.nn.functional.grouped_mm``."""
+
+DROPOUTS = ("drop", "embed_dropout", "emb_dropout")
+"""Of what enters, in training alone."""
 
 
 @dataclass(frozen=True)
@@ -88,34 +95,38 @@ def read_config(folder: Path) -> Any:
 def shard_model(config: Any, shard: Shard, dtype: torch.dtype) -> ShardModel:
     """Return the architecture with the layers of a cut, on the meta device.
 
+    The whole model is built, so that every layer is the one that it is there: architectures
+    decide by its number what it holds.
+
     Raises:
         InputError: the architecture is of no family that is known to be computed rightly, or has
             parts of which it is not known where they belong.
     """
-    family_named(config.model_type)
+    family = family_named(config.model_type)
     own = copy.deepcopy(config)
-    own.num_hidden_layers = shard.layers
-    kinds = getattr(own, "layer_types", None)
-    if kinds is not None:
-        own.layer_types = kinds[shard.first_layer : shard.first_layer + shard.layers]
     own.use_cache = False
+    if not shard.is_first:
+        for name, value in family.neutral.items():
+            setattr(own, name, value)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(own, dtype=dtype)
-        _use_our_attention(model)
-    name, decoder, layers = _layers_of(model, shard.layers)
+        use_our_modules(model)
+        if family.has_experts:
+            model.set_experts_implementation(GROUPED_PRODUCTS)
+    name, decoder, layers = _cut(model, shard)
     _leave_out(decoder, shard)
     _restore_buffers(model)
     model.eval()
     return ShardModel(model, decoder, layers, name, f"{model.base_model_prefix}.", shard.is_last)
 
 
-def connect(shard: ShardModel, state: StageState) -> None:
+def connect(shard: ShardModel, state: StageState, device: torch.device) -> None:
     """Let the attention of every layer use a stage's cache."""
     for module in shard.layers.modules():
         if hasattr(module, "layer_idx"):
             module.stage_state = state
-        if isinstance(module, BloomAttention) and state.slopes is None:
-            state.slopes = alibi_slopes(module.num_heads).to(state.cache.stored.device)
+    slopes = position_slopes(shard.model.config)
+    state.slopes = None if slopes is None else slopes.to(device)
 
 
 class NoPositions(nn.Module):
@@ -126,29 +137,27 @@ class NoPositions(nn.Module):
         return torch.zeros(())
 
 
-class RaggedBloomAttention(BloomAttention):
-    """BLOOM's attention, which has no interface of transformers, over a stage's cache."""
-
-    def forward(
-        self, hidden_states: torch.Tensor, residual: torch.Tensor, **_: Any
-    ) -> tuple[torch.Tensor, None]:
-        """Return the output of attention added to the residual."""
-        query, key, value = self._reshape(self.query_key_value(hidden_states))
-        projected = (query[0], key[0], value[0])
-        out = attend(self.stage_state, self.layer_idx, projected, self.inv_norm_factor)
-        return self.dense(out.reshape(1, out.shape[0], -1)) + residual, None
-
-
-def _use_our_attention(model: Any) -> None:
-    if isinstance(model, BloomForCausalLM):
-        for number, block in enumerate(model.transformer.h):
-            block.self_attention = RaggedBloomAttention(model.config, layer_idx=number)
-    else:
-        model.set_attn_implementation(IMPLEMENTATION)
+def _cut(model: Any, shard: Shard) -> tuple[str, Any, nn.ModuleList]:
+    """Leave a model some of its layers; return their list's name, what holds it, and the list."""
+    name, decoder, whole = _layers_of(model)
+    end = shard.first_layer + shard.layers
+    layers = nn.ModuleList(whole[number] for number in range(shard.first_layer, end))
+    setattr(decoder, name.rpartition(".")[2], layers)
+    for number, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    config = model.config
+    config.num_hidden_layers = shard.layers
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        config.layer_types = kinds[shard.first_layer : end]
+    return name, decoder, layers
 
 
-def _layers_of(model: Any, count: int) -> tuple[str, Any, nn.ModuleList]:
+def _layers_of(model: Any) -> tuple[str, Any, nn.ModuleList]:
     """Return the list of layers with its name and the module that holds it."""
+    count = model.config.num_hidden_layers
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -169,7 +178,7 @@ def _leave_out(decoder: Any, shard: Shard) -> None:
             belongs, replacement = shard.is_last, nn.Identity()
         elif name in PROJECTIONS:
             belongs, replacement = getattr(shard, PROJECTIONS[name]), None
-        elif name in EVERYWHERE:
+        elif name in EVERYWHERE or name in DROPOUTS:
             continue
         else:
             raise InputError(
@@ -181,7 +190,7 @@ def _leave_out(decoder: Any, shard: Shard) -> None:
 
 
 def _no_embedding(name: str) -> nn.Module:
-    return NoPositions() if name == "embed_positions" else nn.Identity()
+    return NoPositions() if name in POSITIONS else nn.Identity()
 
 
 def _restore_buffers(model: Any) -> None:

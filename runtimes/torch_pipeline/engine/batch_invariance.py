@@ -64,20 +64,28 @@ class TabulatedRotary(nn.Module):
         super().__init__()
         self.rotary = rotary
         self.context_tokens = context_tokens
-        self._table: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._tables: dict[tuple[str, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(
-        self, hidden: torch.Tensor, position_ids: torch.Tensor
+        self, hidden: torch.Tensor, position_ids: torch.Tensor, *layer_type: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of positions. Shapes: (1, tokens, head width)."""
-        if self._table is None:
-            self._table = self._made(hidden)
-        cosines, sines = self._table
+        """Return cosines and sines of positions. Shapes: (1, tokens, head width).
+
+        Some architectures turn each type of layer by other angles.
+        """
+        if layer_type not in self._tables:
+            self._tables[layer_type] = self._made(hidden, layer_type)
+        cosines, sines = self._tables[layer_type]
         return cosines[position_ids[0]].unsqueeze(0), sines[position_ids[0]].unsqueeze(0)
 
-    def _made(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _made(
+        self, hidden: torch.Tensor, layer_type: tuple[str, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         positions = torch.arange(self.context_tokens, device=hidden.device)
-        parts = [self.rotary(hidden, part.unsqueeze(0)) for part in positions.split(PROMPT_ROWS)]
+        parts = [
+            self.rotary(hidden, part.unsqueeze(0), *layer_type)
+            for part in positions.split(PROMPT_ROWS)
+        ]
         cosines, sines = zip(*parts, strict=True)
         return torch.cat(cosines, dim=1)[0], torch.cat(sines, dim=1)[0]
 
@@ -95,8 +103,14 @@ def make_invariant(shard: ShardModel, context_tokens: int) -> FixedTiles:
         context_tokens: of the KV cache.
 
     Raises:
-        InputError: the architecture's positions depend on the batch.
+        InputError: the architecture has experts, or positions that depend on the batch.
     """
+    family = family_named(shard.model.config.model_type)
+    if family.has_experts:
+        raise InputError(
+            "--batch-invariant: the model has experts, and the rows of a product of an expert are "
+            "the tokens that chose it; serve it without"
+        )
     rope: Any = getattr(shard.model.config, "rope_parameters", None) or {}
     if rope.get("rope_type") in BATCH_DEPENDENT_ROTATIONS:
         raise InputError(
@@ -104,12 +118,11 @@ def make_invariant(shard: ShardModel, context_tokens: int) -> FixedTiles:
             "longest sequence of a batch; serve it without"
         )
     tiles = FixedTiles(DECODE_ROWS)
-    function = family_named(shard.model.config.model_type).function
     for module in list(shard.model.modules()):
         if isinstance(module, StoredLinear):
             module.tiles = tiles
         for name, child in list(module.named_children()):
-            if name == function:
+            if name == family.function:
                 setattr(module, name, RowwiseFunction(child))
             elif name == "rotary_emb":
                 setattr(module, name, TabulatedRotary(child, context_tokens))

@@ -91,9 +91,9 @@ class RepeatedLayout(StepLayout):
         """Let masks be made anew, as part of the work."""
         self._masks.clear()
 
-    def decode_mask(self, window: int | None) -> torch.Tensor:
-        """Return which keys each decode sees. Shape: (decodes, 1, 1, span)."""
-        return self.mask_of_decodes(window)
+    def decode_mask(self, tokens: int) -> torch.Tensor:
+        """Return which of a row's first tokens each decode sees. Shape: (decodes, 1, 1, tokens)."""
+        return self.mask_of_decodes(tokens)
 
 
 @dataclass(frozen=True)

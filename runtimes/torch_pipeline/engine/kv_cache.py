@@ -1,7 +1,8 @@
 """KV cache of a stage, and the rows that a step touches.
 
 One cache for the whole stage, in which a micro-batch is some rows: prefill and decode cut a batch
-differently without copying.
+differently without copying. A layer whose tokens see a window of others keeps no more than that: a
+token takes the place of the one that just left the window.
 """
 
 from collections.abc import Sequence
@@ -21,20 +22,83 @@ class KvCache:
     """Keys and values of every layer of a stage.
 
     Attributes:
-        stored: (layers, 2, rows, KV heads, context tokens, head width).
+        layers: of each, (2, rows, KV heads, tokens, head width); a tensor of one dimension more
+            where all are alike.
+        context_tokens: of the longest sequence; a layer that keeps fewer is a ring of its window.
     """
 
-    def __init__(self, stored: torch.Tensor) -> None:
-        self.stored = stored
+    def __init__(self, layers: Sequence[torch.Tensor], context_tokens: int) -> None:
+        self.layers = layers
+        self.context_tokens = context_tokens
 
-    def of_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of a layer, (rows, KV heads, context tokens, head width) each."""
-        return self.stored[layer, 0], self.stored[layer, 1]
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def of_layer(self, layer: int) -> "LayerCache":
+        """Return keys and values of a layer."""
+        keys, values = self.layers[layer]
+        return LayerCache(keys, values, keys.shape[2] < self.context_tokens)
 
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
         """Copy rows, one after another."""
         for source, target in moves:
-            self.stored[:, :, target] = self.stored[:, :, source]
+            for layer in self.layers:
+                layer[:, target] = layer[:, source]
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of one layer.
+
+    Attributes:
+        keys, values: (rows, KV heads, tokens, head width).
+        is_ring: whether the tokens kept are a window: the key of position p is in place
+            ``p % tokens``.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    is_ring: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a row that are kept."""
+        return self.keys.shape[2]
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token sees, itself included; None for all before it."""
+        return self.tokens if self.is_ring else None
+
+    def put_decodes(self, layout: "StepLayout", new: Sequence[torch.Tensor]) -> None:
+        """Keep the key and value of every decode, (KV heads, decodes, head width) each."""
+        places = layout.decode_starts
+        if self.is_ring:
+            places = places % self.tokens
+        for stored, part in zip((self.keys, self.values), new, strict=True):
+            stored[layout.decode_rows, :, places] = part.transpose(0, 1)
+
+    def put_chunks(self, chunks: "Chunks", new: Sequence[torch.Tensor]) -> None:
+        """Keep keys and values of chunks, (rows, KV heads, tokens, head width) each."""
+        rows = slice(chunks.first_row, chunks.first_row + chunks.rows)
+        kept = min(chunks.tokens, self.tokens)
+        places: slice | torch.Tensor = slice(chunks.start, chunks.span)
+        if self.is_ring:
+            places = self._places(chunks.span - kept, chunks.span)
+        for stored, part in zip((self.keys, self.values), new, strict=True):
+            stored[rows][:, :, places] = part[:, :, -kept:]
+
+    def before(self, rows: slice, first: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of positions that are kept, in their order."""
+        if not self.is_ring:
+            return self.keys[rows, :, first:end], self.values[rows, :, first:end]
+        places = self._places(first, end)
+        return self.keys[rows][:, :, places], self.values[rows][:, :, places]
+
+    def _places(self, first: int, end: int) -> torch.Tensor:
+        return torch.arange(first, end, device=self.keys.device) % self.tokens
 
 
 @dataclass(frozen=True)
@@ -58,6 +122,10 @@ class Chunks:
         """Context tokens that the last token of a chunk attends to."""
         return self.start + self.tokens
 
+    def first_key(self, window: int | None) -> int:
+        """Return the first position that a token of them sees."""
+        return 0 if window is None else max(0, self.start + 1 - window)
+
 
 class StepLayout:
     """Which tokens of a step are where, worked out once for all layers of a stage.
@@ -77,7 +145,7 @@ class StepLayout:
         self._decode_rows = [part.row for part in step.decodes]
         self._decode_starts = [part.start for part in step.decodes]
         self._segments = step.segments
-        self._masks: dict[tuple[str, int, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int | None, ...], torch.Tensor] = {}
 
     @cached_property
     def positions(self) -> torch.Tensor:
@@ -110,23 +178,27 @@ class StepLayout:
             return None
         return slice(first, first + self.decodes)
 
-    def decode_mask(self, window: int | None) -> torch.Tensor | None:
-        """Return which keys each decode sees, (decodes, 1, 1, span); None where it is all."""
-        least = min(self._decode_starts)
-        if least + 1 == self.span and (window is None or self.span <= window):
-            return None
-        return self.mask_of_decodes(window)
+    def decode_mask(self, tokens: int) -> torch.Tensor | None:
+        """Return which of a row's first tokens each decode sees; None where it is all.
 
-    def mask_of_decodes(self, window: int | None) -> torch.Tensor:
-        """Return which keys each decode sees, (decodes, 1, 1, span), also where it is all."""
-        key = ("decode", 0, self.span, window)
+        A place is seen that has been taken: in a ring, all of them once it is full.
+
+        Args:
+            tokens: of a row; no more than ``span``.
+
+        Returns:
+            (decodes, 1, 1, tokens).
+        """
+        if min(self._decode_starts) + 1 >= tokens:
+            return None
+        return self.mask_of_decodes(tokens)
+
+    def mask_of_decodes(self, tokens: int) -> torch.Tensor:
+        """Return which tokens each decode sees, (decodes, 1, 1, tokens), also where it is all."""
+        key = (tokens,)
         if key not in self._masks:
-            keys = torch.arange(self.span, device=self.device)
-            starts = self.decode_starts[:, None]
-            seen = keys <= starts
-            if window is not None:
-                seen &= keys > starts - window
-            self._masks[key] = seen[:, None, None, :]
+            places = torch.arange(tokens, device=self.device)
+            self._masks[key] = (places <= self.decode_starts[:, None])[:, None, None, :]
         return self._masks[key]
 
     def is_causal(self, number: int, window: int | None) -> bool:
@@ -134,15 +206,24 @@ class StepLayout:
         chunks = self.chunks[number]
         return chunks.start == 0 and (window is None or chunks.span <= window)
 
-    def seen_keys(self, first: int, tokens: int, window: int | None) -> torch.Tensor:
-        """Return which keys tokens from a position on see. Shape: (tokens, first + tokens).
+    def seen_keys(
+        self, first: int, tokens: int, window: int | None, first_key: int = 0
+    ) -> torch.Tensor:
+        """Return which keys tokens from a position on see. Shape: (tokens, keys).
 
         Small masks are kept for the layers that follow.
+
+        Args:
+            first: position of the first token.
+            tokens: how many there are.
+            window: that they see; None for all before them.
+            first_key: position of the first key; the last is the last token's own.
         """
-        key, end = ("prompt", first, first + tokens, window), first + tokens
+        end = first + tokens
+        key = (first, end, window, first_key)
         if key in self._masks:
             return self._masks[key]
-        keys = torch.arange(end, device=self.device)
+        keys = torch.arange(first_key, end, device=self.device)
         queries = torch.arange(first, end, device=self.device)[:, None]
         seen = keys <= queries
         if window is not None:

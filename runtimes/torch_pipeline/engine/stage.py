@@ -1,7 +1,7 @@
 """Stage: the computation of its layers for a step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,14 @@ from runtimes.torch_pipeline.engine.batch_invariance import (
     make_invariant,
     whole_tiles,
 )
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape, empty_cache
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaGraphs, Recorder
-from runtimes.torch_pipeline.engine.kv_cache import KvCache, StepLayout
+from runtimes.torch_pipeline.engine.families import family_named
+from runtimes.torch_pipeline.engine.kv_cache import StepLayout
 from runtimes.torch_pipeline.engine.step import Step
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.linear import FixedTiles
 from runtimes.torch_pipeline.weights.loading import WeightSettings, load_weights
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """How much KV cache a stage has.
-
-    Attributes:
-        rows: sequences at once.
-        context_tokens: of the longest of them.
-    """
-
-    rows: int
-    context_tokens: int
 
 
 class Stage:
@@ -63,9 +52,11 @@ class Stage:
         self._model = model
         self._state = state
         self._base = model.base_model
-        self._head = model.get_output_embeddings()
         self._tiles = tiles
-        context_tokens = state.cache.stored.shape[-2]
+        if tiles is not None and shard.is_last:
+            head = model.get_output_embeddings()
+            head.register_forward_pre_hook(lambda *_: self._set_tile(DECODE_ROWS))
+        context_tokens = state.cache.context_tokens
         self._recordings = (
             None if recorder is None else CudaGraphs(recorder, settings.device, context_tokens)
         )
@@ -112,13 +103,16 @@ class Stage:
 
     def _computed(self, layout: StepLayout, entering: torch.Tensor) -> torch.Tensor:
         self._state.layout = layout
-        named = {"input_ids" if self.shard.is_first else "inputs_embeds": entering.unsqueeze(0)}
-        positions = layout.positions.unsqueeze(0)
-        hidden = self._base(**named, position_ids=positions, use_cache=False)[0][0]
+        entering_name = "input_ids" if self.shard.is_first else "inputs_embeds"
+        named = {
+            entering_name: entering.unsqueeze(0),
+            "position_ids": layout.positions.unsqueeze(0),
+            "use_cache": False,
+        }
         if not self.shard.is_last:
-            return hidden
-        self._set_tile(DECODE_ROWS)
-        return self._head(hidden[layout.sampled_tokens])
+            return self._base(**named)[0][0]
+        # The whole model, since what it does to logits is its own business: bounds and multipliers.
+        return self._model(**named, logits_to_keep=layout.sampled_tokens).logits[0]
 
 
 def load_stage(
@@ -139,7 +133,8 @@ def load_stage(
         settings: how weights are kept, and where.
         cache: how much KV cache there is.
         on_layer: told how many layers are loaded.
-        recorder: of decode steps, or None to launch every kernel anew.
+        recorder: of decode steps, or None to launch every kernel anew, as is done anyhow where
+            tokens choose experts.
         is_invariant: whether no token depends on what is computed beside it; then nothing is
             recorded, and the cache has room for whole tiles.
 
@@ -152,20 +147,11 @@ def load_stage(
     load_weights(cut_to, shard.first_layer, checkpoint, settings, on_layer)
     if is_invariant:
         cache = replace(cache, context_tokens=whole_tiles(cache.context_tokens))
-    state = StageState(KvCache(_empty_cache(cut_to.model.config, shard, settings, cache)))
-    connect(cut_to, state)
+    state = StageState(empty_cache(cut_to.model.config, cache, settings.dtype, settings.device))
+    connect(cut_to, state, settings.device)
     if not is_invariant:
-        return Stage(shard, cut_to.model, state, settings, recorder)
+        has_experts = family_named(config.model_type).has_experts  # chosen anew in every step
+        return Stage(shard, cut_to.model, state, settings, None if has_experts else recorder)
     tiles = make_invariant(cut_to, cache.context_tokens)
     state.tile_tokens = PROMPT_ROWS
     return Stage(shard, cut_to.model, state, settings, tiles=tiles)
-
-
-def _empty_cache(
-    config: Any, shard: Shard, settings: WeightSettings, cache: CacheShape
-) -> torch.Tensor:
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shape = (shard.layers, 2, cache.rows, kv_heads, cache.context_tokens, head_dim)
-    return torch.zeros(shape, dtype=settings.dtype, device=settings.device)

@@ -2,26 +2,30 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from llmpq_sim.core.caches import bounded_blocks_of
 from llmpq_sim.core.errors import InfeasibleError, InputError
+from llmpq_sim.core.kv_formats import PLAIN
 from llmpq_sim.core.memory import plan_memory
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.io.model_records import model_to_dict
-from llmpq_sim.io.models import load_model
+from llmpq_sim.io.models import read_model
 from llmpq_sim.latency.fitting.machine import ONLY_DENSE
 from llmpq_sim.latency.profile import DeviceProfile
 from llmpq_sim.simulator.continuous.compilation import ServingCosts, compile_pipeline
 from runtimes.base import Job, TokenRequest
 from runtimes.deployment.job_checks import check_job_alone
-from runtimes.torch_pipeline.engine.families import family_named
+from runtimes.torch_pipeline.engine.families import check_executed
 from runtimes.torch_pipeline.engine.static_schedule import most_rows
 from runtimes.torch_pipeline.processes.job_spec import JobSpec, StageSpec
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from runtimes.torch_pipeline.weights.formats.registry import check_stored
 from runtimes.torch_pipeline.weights.kernels import device_named
 from runtimes.torch_pipeline.weights.linear import NEVER
+from runtimes.torch_pipeline.weights.published.packings import DECODED_AS
 from runtimes.torch_pipeline.weights.quantizers import check_quantizers
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -36,10 +40,12 @@ def check_job(job: Job) -> None:
     check_job_alone(job)
     if job.model_dir is None:
         raise InputError("--model-dir: the torch runtime needs the model's folder")
-    _check_model(load_model(str(job.model_dir)), job.saved.task.costs.scenario.model, job)
-    check_stored(job.saved.plan.layer_formats, "plan")
-    family_named(job.saved.task.costs.scenario.model.family)
-    open_checkpoint(job.model_dir)
+    _check_cache(job.saved.task.costs.scenario.model)
+    _check_model(_model_in(job.model_dir), job.saved.task.costs.scenario.model, job)
+    formats = job.saved.plan.layer_formats
+    check_stored([DECODED_AS.get(name, name) for name in formats], "plan")
+    check_executed(job.saved.task.costs.scenario.model)
+    open_checkpoint(job.model_dir).check(formats)
     if job.options.dtype not in (None, *DTYPES):
         raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, got {job.options.dtype}")
     if job.options.batch_invariant and job.options.uses_cuda_graphs:
@@ -232,14 +238,31 @@ def cache_shape(job: Job) -> tuple[int, int]:
     context_tokens = max(request.context_tokens for request in job.requests)
     settings = job.settings
     costs = ServingCosts(scenario.model, scenario.cluster, job.saved.task.costs.profiles)
-    blocks = compile_pipeline(job.saved.plan, costs, settings).block_capacity
-    room = blocks // settings.blocks(context_tokens)
+    pipeline = compile_pipeline(job.saved.plan, costs, settings)
+    blocks, needed = pipeline.block_capacity, settings.blocks(context_tokens)
+    room = blocks // (needed + bounded_blocks_of(pipeline.bounded_blocks, needed))
     if room == 0:
         raise InfeasibleError(
             f"the longest request has {context_tokens} tokens of context, and the tightest stage "
             f"room for {blocks * settings.block_tokens}"
         )
     return min(room, settings.sequence_limit, len(job.requests)), context_tokens
+
+
+def _check_cache(model: ModelSpec) -> None:
+    """Raise InputError for a plan with a KV cache in a format that the runtime lacks."""
+    narrow = {kind.kv_format for kind in model.kinds} - {PLAIN}
+    if narrow:
+        raise InputError(
+            f"plan: the torch runtime keeps its KV cache at 16 bits, the plan has "
+            f"{', '.join(sorted(narrow))}; plan without --kv-formats"
+        )
+
+
+def _model_in(folder: Path) -> ModelSpec:
+    """Return the model of a folder, with what a quantized checkpoint keeps at 16 bits marked."""
+    read = read_model(str(folder))
+    return read.spec if read.stored is None else read.stored.applied(read.spec)
 
 
 def _check_model(found: ModelSpec, planned: ModelSpec, job: Job) -> None:

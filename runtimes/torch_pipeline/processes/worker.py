@@ -19,13 +19,14 @@ import transformers
 from llmpq_sim.io.termination import Termination, interrupted_by_sigterm
 from runtimes.base import Completion
 from runtimes.torch_pipeline.engine.architecture import Shard
+from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
 from runtimes.torch_pipeline.engine.clocks import clocks_ahead_s
 from runtimes.torch_pipeline.engine.continuous_schedule import ContinuousSchedule
 from runtimes.torch_pipeline.engine.cuda_graphs import CudaRecorder
 from runtimes.torch_pipeline.engine.pipeline import Member, follow, lead
 from runtimes.torch_pipeline.engine.records import RunRecord, StageRecord, write_records
 from runtimes.torch_pipeline.engine.sequences import Schedule
-from runtimes.torch_pipeline.engine.stage import CacheShape, Stage, load_stage
+from runtimes.torch_pipeline.engine.stage import Stage, load_stage
 from runtimes.torch_pipeline.engine.static_schedule import StaticSchedule
 from runtimes.torch_pipeline.engine.transport import REPORT, join_stages
 from runtimes.torch_pipeline.engine.warm_up import warm_up

@@ -5,7 +5,7 @@ its shards, which are only read as weights, never as code.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,13 @@ from llmpq_sim.core.errors import InputError
 from llmpq_sim.core.fields import kind_of
 from llmpq_sim.io.files import is_file, is_folder, read_json
 from runtimes.torch_pipeline.weights.bin_file import load_bin
+from runtimes.torch_pipeline.weights.formats.base import Tensors
+from runtimes.torch_pipeline.weights.formats.registry import check_stored, stored_format
+from runtimes.torch_pipeline.weights.published.methods import packing_of
+from runtimes.torch_pipeline.weights.published.packings import Packing
 from runtimes.torch_pipeline.weights.safetensors_file import (
     DTYPES,
+    PACKED_DTYPES,
     SafetensorsFile,
     open_safetensors,
 )
@@ -31,14 +36,37 @@ class Checkpoint:
     Attributes:
         folder: where they are.
         file_of: the file that holds each tensor, by the tensor's name.
+        packing: how quantized matrices are stored, None where there are none.
     """
 
-    def __init__(self, folder: Path, file_of: dict[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, file_of: dict[str, Path], packing: Packing | None = None
+    ) -> None:
         self.folder = folder
         self.file_of = file_of
+        self.packing = packing
+        self._packed = packing.modules(file_of) if packing else frozenset()
 
     def __contains__(self, name: str) -> bool:
-        return name in self.file_of
+        return name in self.file_of or self.is_packed(name)
+
+    def is_packed(self, name: str) -> bool:
+        """Return whether a matrix is stored in a format, by the name that it has at 16 bits."""
+        return name.endswith(".weight") and name.removesuffix(".weight") in self._packed
+
+    def check(self, layer_formats: Sequence[str]) -> None:
+        """Check that a plan can be loaded, by its formats and one quantized matrix.
+
+        Raises:
+            InputError: the runtime does not store a format, or the checkpoint stores another; or
+                the matrix is not as its method has it.
+        """
+        if self.packing is None:
+            check_stored(layer_formats, "plan")
+            return
+        self.packing.check_plan(layer_formats)
+        with self.reading() as reader:
+            reader.stored([f"{min(self._packed)}.weight"])
 
     @contextmanager
     def reading(self) -> Iterator["Reader"]:
@@ -72,9 +100,35 @@ class Reader:
     def read(self, name: str) -> torch.Tensor:
         """Return a copy of a tensor, on the CPU, in the type in which it is stored.
 
+        A matrix that is stored in a format is decoded, to float32.
+
         Raises:
             InputError: the checkpoint has no such tensor, or its file is damaged.
         """
+        packing = self.checkpoint.packing
+        if packing is None or not self.checkpoint.is_packed(name):
+            return self._read(name, DTYPES)
+        stored = self.stored([name])
+        rows = slice(0, stored["codes"].shape[0])
+        return stored_format(packing.format_name).decode(stored, rows)
+
+    def stored(self, names: Sequence[str]) -> Tensors:
+        """Return matrices of one input as one, as the checkpoint's format stores them.
+
+        Raises:
+            InputError: one is not stored in a format, or not as the format has it.
+        """
+        packing = self.checkpoint.packing
+        if packing is None or not all(map(self.checkpoint.is_packed, names)):
+            raise InputError(f"{self.checkpoint.folder}: expected {names[0]!r} in a format")
+        return packing.joined(
+            [
+                packing.stored(lambda part: self._read(part, PACKED_DTYPES), module)
+                for module in (name.removesuffix(".weight") for name in names)
+            ]
+        )
+
+    def _read(self, name: str, dtypes: Mapping[str, torch.dtype]) -> torch.Tensor:
         path = self.checkpoint.file_of.get(name)
         if path is None:
             raise InputError(f"{self.checkpoint.folder}: the checkpoint has no tensor {name!r}")
@@ -83,8 +137,8 @@ class Reader:
         opened = self._open[path]
         try:
             if isinstance(opened, SafetensorsFile):
-                return opened.read(name)
-            return _weight(opened[name]).clone()
+                return opened.read(name, dtypes)
+            return _weight(opened[name], dtypes).clone()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: cannot read tensor {name!r}: {error}") from error
 
@@ -93,9 +147,9 @@ class Reader:
         self._open.clear()
 
 
-def _weight(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype not in DTYPES.values():
-        raise ValueError(f"expected one of {', '.join(DTYPES)}, got {tensor.dtype}")
+def _weight(tensor: torch.Tensor, dtypes: Mapping[str, torch.dtype]) -> torch.Tensor:
+    if tensor.dtype not in dtypes.values():
+        raise ValueError(f"expected one of {', '.join(dtypes)}, got {tensor.dtype}")
     return tensor
 
 
@@ -103,17 +157,23 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the weights of a model folder, without reading them.
 
     Raises:
-        InputError: there are none, or an index names files that are missing.
+        InputError: there are none, an index names files that are missing, or they are quantized in
+            a way that is not read here.
     """
     if not is_folder(folder):
         raise InputError(f"--model-dir: expected a folder, there is none at {folder}")
+    file_of = _files_of_tensors(folder)
+    return Checkpoint(folder, file_of, packing_of(folder, file_of))
+
+
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
     for name in INDEX_FILES:
         if is_file(folder / name):
-            return Checkpoint(folder, _indexed(folder, folder / name))
+            return _indexed(folder, folder / name)
     for name in SINGLE_FILES:
         path = folder / name
         if is_file(path):
-            return Checkpoint(folder, dict.fromkeys(_tensor_names(path), path))
+            return dict.fromkeys(_tensor_names(path), path)
     expected = ", ".join((*SINGLE_FILES, *INDEX_FILES))
     raise InputError(f"{folder}: expected weights ({expected}), found none of these files")
 

@@ -16,23 +16,38 @@ import torch
 from torch import nn
 
 from llmpq_sim.core.errors import InputError
-from runtimes.torch_pipeline.engine.architecture import ShardModel
+from runtimes.torch_pipeline.engine.architecture import EMBEDDINGS, ShardModel
 from runtimes.torch_pipeline.engine.norms import fuse_norms
-from runtimes.torch_pipeline.weights.checkpoint import Checkpoint, Reader
+from runtimes.torch_pipeline.weights.checkpoint import Checkpoint
+from runtimes.torch_pipeline.weights.experts import (
+    DOWN,
+    PARTS,
+    UP,
+    StoredExperts,
+    activation_of,
+    experts_of,
+    is_transposed,
+)
 from runtimes.torch_pipeline.weights.formats.base import RTN
+from runtimes.torch_pipeline.weights.formats.registry import stored_format
+from runtimes.torch_pipeline.weights.layer_matrices import (
+    ExpertMatrix,
+    LayerMatrix,
+    Names,
+    Source,
+    expert_matrices,
+    expert_weight,
+    linear_groups,
+)
 from runtimes.torch_pipeline.weights.linear import (
     OWNED,
     KernelChoice,
     StoredLinear,
-    fused_parts,
     linear_from_stored,
     linear_from_weight,
 )
 from runtimes.torch_pipeline.weights.quantizers import quantize
 from runtimes.torch_pipeline.weights.weight_cache import cached_layer, layer_key
-
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Projections of one input, stored and computed as one matrix."""
 
 DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
@@ -71,44 +86,6 @@ class WeightSettings:
         return self.quantizers.get(name, RTN)
 
 
-class Names:
-    """What tensors of a cut model are called in a checkpoint."""
-
-    def __init__(self, shard: ShardModel, first_layer: int, checkpoint: Checkpoint) -> None:
-        self._layers = shard.layers_name + "."
-        self._prefix = shard.base_prefix
-        self._first_layer = first_layer
-        self._checkpoint = checkpoint
-
-    def find(self, name: str) -> str | None:
-        """Return the name in the checkpoint of a tensor of the stage, or None if it has none."""
-        name = self._in_whole_model(name)
-        for candidate in (name, name.removeprefix(self._prefix), self._prefix + name):
-            if candidate in self._checkpoint:
-                return candidate
-        return None
-
-    def require(self, name: str) -> str:
-        """Return the name in the checkpoint of a tensor that must be there.
-
-        Raises:
-            InputError: it is not.
-        """
-        found = self.find(name)
-        if found is None:
-            whole = self._in_whole_model(name)
-            raise InputError(
-                f"{self._checkpoint.folder}: the checkpoint lacks the tensor {whole!r}"
-            )
-        return found
-
-    def _in_whole_model(self, name: str) -> str:
-        if not name.startswith(self._layers):
-            return name
-        number, _, rest = name.removeprefix(self._layers).partition(".")
-        return f"{self._layers}{int(number) + self._first_layer}.{rest}"
-
-
 def load_weights(
     shard: ShardModel,
     first_layer: int,
@@ -133,107 +110,126 @@ def load_weights(
     for number, layer in enumerate(shard.layers):
         prefix = f"{shard.layers_name}.{number}."
         with checkpoint.reading() as reader:
-            _load_layer(layer, prefix, (names, reader), settings, number, (first_layer, identity))
+            source = Source(names, reader)
+            _load_layer(layer, prefix, source, settings, number, (first_layer, identity))
         release_freed_memory()
         on_layer(number + 1)
     with checkpoint.reading() as reader:
-        _load_ends(shard, names, reader, settings)
+        _load_ends(shard, Source(names, reader), settings)
     if settings.device.type == "cuda":
         fuse_norms(shard.decoder)
     release_freed_memory()
 
 
-def linear_groups(layer: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
-    """Yield the matrix products of a layer: a name, their parent, and the children's names."""
-    for name, parent in layer.named_modules():
-        children = dict(parent.named_children())
-        fused = [group for group in FUSED if all(part in children for part in group)]
-        taken = {part for group in fused for part in group}
-        alone = [(n,) for n, m in children.items() if isinstance(m, nn.Linear) and n not in taken]
-        for group in (*fused, *alone):
-            yield f"{name}.{group[0]}".lstrip("."), parent, group
-
-
 def stored_linears(
     modules: Iterable[tuple[str, nn.Module]],
 ) -> Iterator[tuple[str, StoredLinear]]:
-    """Yield the operators of a one-layer stage by the names that ``linear_groups`` gives."""
+    """Yield the operators of a one-layer stage by the names of its matrices."""
     for name, module in modules:
         if isinstance(module, StoredLinear):
             yield name.partition(".0.")[2].removesuffix(f".{OWNED}"), module
 
 
-def layer_matrices(
-    shard: ShardModel, layer: int, checkpoint: Checkpoint
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the matrices of a layer as a checkpoint has them, by the names of ``linear_groups``.
-
-    Args:
-        shard: of this layer alone, without memory.
-        layer: its index in the whole model.
-        checkpoint: the weights.
-
-    Raises:
-        InputError: a tensor is missing or has another shape.
-    """
-    names = Names(shard, layer, checkpoint)
-    with checkpoint.reading() as reader:
-        for group_name, parent, parts in linear_groups(shard.layers[0]):
-            where = f"{shard.layers_name}.0.{group_name.rpartition('.')[0]}"
-            yield group_name, _weight(parent, parts, where, (names, reader))
-
-
 def _load_layer(
     layer: nn.Module,
     prefix: str,
-    source: tuple[Names, Reader],
+    source: Source,
     settings: WeightSettings,
     number: int,
     identity: tuple[int, str],
 ) -> None:
-    names, reader = source
-    groups = list(linear_groups(layer))
-    stored_format = settings.stored_format(settings.formats[number])
+    format_name = settings.stored_format(settings.formats[number])
+    is_quantized = settings.formats[number] not in DTYPES
+    matrices: list[LayerMatrix] = list(linear_groups(layer))
+    if is_quantized:
+        matrices += expert_matrices(layer)
     cached: Mapping[str, torch.Tensor] | None = None
-    if settings.cache_dir is not None and settings.formats[number] not in DTYPES:
+    is_published = source.reader.checkpoint.packing is not None
+    if settings.cache_dir is not None and is_quantized and not is_published:
         first_layer, checkpoint = identity
-        dtype, quantizer = DTYPE_NAMES[settings.dtype], settings.quantizer(stored_format)
-        key = layer_key(checkpoint, first_layer + number, stored_format, dtype, quantizer)
+        dtype, quantizer = DTYPE_NAMES[settings.dtype], settings.quantizer(format_name)
         cached = cached_layer(
             settings.cache_dir,
-            key,
-            lambda: _stored_layer(groups, prefix, source, settings, stored_format),
+            layer_key(checkpoint, first_layer + number, format_name, dtype, quantizer),
+            lambda: _stored_layer(matrices, prefix, source, settings, format_name),
         )
-    for group_name, parent, parts in groups:
-        where = prefix + group_name.rpartition(".")[0]
-        widths = [getattr(parent, part).out_features for part in parts]
-        bias = _bias(parent, parts, where, source, settings)
-        if cached is None:
-            stored = _stored(_weight(parent, parts, where, source), stored_format, settings)
+    for matrix in matrices:
+        bias = matrix.bias(prefix, source)
+        kept_as = format_name
+        if is_published and is_quantized:
+            kept_as, stored = published_matrix(matrix, prefix, source, settings, format_name)
+        elif cached is None:
+            stored = _stored(matrix.weight(prefix, source), format_name, settings)
         else:
-            stored = _of_group(cached, group_name)
-        shape = (sum(widths), getattr(parent, parts[0]).in_features)
+            stored = _of_matrix(cached, matrix.name)
         linear = linear_from_stored(
-            stored, shape, bias, stored_format, settings.device, settings.dtype, settings.choice
+            stored,
+            matrix.shape,
+            None if bias is None else bias.to(settings.dtype),
+            kept_as,
+            settings.device,
+            settings.dtype,
+            settings.choice,
         )
         del stored
-        _replace(parent, parts, widths, linear)
-    _load_rest(layer, prefix, names, reader, settings)
+        matrix.put(linear)
+    _put_experts(layer, matrices)
+    _load_rest(layer, prefix, source, settings)
+
+
+def published_matrix(
+    matrix: LayerMatrix, prefix: str, source: Source, settings: WeightSettings, format_name: str
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return a matrix of a quantized checkpoint as it is kept, and in which format.
+
+    That is as the checkpoint stores it; what it stores at 16 bits stays so.
+
+    Raises:
+        InputError: the plan has another format, or the matrix another shape than config.json.
+    """
+    reader, names = source.reader, matrix.tensors(prefix, source)
+    packing = reader.checkpoint.packing
+    if packing is None or not all(map(reader.checkpoint.is_packed, names)):
+        plain = DTYPE_NAMES[settings.dtype]
+        return plain, _stored(matrix.weight(prefix, source), plain, settings)
+    packing.check_plan([format_name])
+    stored = reader.stored(names)
+    known, (rows, columns) = stored_format(packing.format_name), matrix.shape
+    found = (stored["codes"].shape[0], known.decode(stored, slice(0, 1)).shape[1])
+    if found != (rows, known.padded(columns)):
+        raise InputError(
+            f"{packing.source}: {names[0]}: expected {rows} x {columns} weights as config.json has "
+            f"it, got {found[0]} x {found[1]}"
+        )
+    return packing.format_name, stored
+
+
+def _put_experts(layer: nn.Module, matrices: list[LayerMatrix]) -> None:
+    """Let the experts that were loaded one by one take the place of transformers' module."""
+    for name, experts in list(experts_of(layer)):
+        made = {
+            each.parameter: each.made
+            for each in matrices
+            if isinstance(each, ExpertMatrix) and each.experts is experts
+        }
+        if made:
+            stored = StoredExperts(made[UP], made[DOWN], activation_of(experts))
+            owner, leaf = _owner(layer, name)
+            setattr(owner, leaf, stored)
 
 
 def _stored_layer(
-    groups: list[tuple[str, nn.Module, tuple[str, ...]]],
+    matrices: list[LayerMatrix],
     prefix: str,
-    source: tuple[Names, Reader],
+    source: Source,
     settings: WeightSettings,
     stored_format: str,
 ) -> dict[str, torch.Tensor]:
-    """Return the quantized tensors of a layer by group and name, for the cache."""
+    """Return the quantized tensors of a layer by matrix and name, for the cache."""
     tensors: dict[str, torch.Tensor] = {}
-    for group_name, parent, parts in groups:
-        where = prefix + group_name.rpartition(".")[0]
-        stored = _stored(_weight(parent, parts, where, source), stored_format, settings)
-        tensors |= {f"{group_name}/{name}": tensor for name, tensor in stored.items()}
+    for matrix in matrices:
+        stored = _stored(matrix.weight(prefix, source), stored_format, settings)
+        tensors |= {f"{matrix.name}/{name}": tensor for name, tensor in stored.items()}
     return tensors
 
 
@@ -242,87 +238,63 @@ def _stored(weight: torch.Tensor, name: str, settings: WeightSettings) -> dict[s
     return quantize(weight, name, settings.dtype, settings.quantizer(name))
 
 
-def _of_group(cached: Mapping[str, torch.Tensor], group: str) -> dict[str, torch.Tensor]:
-    start = f"{group}/"
-    return {name[len(start) :]: t for name, t in cached.items() if name.startswith(start)}
+def _of_matrix(cached: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    start = f"{name}/"
+    return {key[len(start) :]: t for key, t in cached.items() if key.startswith(start)}
 
 
-def _weight(
-    parent: nn.Module, parts: tuple[str, ...], where: str, source: tuple[Names, Reader]
-) -> torch.Tensor:
-    names, reader = source
-    weights = []
-    for part in parts:
-        module = getattr(parent, part)
-        name = names.require(_joined(where, part, "weight"))
-        weights.append(_shaped(reader.read(name), tuple(module.weight.shape), name))
-    return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-
-def _bias(
-    parent: nn.Module,
-    parts: tuple[str, ...],
-    where: str,
-    source: tuple[Names, Reader],
-    settings: WeightSettings,
-) -> torch.Tensor | None:
-    names, reader = source
-    biases = []
-    for part in parts:
-        if getattr(parent, part).bias is not None:
-            name = names.require(_joined(where, part, "bias"))
-            bias = _shaped(reader.read(name), tuple(getattr(parent, part).bias.shape), name)
-            biases.append(bias.to(settings.dtype))
-    if not biases:
-        return None
-    return torch.cat(biases).to(settings.device)
-
-
-def _replace(
-    parent: nn.Module, parts: tuple[str, ...], widths: list[int], linear: StoredLinear
-) -> None:
-    if len(parts) == 1:
-        setattr(parent, parts[0], linear)
-        return
-    for part, module in zip(parts, fused_parts(linear, widths), strict=True):
-        setattr(parent, part, module)
-
-
-def _load_rest(
-    module: nn.Module, prefix: str, names: Names, reader: Reader, settings: WeightSettings
-) -> None:
-    """Load what is left on the meta device: norms, embeddings and loose parameters."""
+def _load_rest(module: nn.Module, prefix: str, source: Source, settings: WeightSettings) -> None:
+    """Load what is left on the meta device: norms, routers, embeddings and loose parameters."""
+    for name, experts in experts_of(module):
+        for parameter in PARTS:
+            value = _all_experts(experts, f"{prefix}{name}", parameter, source, settings)
+            _set(module, f"{name}.{parameter}", value)
     for name, parameter in list(module.named_parameters()):
         if not parameter.is_meta:
             continue
-        stored = names.require(prefix + name)
-        value = _shaped(reader.read(stored), tuple(parameter.shape), stored)
+        value = source.read(prefix + name, tuple(parameter.shape))
         _set(module, name, value.to(settings.dtype).to(settings.device))
     for name, buffer in list(module.named_buffers()):
-        if buffer.device != settings.device:
+        value = buffer
+        if buffer.is_meta:  # held by checkpoints, as constants of activations are
+            value = source.read(prefix + name, tuple(buffer.shape))
+        if value.device != settings.device or value is not buffer:
             owner, leaf = _owner(module, name)
-            setattr(owner, leaf, buffer.to(settings.device))
+            setattr(owner, leaf, value.to(settings.device))
 
 
-def _load_ends(shard: ShardModel, names: Names, reader: Reader, settings: WeightSettings) -> None:
+def _all_experts(
+    experts: Any, name: str, parameter: str, source: Source, settings: WeightSettings
+) -> torch.Tensor:
+    """Return one matrix of every expert, unquantized, as transformers' module holds them."""
+    shape = getattr(experts, parameter).shape
+    whole = torch.empty(shape, dtype=settings.dtype, device=settings.device)
+    for number in range(experts.num_experts):
+        weight = expert_weight(experts, name, (parameter, number), source)
+        whole[number].copy_(weight.T if is_transposed(experts) else weight)
+    return whole
+
+
+def _load_ends(shard: ShardModel, source: Source, settings: WeightSettings) -> None:
     """Load embeddings, final norm and LM head, where the stage has them."""
     head: Any = shard.model.get_output_embeddings()
     head_name = next(name for name, module in shard.model.named_modules() if module is head)
     decoder_name = shard.layers_name.rpartition(".")[0]
     shard.model.set_output_embeddings(nn.Identity())
-    _load_rest(shard.decoder, f"{decoder_name}.", names, reader, settings)
+    _load_rest(shard.decoder, f"{decoder_name}.", source, settings)
     if not shard.is_last:
         return
-    weight = _head_weight(shard, names, reader, (f"{head_name}.weight", decoder_name))
+    weight = _head_weight(shard, source, (f"{head_name}.weight", decoder_name))
+    bias = None
+    if head.bias is not None:
+        bias = source.read(f"{head_name}.bias", tuple(head.bias.shape))
     linear = linear_from_weight(
-        weight, None, DTYPE_NAMES[settings.dtype], settings.device, settings.dtype, settings.choice
+        weight, bias, DTYPE_NAMES[settings.dtype], settings.device, settings.dtype, settings.choice
     )
     shard.model.set_output_embeddings(linear)
 
 
-def _head_weight(
-    shard: ShardModel, names: Names, reader: Reader, at: tuple[str, str]
-) -> torch.Tensor:
+def _head_weight(shard: ShardModel, source: Source, at: tuple[str, str]) -> torch.Tensor:
     """Return the LM head's own weights, or those of the embeddings where they are tied.
 
     Tied weights may be in a checkpoint under either name, or under both; they are then tied where
@@ -330,42 +302,29 @@ def _head_weight(
     """
     own, decoder_name = at
     if not shard.model.config.tie_word_embeddings:
-        return _rows_checked(shard, names, reader, own)
+        return _rows_checked(shard, source, own)
     embedding: Any = shard.model.get_input_embeddings()
     has_table = isinstance(embedding, nn.Embedding)
-    if names.find(own) is not None:
-        weight = _rows_checked(shard, names, reader, own)
+    if source.names.find(own) is not None:
+        weight = _rows_checked(shard, source, own)
         table = embedding.weight.data if has_table else weight
         is_same = has_table and torch.equal(weight.to(table.dtype).to(table.device), table)
         return table if is_same else weight
     if has_table:
         return embedding.weight.data
-    tables = [f"{decoder_name}.{name}.weight" for name in ("embed_tokens", "word_embeddings")]
+    tables = [f"{decoder_name}.{name}.weight" for name in EMBEDDINGS]
     return _rows_checked(
-        shard, names, reader, next((name for name in tables if names.find(name)), own)
+        shard, source, next((name for name in tables if source.names.find(name)), own)
     )
 
 
-def _rows_checked(shard: ShardModel, names: Names, reader: Reader, name: str) -> torch.Tensor:
-    stored = names.require(name)
-    weight = reader.read(stored)
+def _rows_checked(shard: ShardModel, source: Source, name: str) -> torch.Tensor:
+    stored = source.names.require(name)
+    weight = source.reader.read(stored)
     rows = shard.model.config.vocab_size
     if weight.ndim != 2 or weight.shape[0] != rows:
         raise InputError(f"tensor {stored!r}: expected {rows} rows, got shape {list(weight.shape)}")
     return weight
-
-
-def _joined(where: str, part: str, leaf: str) -> str:
-    return f"{where.rstrip('.')}.{part}.{leaf}"
-
-
-def _shaped(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> torch.Tensor:
-    if tuple(tensor.shape) != shape:
-        raise InputError(
-            f"tensor {name!r}: expected shape {list(shape)} as config.json has it, "
-            f"got {list(tensor.shape)}"
-        )
-    return tensor
 
 
 def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ holds Python's lock for as long as the disk takes, in which a stage would seem t
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,6 +29,16 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+"""Types of weights."""
+
+PACKED_DTYPES = DTYPES | {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+"""Types of weights, and of the parts of quantized ones."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +64,26 @@ class SafetensorsFile:
         """Return the names of all tensors."""
         return list(self._places)
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, dtypes: Mapping[str, torch.dtype] = DTYPES) -> torch.Tensor:
         """Return a tensor.
+
+        Args:
+            name: of the tensor.
+            dtypes: types that it may have.
 
         Raises:
             KeyError: there is none of this name.
-            ValueError: it is kept in a type that no weights have, its shape is none that a tensor
-                can have, or the file ends in it.
+            ValueError: it is kept in another type, its shape is none that a tensor can have, or the
+                file ends in it.
         """
         place = self._places[name]
-        if place.dtype not in DTYPES:
-            raise ValueError(f"expected one of {', '.join(DTYPES)}, got {place.dtype}")
-        if prod(place.shape) * DTYPES[place.dtype].itemsize != place.size_bytes:
+        if place.dtype not in dtypes:
+            raise ValueError(f"expected one of {', '.join(dtypes)}, got {place.dtype}")
+        if prod(place.shape) * dtypes[place.dtype].itemsize != place.size_bytes:
             raise ValueError(f"expected {place.size_bytes} bytes, got the shape {place.shape}")
         if prod(max(1, length) for length in place.shape) > MOST_ELEMENTS:  # one length is 0
             raise ValueError(f"expected lengths that a tensor can have, got {place.shape}")
-        tensor = torch.empty(place.shape, dtype=DTYPES[place.dtype])
+        tensor = torch.empty(place.shape, dtype=dtypes[place.dtype])
         view = memoryview(tensor.flatten().view(torch.uint8).numpy())
         done = 0
         with self.path.open("rb", buffering=0) as stream:
