@@ -26,6 +26,7 @@ from llmpq_sim.simulator.continuous.settings import (
     ContinuousSettings,
     ServiceObjectives,
     default_settings,
+    uncached,
 )
 from llmpq_sim.simulator.continuous.watch import Watch
 from llmpq_sim.workloads.shaping import noted
@@ -121,7 +122,7 @@ def replay(
     costs = ServingCosts(scenario.model, scenario.cluster, task_costs.profiles)
     batches = (1, settings.sequence_limit, settings.token_budget)
     beyond = unmeasured(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
-    workload = noted(workload, *beyond)
+    workload = noted(workload, *beyond, *uncached(costs.model, workload))
     service = serve(saved.plan, costs, workload, settings, objectives, watch)
     highest = None
     if options.attainment is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import llmpq_sim
 from llmpq_sim.core.cluster import Cluster, Device
 from llmpq_sim.core.errors import InputError
-from llmpq_sim.core.fields import Fields, check_header
+from llmpq_sim.core.fields import Fields, check_header, whole
 from llmpq_sim.core.formats import format_named
 from llmpq_sim.core.model import ModelSpec
 from llmpq_sim.core.plan import MicroBatching, Plan, check_plan
@@ -266,7 +266,7 @@ def task_from_dict(
         cluster = cluster_from_dict(fields.fields("cluster"))
         with fields.fields("workload") as part:
             prompt = part.integer("prompt_tokens")
-            outputs = _whole_numbers(part, "output_tokens")
+            outputs = tuple(part.rows("output_tokens", whole(1)))
         profiles = _profiles(fields, cluster, own, model)
         formats = fields.texts("formats")
         for number, name in enumerate(formats):
@@ -355,17 +355,6 @@ def _target(fields: Fields, model: ModelSpec) -> tuple[QualityTarget, float, str
         stored = stored_layers(fields, model) if fields.has("stored") else None
     most_loss = None if at_least else budget
     return QualityTarget(at_least, most_loss, sensitivity, measured, stored), budget, measure
-
-
-def _whole_numbers(fields: Fields, name: str) -> tuple[int, ...]:
-    numbers = fields.numbers(name)
-    for index, number in enumerate(numbers):
-        if number != int(number) or number < 1:
-            raise InputError(
-                f"{fields.where}.{name}[{index}]: expected a whole number of at least 1, "
-                f"got {number}"
-            )
-    return tuple(int(number) for number in numbers)
 
 
 # ---- certificates

@@ -245,7 +245,7 @@ def _model_entry(model: ModelSpec, executed: Collection[str]) -> dict[str, Any]:
 
 def _devices() -> Listing:
     devices = list(load_devices().values())
-    columns = ("device", "GiB", "GB/s", "TFLOPS", "formats", "kernels", "$/h")
+    columns = ("device", "GiB", "GB/s", "TFLOPS", "16 bits", "kernels", "$/h")
     return Listing(
         "devices", columns, tuple(map(_device_row, devices)), tuple(map(asdict, devices))
     )
@@ -258,7 +258,7 @@ def _device_row(device: Device) -> tuple[str, ...]:
         gib(device.memory_bytes),
         f"{device.memory_bytes_per_s / GB:.0f}",
         _teraflops(device),
-        " ".join(device.formats),
+        " ".join(name for name in device.formats if not FORMATS[name].is_quantized),
         " ".join(device.kernels),
         "" if price is None else f"{price:.2f}",
     )

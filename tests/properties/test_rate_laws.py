@@ -5,6 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from llmpq_sim.core.caches import keeps_all_tokens
 from llmpq_sim.core.formats import FORMATS
 from llmpq_sim.core.plan import MicroBatching
 from llmpq_sim.core.trace import TraceWorkload
@@ -101,6 +102,8 @@ def services(
     task = replace(task, formats=formats, budget=max(task.budget, loss))
     workload = draw(saturated())
     chosen = draw(limits())
+    if not keeps_all_tokens(scenario.model, chosen.longest_context_tokens):
+        chosen = replace(chosen, prefix_caching=False)
     blocks = min(stage_blocks(plan, scenario.model, scenario.cluster, chosen))
     served = can_be_served(workload, chosen, blocks)
     assume(served.any())

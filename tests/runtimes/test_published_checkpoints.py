@@ -1,6 +1,7 @@
 """Published checkpoints: read as they were packed, served as they are, or refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmpq_sim.api.planning import plan
 from llmpq_sim.core.errors import InputError
+from llmpq_sim.search.planner import SearchSettings
+from runtimes.base import Job, RuntimeOptions, TokenRequest
 from runtimes.torch_pipeline.engine.cache_shapes import CacheShape
+from runtimes.torch_pipeline.processes.job_building import check_job
 from runtimes.torch_pipeline.weights.checkpoint import open_checkpoint
 from tests.runtimes.linears_of_tests import without_gradients
 from tests.runtimes.models import generated
@@ -194,3 +199,20 @@ def test_eight_bit_activations_are_left_at_sixteen(tmp_path: Path) -> None:
     folder, plain = publish(METHODS["fp8-channel"], tmp_path)
     open_checkpoint(folder).check(["w8a8-fp8"] * 2)
     assert tokens_of(folder, "w8a8-fp8", "fp8") == generated(plain, PROMPTS, 6)
+
+
+def test_a_published_folder_is_planned_and_its_plan_fits_no_other(tmp_path: Path) -> None:
+    """From the folder to a job: formats are the checkpoint's, and lose nothing."""
+    folders = {name: publish(METHODS[name], tmp_path / name)[0] for name in ("awq", "fp8-block")}
+    planned = plan(
+        model=folders["awq"], cluster="rtx-3090-4090", batch=2, prompt_tokens=8, output_tokens=4,
+        settings=SearchSettings(generations=0, only_plans=True),
+    )  # fmt: skip
+    assert set(planned.best.plan.layer_formats) == {"int4-g128"}
+    assert planned.best.loss == 0
+    options = RuntimeOptions(dtype="fp32", devices=("cpu",) * len(planned.best.plan.stages))
+    requests = (TokenRequest("one", (3, 4), 2),)
+    job = Job(planned.saved, requests, folders["awq"], "static", None, options)
+    check_job(job)
+    with pytest.raises(InputError, match=r"the plan has int4-g128 in layer 0, where .* fp8-block"):
+        check_job(replace(job, model_dir=folders["fp8-block"]))

@@ -28,7 +28,11 @@ from llmpq_sim.simulator.continuous.engine import simulate_service
 from llmpq_sim.simulator.continuous.extrapolation import extrapolations
 from llmpq_sim.simulator.continuous.mixed_costs import Pipeline
 from llmpq_sim.simulator.continuous.service import Service, serve
-from llmpq_sim.simulator.continuous.settings import ContinuousSettings, default_settings
+from llmpq_sim.simulator.continuous.settings import (
+    ContinuousSettings,
+    default_settings,
+    uncached,
+)
 from llmpq_sim.simulator.static.engine import simulate_steps
 from llmpq_sim.simulator.static.simulate import StageCosts, pipeline_links, simulate_static
 from tests.builders import tiny_costs, tiny_device, tiny_scenario
@@ -319,6 +323,9 @@ def test_prefixes_are_not_cached_where_layers_forget() -> None:
     shared = replace(trace([0.0], [32], [4]), prefix_blocks=((1, 2),), block_tokens=16)
     assert default_settings(mixed_model((DENSE, LATENT, MLP_ALONE)), shared).prefix_caching
     assert not default_settings(model, shared).prefix_caching
+    assert "windows and recurrent states" in uncached(model, shared)[0]
+    assert uncached(mixed_model((DENSE, LATENT)), shared) == ()
+    assert uncached(model, trace([0.0], [32], [4])) == ()
     asked = replace(SETTINGS, prefix_caching=True)
     with pytest.raises(InputError, match="a window or a recurrent state"):
         compile_pipeline(plan, serving_costs_of(model), asked)

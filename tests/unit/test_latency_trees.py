@@ -85,7 +85,7 @@ def test_every_fit_is_held_to_the_predictions_of_the_library(
     features, target = np.round(rng.random((400, 3)), 6), rng.normal(size=400)
     right = fit_trees(features, target, 0, growth)
     one_off = replace(right, trees=(*right.trees[:-1], "123456"))
-    monkeypatch.setattr(boosting, "exported_trees", lambda _: one_off)
+    monkeypatch.setattr(boosting, "exported_trees", lambda *_: one_off)
     with pytest.raises(RuntimeError, match=r"^trees exported from scikit-learn are off by "):
         fit_trees(features, target, 0, growth)
 

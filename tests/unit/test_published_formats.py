@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmpq_sim.api.planned import Planned
@@ -162,3 +163,39 @@ def test_the_page_says_what_is_stored_and_served() -> None:
         assert set(bits) == (set(exact) if len(bits) > 2 else {max(exact), min(exact)})
         served = {"torch" in FORMATS[name].engines for name in names}
         assert served == {cells[3].startswith("yes")}
+
+
+def even(weights: np.ndarray, levels: int) -> np.ndarray:
+    """Round as ggml's q4_0 and q5_0 do: the largest weight is the lowest code of its block."""
+    blocks = weights.reshape(-1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
+    step = -largest / (levels // 2)
+    codes = np.clip(np.floor(blocks / step + levels // 2 + 0.5), 0, levels - 1)
+    return np.asarray((codes - levels // 2) * step).ravel()
+
+
+def to_minimum(weights: np.ndarray, levels: int) -> np.ndarray:
+    """Round as ggml's q5_1 does: from a block's least to its largest weight."""
+    blocks = weights.reshape(-1, 32)
+    low = blocks.min(axis=1, keepdims=True)
+    step = (blocks.max(axis=1, keepdims=True) - low) / (levels - 1)
+    return np.asarray(np.round((blocks - low) / step) * step + low).ravel()
+
+
+def to_largest(weights: np.ndarray) -> np.ndarray:
+    """Round as ggml's q8_0 does."""
+    blocks = weights.reshape(-1, 32)
+    step = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    return np.asarray(np.round(blocks / step) * step).ravel()
+
+
+def test_nominal_noise_of_simple_blocks_is_that_of_normal_weights() -> None:
+    """Steps on int4's scale: 7 steps are a relative error of 0.0999 (docs/log.md)."""
+    weights = np.random.default_rng(0).normal(size=1 << 20)
+    rounded = {
+        "q8_0": to_largest(weights), "q5_1": to_minimum(weights, 32),
+        "q5_0": even(weights, 32), "q4_0": even(weights, 16),
+    }  # fmt: skip
+    for name, numbers in rounded.items():
+        noise = np.sqrt(np.mean((numbers - weights) ** 2))
+        assert FORMATS[name].steps == pytest.approx(7 * 0.0999 / noise, rel=0.02), name

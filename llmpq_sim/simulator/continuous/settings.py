@@ -174,3 +174,10 @@ def _check_limits(budget: int, limit: int, budget_name: str, limit_name: str) ->
     """Raise InputError for limits beyond any service: times are tabulated up to them."""
     check_count(budget_name, budget, MOST_BUDGET_TOKENS, "tokens")
     check_count(limit_name, limit, MOST_SEQUENCES, "sequences")
+
+
+def uncached(model: ModelSpec, workload: TraceWorkload) -> tuple[str, ...]:
+    """Return a sentence where shared prefixes are computed anew, as layers forget them."""
+    if workload.prefix_blocks is None or keeps_all_tokens(model, model.max_positions):
+        return ()
+    return ("prefixes are not cached: windows and recurrent states do not outlast them",)
