@@ -113,7 +113,7 @@ def test_what_is_answered_is_not_asked_again(folder: Path) -> None:
     first = llmpq(*DEPLOY, "--requests", "some.jsonl", "--out", "kept.jsonl", cwd=folder)
     assert first.returncode == 0, first.stderr
     kept = (folder / "kept.jsonl").read_bytes()
-    refused = llmpq(*DEPLOY, "--requests", "all.jsonl", "--out", "kept.jsonl", cwd=folder)
+    refused = called(*DEPLOY, "--requests", "all.jsonl", "--out", "kept.jsonl", cwd=folder)
     assert refused.returncode == 1
     assert "--resume" in refused.stderr
     more = llmpq(
@@ -198,15 +198,15 @@ def test_an_interrupted_run_keeps_its_answers_and_leaves_nothing(
 
 def test_a_killed_run_is_resumed_with_the_tokens_of_a_whole_one(folder: Path) -> None:
     """In bf16 with int8 layers, where without --batch-invariant tokens depend on the batch."""
-    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "some-150.jsonl", "--out")
-    (folder / "some-150.jsonl").write_text(asked(150, 20), encoding="utf-8")
-    whole = llmpq(*DEPLOY, *options, "whole-150.jsonl", cwd=folder)
+    options = ("--dtype", "bf16", "--batch-invariant", "--requests", "some-60.jsonl", "--out")
+    (folder / "some-60.jsonl").write_text(asked(60, 20), encoding="utf-8")
+    whole = llmpq(*DEPLOY, *options, "whole-60.jsonl", cwd=folder)
     assert whole.returncode == 0, whole.stderr
-    expected, out = answers(folder / "whole-150.jsonl"), folder / "killed.jsonl"
+    expected, out = answers(folder / "whole-60.jsonl"), folder / "killed.jsonl"
     with deploying(folder, *options, "killed.jsonl", after=11) as (running, _):
         running.kill()
         running.wait()
-    assert 0 < len(answers(out)) < 150
+    assert 0 < len(answers(out)) < 60
     resumed = llmpq(
         *(*DEPLOY, *options, "killed.jsonl", "--resume"),
         cwd=folder,
@@ -231,16 +231,18 @@ def test_what_runs_listens_on_loopback_is_private_and_is_alone(folder: Path) -> 
         (run,) = (folder / "temporary").glob("llmpq-run-*")
         assert run.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in run.iterdir()} == {0o600}
+        for process in (psutil.Process(running.pid), *stages):
+            process.suspend()  # it holds its files and its port, and no core
         for option, other in (
             ("--out", ("--out", "lone.jsonl", "--resume", "--result", "other.json")),
             ("--result", ("--out", "other.jsonl")),
         ):
-            second = llmpq(*DEPLOY, "--requests", "crowd.jsonl", *other, cwd=folder)
+            second = called(*DEPLOY, "--requests", "crowd.jsonl", *other, cwd=folder)
             assert second.returncode == 1
             assert f" is being written by process {running.pid} (llmpq deploy " in second.stderr
             assert second.stderr.endswith(f"; wait for it or choose another {option}\n")
             assert second.stderr.count("\n") == 1
-        third = llmpq(
+        third = called(
             *(*DEPLOY, "--requests", "crowd.jsonl", "--out", "third.jsonl"),
             *("--result", "third.json", "--master", f"127.0.0.1:{port}"),
             cwd=folder,

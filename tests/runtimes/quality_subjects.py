@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from runtimes.quality.settings import QualitySettings
 from runtimes.torch_pipeline.weights.experts import (
@@ -75,10 +76,14 @@ def plain_logits(
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
     for number, name in layer_formats.items():
-        for linear in (m for m in layers[number].modules() if isinstance(m, nn.Linear)):
+        for linear in (m for m in layers[number].modules() if isinstance(m, nn.Linear | Conv1D)):
             quantizer = (quantizers or {}).get(name, RTN)
-            stored = quantize(linear.weight.detach(), name, torch.float32, quantizer)
-            rounded = dequantize(stored, name, linear.out_features, linear.in_features)
+            weight = linear.weight.detach()
+            matrix = weight.T.contiguous() if isinstance(linear, Conv1D) else weight
+            rounded = dequantize(
+                quantize(matrix, name, torch.float32, quantizer), name, *matrix.shape
+            )
+            rounded = rounded.T.contiguous() if isinstance(linear, Conv1D) else rounded
             linear.weight = nn.Parameter(rounded, requires_grad=False)
         for _, experts in experts_of(layers[number]):
             _round_experts(experts, name, (quantizers or {}).get(name, RTN))
