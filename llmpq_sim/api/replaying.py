@@ -127,10 +127,7 @@ def replay(
     beyond = unmeasured(saved.plan, costs.model, costs.cluster, costs.profiles, batches)
     workload = noted(workload, *beyond, *uncached(costs.model, workload))
     service = serve(saved.plan, costs, workload, settings, objectives, watch)
-    highest = None
-    if options.attainment is not None:
-        results = results_of(service, workers)
-        highest = max_rate(service, options.attainment, on_trial, results=results, at_once=workers)
+    highest = _highest_rate(service, options.attainment, on_trial, workers)
     cached = settings.prefix_caching
     rate = known_certificate(saved.task, workload, saved.rate, is_cached=cached)
     advice = eviction_advice(service)
@@ -147,6 +144,19 @@ def replay(
         attainment,
         _alone(service, attainment),
     )
+
+
+def _highest_rate(
+    service: Service,
+    attainment: float | None,
+    on_trial: Callable[[Trial], None],
+    workers: int,
+) -> :
+    """Return the highest rate that attains, None where it is not asked for."""
+    if attainment is None:
+        return None
+    results = results_of(service, workers)
+    return max_rate(service, attainment, on_trial, results=results, at_once=workers)
 
 
 def _alone(service: Service, attainment: float) -> tuple[AloneLimit, ...]:

@@ -71,8 +71,8 @@ SCENARIOS = (
     Scenario("llama-3.1-70b", "h200-l40s", "azure-code", 80, 3.0, 2000, 100),
     Scenario("llama-2-13b", "l4-a10g", "azure-conv", 80, 1.5, 5000, 200),
     Scenario("qwen2.5-32b", "rtx-3090-4090", "burstgpt", 80, 1.0, 2000, 80),
-    Scenario("opt-30b", "t4-v100-a100", "burstgpt", 80, 1.0, 3000, 150),
-    Scenario("opt-13b", "paper-3", "arxiv-summarization", 60, 0.3, 10000, 300),
+    Scenario("opt-30b", "t4-v100-a100", "burstgpt", 80, 3.0, 1500, 80),
+    Scenario("qwen2.5-14b", "l4-a10g", "azure-code", 80, 1.0, 3000, 100),
 )
 
 
