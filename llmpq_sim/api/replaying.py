@@ -151,7 +151,7 @@ def _highest_rate(
     attainment: float | None,
     on_trial: Callable[[Trial], None],
     workers: int,
-) -> :
+) -> MaxRate | None:
     """Return the highest rate that attains, None where it is not asked for."""
     if attainment is None:
         return None
